@@ -1,0 +1,84 @@
+"""Ground truth of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .supervision import Pairs
+
+
+@dataclass
+class Targets:
+    """Objects of B images. G is their total number; flat order is image-major.
+
+    Attributes:
+        labels: per image (n_b,) int64 contiguous class ids.
+        boxes: per image (n_b, 4) float cxcywh, normalised by the unpadded image.
+        image_hw_B2: float, height and width of each unpadded image in pixels.
+        pairs: pairs fixed from outside (distillation), or None.
+    """
+
+    labels: tuple[Tensor, ...]
+    boxes: tuple[Tensor, ...]
+    image_hw_B2: Tensor
+    pairs: Pairs | None = None
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """Objects per image."""
+        return [len(x) for x in self.labels]
+
+    @property
+    def num(self) -> int:
+        """G, objects of the batch."""
+        return sum(self.counts)
+
+    @cached_property
+    def labels_G(self) -> Tensor:
+        """(G,) class ids, flat."""
+        return torch.cat(self.labels)
+
+    @cached_property
+    def boxes_G4(self) -> Tensor:
+        """(G, 4) boxes, flat."""
+        return torch.cat(self.boxes)
+
+    @cached_property
+    def image_G(self) -> Tensor:
+        """(G,) image of each object."""
+        counts = torch.tensor(self.counts)
+        return torch.repeat_interleave(torch.arange(len(counts)), counts).to(self.labels[0].device)
+
+    @cached_property
+    def offsets_B(self) -> Tensor:
+        """(B,) flat index of each image's first object."""
+        counts = torch.tensor(self.counts)
+        return (counts.cumsum(0) - counts).to(self.labels[0].device)
+
+    def to(self, device: torch.device | str) -> Targets:
+        """The same targets on a device."""
+        return Targets(
+            tuple(x.to(device) for x in self.labels),
+            tuple(x.to(device) for x in self.boxes),
+            self.image_hw_B2.to(device),
+            None if self.pairs is None else self.pairs.to(torch.device(device)),
+        )
+
+    @staticmethod
+    def from_instances(instances: list[Any], device: torch.device | str) -> Targets:
+        """Targets from detectron2's ``Instances`` with ``gt_boxes`` (XYXY, pixels) and ``gt_classes``."""
+        labels, boxes, sizes = [], [], []
+        for item in instances:
+            h, w = item.image_size
+            xyxy = item.gt_boxes.tensor.to(device)
+            scale = xyxy.new_tensor([w, h, w, h])
+            x0, y0, x1, y1 = (xyxy / scale).unbind(-1)
+            boxes.append(torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1))
+            labels.append(item.gt_classes.to(device))
+            sizes.append([float(h), float(w)])
+        return Targets(tuple(labels), tuple(boxes), torch.tensor(sizes, device=device))
