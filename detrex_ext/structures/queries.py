@@ -56,7 +56,8 @@ class Queries:
         tokens = sum(s.size for s in self.slots)
         if self.content_BTC.shape[1] != tokens or self.ref_BT4.shape[1] != tokens:
             raise ValueError(
-                f"slots hold {tokens} tokens, content has {self.content_BTC.shape[1]}, references {self.ref_BT4.shape[1]}"
+                f"slots hold {tokens} tokens, content has {self.content_BTC.shape[1]}, "
+                f"references {self.ref_BT4.shape[1]}"
             )
 
     def spans(self) -> list[tuple[Slot, int, int]]:
