@@ -1,0 +1,56 @@
+# make quickstart | test | lint | bench. The first target run creates .venv and installs into it; later ones start at once.
+#   make test VENV=path/to/venv     uses another virtual environment (created when absent)
+#   make quickstart PYTHON=python3.12 SEED=1
+
+PYTHON ?= python3
+VENV ?= .venv
+SEED ?= 0
+EXTRAS ?= test,viz,fast-eval,tensorboard
+ARGS ?=
+
+DATA := output/shapes
+RUN := output/quickstart
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.detrex_ext-installed
+LINTER := $(VENV)/.detrex_ext-linter
+
+# This checkout is what runs, also where VENV is shared with another one.
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: help install quickstart test lint bench
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '1,3s/^# \{0,1\}//p' Makefile
+
+install: $(INSTALLED)
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
+	@$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): setup.py | $(PY)
+	@echo "Installing into $(VENV), once (torch is large: some minutes) ..."
+	@$(PY) -m pip install -q --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(LINTER): setup.py | $(PY)
+	@$(PY) -m pip install -q --disable-pip-version-check ruff
+	@touch $@
+
+# The commands are shown as they run: they are the ones to use on other data.
+quickstart: $(INSTALLED)
+	@test -e $(DATA)/val.json || $(PY) -m detrex_ext.data.shapes $(DATA)
+	$(PY) tools/train_net.py --config-file configs/quickstart.py train.output_dir=$(RUN) train.overwrite=true train.seed=$(SEED) $(ARGS)
+	$(PY) tools/predict.py $(RUN) $(DATA)/images --output $(RUN)/pictures
+	$(PY) tools/plot_curves.py $(RUN) --output $(RUN)/curves.png
+
+test: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m 'not slow' $(ARGS)
+
+# Layout is written by hand at 120 columns: `ruff format` is not part of the check.
+lint: $(LINTER)
+	@$(PY) -m ruff check .
+
+bench: $(INSTALLED)
+	@$(PY) tools/benchmark.py $(or $(SUITE),criterion) $(ARGS)

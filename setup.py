@@ -1,0 +1,71 @@
+"""Packaging of detrex_ext: pure Python, nothing is compiled and torch is not imported.
+
+``configs/`` and ``projects/*/configs/`` travel in the wheel as ``detrex_ext/_configs`` and ``detrex_ext/_projects``,
+with their folder layout kept, so that a config is found by the same name in a checkout and in an installation.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+REQUIRES = [
+    "torch>=2.4",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pillow",
+    "omegaconf>=2.3,<2.4",
+    "hydra-core",
+    "fvcore",
+    "iopath",
+    "pycocotools",
+]
+EXTRAS = {
+    "test": ["pytest", "pytest-xdist"],
+    "dev": ["pytest", "pytest-xdist", "ruff"],
+    "viz": ["matplotlib"],
+    "timm": ["timm"],
+    "fast-eval": ["faster-coco-eval"],
+    "export": ["onnx", "onnxruntime", "onnxscript"],
+    "tensorboard": ["tensorboard"],
+    "wandb": ["wandb"],
+}
+
+
+def version() -> str:
+    """The one place that states it is detrex_ext/__init__.py; reading it must not import the package."""
+    text = (ROOT / "detrex_ext" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
+    if found is None:
+        raise SystemExit('detrex_ext/__init__.py has no line __version__ = "..."')
+    return found.group(1)
+
+
+def config_packages() -> dict[str, str]:
+    """Package name -> folder, for every folder of config files that goes into the wheel."""
+    files = [*ROOT.glob("configs/**/*.py"), *ROOT.glob("projects/*/configs/**/*.py")]
+    folders = sorted({path.parent.relative_to(ROOT).as_posix() for path in files})
+    return {"detrex_ext._" + folder.replace("/", "."): folder for folder in folders}
+
+
+CONFIGS = config_packages()
+
+setup(
+    name="detrex_ext",
+    version=version(),
+    description="Training strategies for DETR-family detectors, laid over any host by one config overlay",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["detrex_ext", "detrex_ext.*"]), *CONFIGS],
+    package_dir=CONFIGS,
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    zip_safe=False,
+)
