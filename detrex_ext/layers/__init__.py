@@ -1,0 +1,1 @@
+"""Building blocks shared by detectors: attention, sampling, position codes, MLPs, boxes."""
