@@ -1,0 +1,26 @@
+"""COCO reading and checking, transforms, samplers, loaders and the generated "shapes" data set."""
+
+from detrex_ext.data.affine import RandomAffine, RandomChannelGain
+from detrex_ext.data.build import build_test_loader, build_train_loader
+from detrex_ext.data.checks import check_before_training, check_dataset, check_same_classes
+from detrex_ext.data.coco import CocoDataset, read_classes
+from detrex_ext.data.mapper import DetrMapper
+from detrex_ext.data.transforms import RandomCrop, RandomFlip, RandomTranspose, Resize, ResizeShortestEdge
+
+__all__ = [
+    "CocoDataset",
+    "DetrMapper",
+    "RandomAffine",
+    "RandomChannelGain",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomTranspose",
+    "Resize",
+    "ResizeShortestEdge",
+    "build_test_loader",
+    "build_train_loader",
+    "check_before_training",
+    "check_dataset",
+    "check_same_classes",
+    "read_classes",
+]

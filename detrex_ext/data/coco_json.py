@@ -1,0 +1,234 @@
+"""COCO annotation files: reading them, and finding what is wrong inside them."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import math
+from collections import Counter
+from pathlib import Path
+
+from detrex_ext.data.report import SIZES, Report
+from detrex_ext.errors import UserError
+
+# COCO's borders between small, medium and large, in pixels of area.
+_SMALL, _MEDIUM = 32.0**2, 96.0**2
+# A box may pass the border by this much (rounding of the tool that wrote it) without being reported, in pixels.
+_BORDER_TOLERANCE = 0.5
+
+
+def read_json(path: str | Path) -> dict:
+    """Read an annotation file.
+
+    Raises:
+        UserError: it is missing, no JSON, or not shaped as COCO's ({"images", "annotations", "categories"}).
+    """
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = jsonlib.load(file)
+    except FileNotFoundError:
+        raise UserError(_missing(path)) from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"annotation file cannot be opened: {path}\n  {error.strerror}") from None
+    except (jsonlib.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid JSON: {error}\n  expected a COCO annotation file") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: found a JSON {type(data).__name__}; expected COCO's object with "
+                        "'images', 'annotations' and 'categories'")  # fmt: skip
+    if not isinstance(data.get("images"), list) or not all(isinstance(i, dict) for i in data["images"]):
+        raise UserError(f"{path}: no list of images under 'images'; found the keys {sorted(data)}\n"
+                        "  expected a COCO annotation file")  # fmt: skip
+    if not isinstance(data.get("annotations", []), list):
+        raise UserError(f"{path}: 'annotations' is no list")
+    return data
+
+
+def _missing(path: Path) -> str:
+    lines = [f"annotation file not found: {path}"]
+    folder = path.parent
+    if not folder.is_dir():
+        while not folder.is_dir() and folder != folder.parent:
+            folder = folder.parent
+        lines.append(f"  there is no folder {path.parent}; the nearest that exists is {folder}")
+    else:
+        found = sorted(p.name for p in folder.glob("*.json"))[:8]
+        lines.append(f"  JSON files in {folder}: {', '.join(found) if found else 'none'}")
+    lines.append("  set dataset.train_json / dataset.val_json (with dataset.train_images / dataset.val_images)")
+    return "\n".join(lines)
+
+
+def read_classes(path: str | Path) -> tuple[list[str], list[int]]:
+    """Class names and category ids of an annotation file, by ascending id (the model's class order).
+
+    Raises:
+        UserError: the file cannot be read or has no usable categories.
+    """
+    data = read_json(path)
+    report = Report(json=str(path))
+    check_categories(data, report)
+    report.raise_errors()
+    return class_table(data)
+
+
+def class_table(data: dict) -> tuple[list[str], list[int]]:
+    """Names and ids by ascending id; `data` has passed `check_categories`."""
+    categories = sorted(data["categories"], key=lambda c: c["id"])
+    return [str(c.get("name", c["id"])) for c in categories], [c["id"] for c in categories]
+
+
+def check_categories(data: dict, report: Report) -> None:
+    """Add what is wrong with "categories" to the report."""
+    categories = data.get("categories")
+    if not isinstance(categories, list) or not categories:
+        found = "the key is absent" if "categories" not in data else "it is empty"
+        text = 'the class names come from "categories": [{"id": 1, "name": "bolt"}, ...]; add it to the file'
+        report.add("no_categories", "error", text, found)
+        return
+    seen_ids: Counter = Counter()
+    seen_names: Counter = Counter()
+    for position, category in enumerate(categories):
+        if not isinstance(category, dict) or not _is_id(category.get("id")):
+            report.add("malformed_category", "error", "a category needs an integer id and a name",
+                       f"categories[{position}] = {category!r}")  # fmt: skip
+            continue
+        seen_ids[category["id"]] += 1
+        seen_names[str(category.get("name", category["id"]))] += 1
+    for value in (v for v, n in seen_ids.items() if n > 1):
+        report.add("duplicate_category_id", "error", "ids must be unique; renumber them", f"category id {value}")
+    for value in (v for v, n in seen_names.items() if n > 1):
+        report.add("duplicate_category_name", "warning", "classes of one name are told apart by id only", value)
+
+
+def check_json(data: dict, report: Report) -> None:
+    """Check the inside of an annotation file, without looking at pictures; fills counts and findings of `report`."""
+    check_categories(data, report)
+    report.num_images = len(data["images"])
+    report.num_annotations = len(data.get("annotations", []))
+    if not data["images"]:
+        report.add("no_images", "error", "there is nothing to read", "'images' is an empty list")
+    images = _check_images(data["images"], report)
+    if report.errors and "categories" not in data:
+        return
+    names, ids = class_table(data) if not _bad_categories(report) else ([], [])
+    by_id = dict(zip(ids, names, strict=True))
+    report.classes = {name: dict.fromkeys(("total", *SIZES, "images"), 0) for name in names}
+    _check_annotations(data.get("annotations", []), images, by_id, report)
+    for name, row in report.classes.items():
+        if row["total"] == 0 and report.num_annotations:
+            report.add("class_without_boxes", "warning", "nothing can be learnt of it here", name)
+
+
+def _bad_categories(report: Report) -> bool:
+    return bool({"no_categories", "malformed_category"} & set(report.findings))
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_images(images: list[dict], report: Report) -> dict:
+    by_id: dict = {}
+    files: set[str] = set()
+    for position, image in enumerate(images):
+        name = image.get("file_name")
+        label = f"image id {image.get('id')}, {name}"
+        if not isinstance(image.get("id"), (int, str)) or not isinstance(name, str) or not name:
+            report.add("malformed_image", "error", "an image needs an id and a file_name", f"images[{position}]: {label}")
+            continue
+        if image["id"] in by_id:
+            report.add("duplicate_image_id", "error", "boxes cannot be told apart; give every image its own id", label)
+        if name in files:
+            report.add("duplicate_file_name", "warning", "the same picture stands in the list twice", label)
+        by_id[image["id"]] = image
+        files.add(name)
+        if not (_positive(image.get("width")) and _positive(image.get("height"))):
+            report.add("missing_size", "warning", "no width or height; read from the pictures instead", label)
+    return by_id
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 1
+
+
+def _check_annotations(annotations: list, images: dict, names: dict, report: Report) -> None:
+    seen: set = set()
+    class_images: set = set()
+    with_boxes: set = set()
+    for position, ann in enumerate(annotations):
+        if not isinstance(ann, dict):
+            report.add("malformed_annotation", "error", "an annotation is an object", f"annotations[{position}]")
+            continue
+        image = images.get(ann.get("image_id"))
+        where = f"annotation {ann.get('id', f'number {position}')}, image {image['file_name'] if image else '?'}"
+        _check_ids(ann, image, where, names, seen, report)
+        box = ann.get("bbox")
+        if not is_box(box):
+            text = "a box is [x, y, width, height], four finite numbers in pixels"
+            report.add("malformed_box", "error", text, f"{where}: bbox {box!r}")
+            continue
+        if image is None:
+            continue
+        if ann.get("iscrowd", 0):
+            report.num_crowd += 1
+            continue
+        _check_box(box, image, where, report)
+        with_boxes.add(ann["image_id"])
+        name = names.get(ann.get("category_id"))
+        if name is not None:
+            row = report.classes[name]
+            row["total"] += 1
+            row[size_of(ann)] += 1
+            if (name, ann["image_id"]) not in class_images:
+                class_images.add((name, ann["image_id"]))
+                row["images"] += 1
+    report.num_empty = len(images) - len(with_boxes)
+
+
+def _check_ids(ann: dict, image: dict | None, where: str, names: dict, seen: set, report: Report) -> None:
+    number = ann.get("id")
+    if number is None:
+        report.add("missing_annotation_id", "warning", "COCO's evaluation needs ids; they are numbered for it", where)
+    elif number in seen:
+        report.add("duplicate_annotation_id", "error", "give every annotation its own id", where)
+    seen.add(number)
+    if image is None:
+        text = "the image is not in the list; these boxes are left out"
+        report.add("unknown_image", "warning", text, f"{where}: image_id {ann.get('image_id')}")
+    if ann.get("category_id") is None:
+        report.add("missing_category", "error", "every box needs a category_id; add it or remove the box", where)
+    elif names and ann["category_id"] not in names:
+        known = ", ".join(str(i) for i in sorted(names)[:12]) + (", ..." if len(names) > 12 else "")
+        text = f"its categories are {known}; add the missing ones to 'categories', or remove these annotations"
+        report.add("unknown_category", "error", text, f"{where}: category_id {ann['category_id']}")
+
+
+def is_box(box: object) -> bool:
+    """Whether `box` is a list of four finite numbers."""
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box)
+    )
+
+
+def _check_box(box: list, image: dict, where: str, report: Report) -> None:
+    x, y, w, h = box
+    if w <= 0 or h <= 0:
+        report.add("degenerate_box", "warning", "no width or height; left out of training", f"{where}: bbox {box}")
+        return
+    if not (_positive(image.get("width")) and _positive(image.get("height"))):
+        return
+    width, height = image["width"], image["height"]
+    outside = f"{where}: bbox {box}, image {width} x {height}"
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        report.add("box_outside_image", "warning", "nothing of it is on the picture; left out of training", outside)
+    elif min(x, y) < -_BORDER_TOLERANCE or x + w > width + _BORDER_TOLERANCE or y + h > height + _BORDER_TOLERANCE:
+        report.add("box_over_border", "warning", "it passes the picture's border; cut there in training", outside)
+
+
+def size_of(ann: dict) -> str:
+    """"small", "medium" or "large" by COCO's area ("area", or width * height where that is absent)."""
+    area = ann.get("area")
+    if not isinstance(area, (int, float)):
+        area = ann["bbox"][2] * ann["bbox"][3]
+    return "small" if area < _SMALL else "medium" if area < _MEDIUM else "large"
