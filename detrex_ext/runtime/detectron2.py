@@ -1,0 +1,47 @@
+"""The host names from an installed detectron2.
+
+`LazyConfig` and `LRMultiplier` are subclasses that mend detectron2's faults; the rest is re-exported as it is.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import LazyCall, instantiate
+from detectron2.config import LazyConfig as _LazyConfig
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.engine.defaults import create_ddp_model as _create_ddp_model
+from detectron2.engine.train_loop import HookBase, TrainerBase
+from detectron2.layers import ShapeSpec
+from detectron2.solver import LRMultiplier as _LRMultiplier
+from detectron2.solver import WarmupParamScheduler
+from detectron2.solver.build import get_default_optimizer_params
+from detectron2.structures import Boxes, BoxMode, ImageList, Instances, pairwise_iou
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, get_event_storage, has_event_storage
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from detrex_ext.runtime.standalone import lazy as _lazy
+from detrex_ext.runtime.standalone import solver as _solver
+
+__all__ = [
+    "Boxes", "BoxMode", "DatasetCatalog", "EventStorage", "HookBase", "ImageList", "Instances", "LRMultiplier",
+    "LazyCall", "LazyConfig", "Metadata", "MetadataCatalog", "PathManager", "ShapeSpec", "TrainerBase",
+    "WarmupParamScheduler", "comm", "create_ddp_model", "get_default_optimizer_params", "get_event_storage",
+    "has_event_storage", "instantiate", "pairwise_iou",
+]  # fmt: skip
+
+
+class LazyConfig(_lazy.LazyConfig, _LazyConfig):
+    """Our loader under detectron2's type: no import patch left behind, safe YAML, strict overrides."""
+
+
+class LRMultiplier(_solver.ClampedLR, _LRMultiplier):
+    """detectron2's, which survives the step after the last iteration."""
+
+
+def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs) -> nn.Module:
+    """detectron2's, without device ids on the CPU, where torch refuses them."""
+    if "device_ids" not in kwargs and next(model.parameters()).device.type == "cpu":
+        kwargs["device_ids"] = None
+    return _create_ddp_model(model, fp16_compression=fp16_compression, **kwargs)

@@ -1,0 +1,145 @@
+"""Ranks and collectives of Python objects on torch.distributed, with detectron2's names.
+
+Without an initialised process group everything behaves as one process.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+_LOCAL_PROCESS_GROUP: dist.ProcessGroup | None = None
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_world_size() -> int:
+    return dist.get_world_size() if _distributed() else 1
+
+
+def get_rank() -> int:
+    return dist.get_rank() if _distributed() else 0
+
+
+def create_local_process_group(num_workers_per_machine: int) -> None:
+    """Make the groups of the ranks of one machine; every rank calls it once.
+
+    Args:
+        num_workers_per_machine: ranks per machine; it divides the world size.
+    """
+    global _LOCAL_PROCESS_GROUP
+    if _LOCAL_PROCESS_GROUP is not None:
+        raise AssertionError("the local process group exists already")
+    world, size = get_world_size(), num_workers_per_machine
+    if world % size:
+        raise AssertionError(f"{size} ranks per machine do not divide the world size {world}")
+    for machine in range(world // size):
+        group = dist.new_group(list(range(machine * size, (machine + 1) * size)))
+        if machine == get_rank() // size:
+            _LOCAL_PROCESS_GROUP = group
+
+
+def get_local_process_group() -> dist.ProcessGroup:
+    if _LOCAL_PROCESS_GROUP is None:
+        raise AssertionError("the local process group is missing: start processes through launch()")
+    return _LOCAL_PROCESS_GROUP
+
+
+def get_local_rank() -> int:
+    """Rank within this machine."""
+    return dist.get_rank(group=get_local_process_group()) if _distributed() else 0
+
+
+def get_local_size() -> int:
+    """Number of ranks on this machine."""
+    return dist.get_world_size(group=get_local_process_group()) if _distributed() else 1
+
+
+def is_main_process() -> bool:
+    return get_rank() == 0
+
+
+def synchronize() -> None:
+    """Wait for all ranks."""
+    if get_world_size() == 1:
+        return
+    if dist.get_backend() == "nccl":
+        dist.barrier(device_ids=[torch.cuda.current_device()])
+    else:
+        dist.barrier()
+
+
+@functools.lru_cache
+def _gloo_group(default: dist.ProcessGroup) -> dist.ProcessGroup:
+    """All ranks on gloo: objects are pickled on the CPU. Cached per process group that was initialised."""
+    return default if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+
+def _object_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    return group if group is not None else _gloo_group(dist.group.WORLD)
+
+
+def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """The picklable `data` of all ranks, in order of rank."""
+    if get_world_size() == 1:
+        return [data]
+    group = _object_group(group)
+    out = [None] * dist.get_world_size(group)
+    dist.all_gather_object(out, data, group=group)
+    return out
+
+
+def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """The picklable `data` of all ranks on rank `dst`; an empty list elsewhere."""
+    if get_world_size() == 1:
+        return [data]
+    group = _object_group(group)
+    out = [None] * dist.get_world_size(group) if dist.get_rank() == dst else None
+    dist.gather_object(data, out, dst=dst, group=group)
+    return out or []
+
+
+def shared_random_seed() -> int:
+    """One random number, the same on all ranks."""
+    return all_gather(np.random.randint(2**31))[0]
+
+
+def reduce_dict(input_dict: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:
+    """Sum or mean over the ranks of scalar tensors with equal keys; right on rank 0 only."""
+    world = get_world_size()
+    if world < 2:
+        return input_dict
+    with torch.no_grad():
+        names = sorted(input_dict)
+        values = torch.stack([input_dict[k] for k in names])
+        dist.reduce(values, dst=0)
+        if average and get_rank() == 0:
+            values /= world
+        return dict(zip(names, values, strict=True))
+
+
+def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> nn.Module:
+    """Wrap in DistributedDataParallel where there is more than one process.
+
+    Args:
+        fp16_compression: send gradients as fp16.
+        **kwargs: for DistributedDataParallel; `device_ids` defaults to this rank's GPU, none on the CPU.
+    """
+    if get_world_size() == 1:
+        return model
+    if "device_ids" not in kwargs and next(model.parameters()).device.type != "cpu":
+        kwargs["device_ids"] = [get_local_rank()]
+    ddp = DistributedDataParallel(model, **kwargs)
+    if fp16_compression:
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+        ddp.register_comm_hook(state=None, hook=default_hooks.fp16_compress_hook)
+    return ddp

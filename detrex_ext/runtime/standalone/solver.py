@@ -1,0 +1,144 @@
+"""Parameter groups and learning-rate schedules, with detectron2's names, on fvcore's `ParamScheduler`."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    ConstantParamScheduler,
+    LinearParamScheduler,
+    ParamScheduler,
+)
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+# fvcore's step schedules look 1e-6 ahead of the progress they are asked for and fail at 1.
+_LAST_PROGRESS = 1 - 2e-6
+_NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+
+
+class WarmupParamScheduler(CompositeParamScheduler):
+    """A schedule that starts lower and climbs to its own value."""
+
+    def __init__(
+        self,
+        scheduler: ParamScheduler,
+        warmup_factor: float,
+        warmup_length: float,
+        warmup_method: str = "linear",
+        rescale_interval: bool = False,
+    ) -> None:
+        """
+        Args:
+            scheduler: value over progress 0..1 of the training.
+            warmup_factor: the first value is `warmup_factor * scheduler(0)`.
+            warmup_length: fraction of the training that is warm-up; more than 1 means all of it.
+            warmup_method: "linear" or "constant".
+            rescale_interval: the schedule starts at its own beginning after the warm-up instead of being cut.
+        """
+        length = min(max(float(warmup_length), 0.0), 1.0)
+        start = warmup_factor * scheduler(0.0)
+        end = scheduler(0.0 if rescale_interval else min(length, _LAST_PROGRESS))
+        if warmup_method == "linear":
+            warmup: ParamScheduler = LinearParamScheduler(start, end)
+        elif warmup_method == "constant":
+            warmup = ConstantParamScheduler(start)
+        else:
+            raise ValueError(f"warmup_method is '{warmup_method}'; it must be 'linear' or 'constant'")
+        super().__init__(
+            [warmup, scheduler] if length < 1 else [warmup],
+            interval_scaling=["rescaled", "rescaled" if rescale_interval else "fixed"][: 2 if length < 1 else 1],
+            lengths=[length, 1 - length] if length < 1 else [1.0],
+        )
+
+
+class ClampedLR:
+    """`get_lr` of a multiplier schedule, defined at and beyond the end of the training too."""
+
+    def get_lr(self) -> list[float]:
+        progress = min(max(self.last_epoch, 0) / max(self._max_iter, 1), _LAST_PROGRESS)
+        multiplier = self._multiplier(progress)
+        return [base * multiplier for base in self.base_lrs]
+
+
+class LRMultiplier(ClampedLR, torch.optim.lr_scheduler.LRScheduler):
+    """Learning rate of each group = its base value times `multiplier(iteration / max_iter)`."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
+    ) -> None:
+        """
+        Args:
+            multiplier: an fvcore schedule; its values multiply the base learning rates.
+            max_iter: length of the training in iterations.
+            last_iter: the last iteration that was done; -1 for a training from the start.
+        """
+        if not isinstance(multiplier, ParamScheduler):
+            raise ValueError(f"multiplier must be an fvcore ParamScheduler, found {type(multiplier).__name__}")
+        self._multiplier = multiplier
+        self._max_iter = max_iter
+        super().__init__(optimizer, last_epoch=last_iter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position and base values only: the schedule is the config's."""
+        return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
+
+
+def get_default_optimizer_params(
+    model: nn.Module,
+    base_lr: float | None = None,
+    weight_decay: float | None = None,
+    weight_decay_norm: float | None = None,
+    bias_lr_factor: float | None = 1.0,
+    weight_decay_bias: float | None = None,
+    lr_factor_func: Callable[[str], float] | None = None,
+    overrides: dict[str, dict[str, float]] | None = None,
+) -> list[dict[str, Any]]:
+    """Parameter groups of the trainable parameters, each once; equal hyper-parameters share a group.
+
+    Args:
+        weight_decay_norm: weight decay of the parameters of norm layers.
+        bias_lr_factor: factor on the learning rate of biases; other than 1 needs `base_lr`.
+        lr_factor_func: factor on `base_lr` by the parameter's full name, for example `layers.0.weight`.
+        overrides: hyper-parameters by the last part of the parameter's name.
+
+    Raises:
+        ValueError: a factor without `base_lr`, or an override given twice.
+    """
+    by_last_name = {k: dict(v) for k, v in (overrides or {}).items()}
+    bias: dict[str, float] = {}
+    if bias_lr_factor is not None and not math.isclose(bias_lr_factor, 1.0):
+        if base_lr is None:
+            raise ValueError("bias_lr_factor needs base_lr")
+        bias["lr"] = base_lr * bias_lr_factor
+    if weight_decay_bias is not None:
+        bias["weight_decay"] = weight_decay_bias
+    if bias:
+        if "bias" in by_last_name:
+            raise ValueError("overrides for 'bias' are given twice: by overrides and by bias_lr_factor or weight_decay_bias")
+        by_last_name["bias"] = bias
+    if lr_factor_func is not None and base_lr is None:
+        raise ValueError("lr_factor_func needs base_lr")
+
+    defaults = {k: v for k, v in (("lr", base_lr), ("weight_decay", weight_decay)) if v is not None}
+    groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
+    seen: set[nn.Parameter] = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            hyper = dict(defaults)
+            if isinstance(module, _NORMS) and weight_decay_norm is not None:
+                hyper["weight_decay"] = weight_decay_norm
+            if lr_factor_func is not None:
+                hyper["lr"] = base_lr * lr_factor_func(f"{module_name}.{name}" if module_name else name)
+            hyper.update(by_last_name.get(name, {}))
+            groups[tuple(sorted(hyper.items()))].append(parameter)
+    return [{"params": parameters, **dict(hyper)} for hyper, parameters in groups.items()]
