@@ -1,0 +1,1 @@
+"""The parts of a detector, from pictures to predictions."""

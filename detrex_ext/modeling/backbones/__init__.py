@@ -1,0 +1,7 @@
+"""Backbones: pictures in, feature maps by detectron2's names (``res2`` .. ``res5``) out."""
+
+from .basic import BasicResNet
+from .blocks import ConvNorm, FrozenBatchNorm2d
+from .resnet import ResNet
+
+__all__ = ["BasicResNet", "ConvNorm", "FrozenBatchNorm2d", "ResNet"]

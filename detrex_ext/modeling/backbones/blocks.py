@@ -1,0 +1,118 @@
+"""Convolution with its norm, and the residual blocks made of it, under detectron2's names.
+
+Shape legend: B images, C channels, H, W cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import misc
+
+Norm = str | Callable[[int], nn.Module] | None
+
+
+class FrozenBatchNorm2d(misc.FrozenBatchNorm2d):
+    """Batch norm with constant statistics and affine terms, all of them buffers (no ``num_batches_tracked``).
+
+    ``ConvNorm`` folds it into its convolution where gradients are wanted, so that no activation is kept for it.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__(num_features, eps)
+        self.running_var -= eps  # the identity at the start, as detectron2 has it
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """(C,) scale s and shift t of ``y = s x + t``."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+def make_norm(norm: Norm, channels: int) -> nn.Module | None:
+    """A norm by name (``FrozenBN``, ``BN``, ``GN`` of 32 groups), by constructor, or none.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if norm is None or callable(norm):
+        return None if norm is None else norm(channels)
+    known = {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d, "GN": lambda c: nn.GroupNorm(32, c)}
+    if norm not in known:
+        raise ValueError(f"unknown norm '{norm}'; known: {', '.join(known)}, a constructor, or None")
+    return known[norm](channels)
+
+
+class ConvNorm(nn.Conv2d):
+    """Convolution without bias, "same" padding, and its norm under the key ``norm``; MSRA initialisation."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        norm: Norm = "FrozenBN",
+    ) -> None:
+        padding = dilation * (kernel_size // 2)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+        self.norm = make_norm(norm, out_channels)
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(self.norm, FrozenBatchNorm2d):
+            x = super().forward(x)
+            return x if self.norm is None else self.norm(x)
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+            scale, shift = self.norm.affine()
+            return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+        return self.norm(super().forward(x))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut, which is the identity where ``shortcut`` is None."""
+
+    expansion = 1
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, dilation: int, norm: Norm, shortcut: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.shortcut = shortcut
+        self.conv1 = ConvNorm(in_channels, width, 3, stride, dilation, norm)
+        self.conv2 = ConvNorm(width, width, 3, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, width, H / stride, W / stride), rounded up."""
+        y = self.conv2(F.relu_(self.conv1(x)))
+        y += x if self.shortcut is None else self.shortcut(x)
+        return F.relu_(y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1 convolutions around a shortcut."""
+
+    expansion = 4
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, dilation: int, norm: Norm, shortcut: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.shortcut = shortcut
+        self.conv1 = ConvNorm(in_channels, width, 1, norm=norm)
+        self.conv2 = ConvNorm(width, width, 3, stride, dilation, norm)
+        self.conv3 = ConvNorm(width, width * self.expansion, 1, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 4 width, H / stride, W / stride), rounded up."""
+        y = self.conv3(F.relu_(self.conv2(F.relu_(self.conv1(x)))))
+        y += x if self.shortcut is None else self.shortcut(x)
+        return F.relu_(y)

@@ -1,0 +1,112 @@
+"""Predictions of a query set to boxes in the pixels of the original picture.
+
+Shape legend: B images, Q queries, K classes, N kept candidates per image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..runtime import Boxes, Instances
+from ..structures import SupervisedSet
+
+
+class Postprocess:
+    """The best (query, class) pairs of the last main set; no threshold, no suppression of duplicates.
+
+    Args:
+        top_k: pairs per picture, out of all classes of all queries; None = every query with its best class.
+    """
+
+    def __init__(self, top_k: int | None = 300) -> None:
+        self.top_k = top_k
+
+    def __call__(
+        self, sets: Sequence[SupervisedSet], image_hw_B2: Tensor, batched_inputs: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Instances]]:
+        """Predictions in detectron2's layout, best first.
+
+        Args:
+            sets: what the decoder emitted; the last plain set of group "main" is used, and not changed.
+            image_hw_B2: size of each network input without padding; the output size where ``batched_inputs`` names
+                none.
+            batched_inputs: each may name the original ``height`` and ``width``.
+
+        Returns:
+            Per picture ``{"instances": Instances}`` with ``pred_boxes`` (XYXY in pixels of the output size, clipped,
+            empty ones dropped), ``scores`` and ``pred_classes``.
+
+        Raises:
+            FloatingPointError: a box or score is not finite.
+        """
+        chosen = select_main(sets)
+        sizes = _output_sizes(image_hw_B2, batched_inputs)
+        scores_BN, labels_BN, query_BN = top_candidates(chosen.logits_BQK, self.top_k, chosen.softmax)
+        boxes_BN4 = chosen.boxes_BQ4.float().gather(1, query_BN[..., None].expand(-1, -1, 4))
+        finite = boxes_BN4.isfinite().all() & scores_BN.isfinite().all()
+        boxes_BN4, keep_BN = _to_pixels(boxes_BN4, sizes)
+        all_finite, keep_all = torch.stack([finite, keep_BN.all()]).tolist()
+        if not all_finite:
+            names = [str(x.get("file_name", i)) for i, x in enumerate(batched_inputs)]
+            raise FloatingPointError(f"predictions are not finite; batch: {', '.join(names)}")
+        results = []
+        for i, size in enumerate(sizes):
+            keep = slice(None) if keep_all else keep_BN[i]
+            instances = Instances(size)
+            instances.pred_boxes = Boxes(boxes_BN4[i, keep])
+            instances.scores = scores_BN[i, keep]
+            instances.pred_classes = labels_BN[i, keep]
+            results.append({"instances": instances})
+        return results
+
+
+def select_main(sets: Sequence[SupervisedSet]) -> SupervisedSet:
+    """The plain set of group "main" of the highest stage.
+
+    Raises:
+        ValueError: there is none.
+    """
+    main = [s for s in sets if s.group == "main" and s.path == "plain"]
+    if not main:
+        raise ValueError(f"no main set among {[(s.group, s.path, s.stage) for s in sets]}")
+    return max(main, key=lambda s: s.stage)
+
+
+def top_candidates(logits_BQK: Tensor, top_k: int | None, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, labels and query indices, each (B, N), by descending score.
+
+    Args:
+        logits_BQK: class logits; with ``softmax`` the last class means "no object" and is left out.
+        top_k: N at most, over all (query, class) pairs; None = each query with its best class.
+        softmax: probabilities by softmax, else by sigmoid.
+    """
+    logits = logits_BQK.float()
+    prob_BQK = logits.softmax(-1)[..., :-1] if softmax else logits.sigmoid()
+    if top_k is None:
+        best_BQ, label_BQ = prob_BQK.max(-1)
+        scores, query = best_BQ.sort(dim=1, descending=True, stable=True)
+        return scores, label_BQ.gather(1, query), query
+    classes = prob_BQK.shape[-1]
+    scores, index = prob_BQK.flatten(1).topk(min(top_k, prob_BQK[0].numel()), dim=1)
+    return scores, index % classes, index // classes
+
+
+def _to_pixels(boxes_BN4: Tensor, sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Normalised cxcywh -> XYXY in pixels inside the picture, and which boxes are not empty."""
+    hw = torch.tensor(sizes, dtype=boxes_BN4.dtype).to(boxes_BN4.device, non_blocking=True)
+    limit_B14 = hw.flip(1).repeat(1, 2)[:, None]
+    centre, size = boxes_BN4[..., :2], boxes_BN4[..., 2:]
+    xyxy = torch.cat([centre - size / 2, centre + size / 2], -1) * limit_B14
+    xyxy = torch.minimum(xyxy.clamp(min=0), limit_B14)
+    return xyxy, (xyxy[..., 2:] > xyxy[..., :2]).all(-1)
+
+
+def _output_sizes(image_hw_B2: Tensor, batched_inputs: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    if all("height" in x and "width" in x for x in batched_inputs):
+        return [(int(x["height"]), int(x["width"])) for x in batched_inputs]
+    own = image_hw_B2.round().long().tolist()
+    return [(int(x.get("height", h)), int(x.get("width", w))) for x, (h, w) in zip(batched_inputs, own, strict=True)]

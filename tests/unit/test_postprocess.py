@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detrex_ext.modeling.postprocess import Postprocess, top_candidates
+from detrex_ext.structures import SupervisedSet
+
+
+def _set(batch=2, queries=6, classes=3, stage=0, **kwargs):
+    torch.manual_seed(stage)
+    boxes = torch.cat([torch.rand(batch, queries, 2), 0.05 + 0.3 * torch.rand(batch, queries, 2)], -1)
+    return SupervisedSet(torch.randn(batch, queries, classes), boxes, stage, **kwargs)
+
+
+SIZES = [{"height": 100, "width": 200}, {"height": 50, "width": 40}]
+HW = torch.tensor([[30.0, 60.0], [25.0, 20.0]])
+
+
+def test_best_pairs_of_all_queries_and_classes_in_order():
+    s = _set()
+    results = Postprocess(top_k=5)([s], HW, SIZES)
+    for b, (result, size) in enumerate(zip(results, SIZES, strict=True)):
+        got = result["instances"]
+        h, w = size["height"], size["width"]
+        pairs = [
+            (s.logits_BQK[b, q, k].sigmoid().item(), q, k) for q in range(6) for k in range(3)
+        ]
+        pairs.sort(reverse=True)
+        assert got.image_size == (h, w)
+        assert got.scores.tolist() == pytest.approx([p[0] for p in pairs[:5]])
+        assert got.pred_classes.tolist() == [p[2] for p in pairs[:5]]
+        for box, (_, q, _) in zip(got.pred_boxes.tensor, pairs, strict=False):
+            cx, cy, bw, bh = s.boxes_BQ4[b, q].tolist()
+            want = [(cx - bw / 2) * w, (cy - bh / 2) * h, (cx + bw / 2) * w, (cy + bh / 2) * h]
+            want = [min(max(v, 0), m) for v, m in zip(want, (w, h, w, h), strict=True)]
+            assert box.tolist() == pytest.approx(want, abs=1e-4)
+
+
+def test_last_plain_main_set_is_used_and_not_changed():
+    last = _set(stage=3)
+    sets = [last, _set(stage=1), _set(stage=4, group="dn"), _set(stage=5, path="aux"), _set(stage=-1, group="enc")]
+    before = [(s.logits_BQK.clone(), s.boxes_BQ4.clone()) for s in sets]
+    got = Postprocess()(sets, HW, SIZES)
+    want = Postprocess()([last], HW, SIZES)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a["instances"].pred_boxes.tensor, b["instances"].pred_boxes.tensor)
+    for s, (logits, boxes) in zip(sets, before, strict=True):
+        assert torch.equal(s.logits_BQK, logits) and torch.equal(s.boxes_BQ4, boxes)
+    with pytest.raises(ValueError, match="no main set"):
+        Postprocess()(sets[2:], HW, SIZES)
+
+
+def test_size_of_the_input_is_the_output_size_where_none_is_named():
+    results = Postprocess()([_set()], HW, [{}, {"height": 50, "width": 40}])
+    assert [r["instances"].image_size for r in results] == [(30, 60), (50, 40)]
+
+
+def test_boxes_outside_the_picture_are_clipped_or_dropped():
+    s = _set(1, 3, 1)
+    s.logits_BQK[0, :, 0] = torch.tensor([2.0, 1.0, 0.0])
+    s.boxes_BQ4[0] = torch.tensor([[0.0, 0.5, 0.5, 2.0], [1.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.0, 0.2]])
+    got = Postprocess()([s], HW[:1], SIZES[:1])[0]["instances"]
+    assert got.pred_boxes.tensor.tolist() == [[0, 0, 50, 100]]
+    assert got.scores.tolist() == pytest.approx([torch.tensor(2.0).sigmoid().item()])
+
+
+def test_softmax_leaves_out_the_last_class_and_takes_each_query_once():
+    logits = torch.randn(2, 7, 4)
+    scores, labels, query = top_candidates(logits, None, softmax=True)
+    prob = logits.softmax(-1)[..., :-1]
+    assert labels.max() < 3
+    for b in range(2):
+        assert sorted(query[b].tolist()) == list(range(7))
+        assert scores[b].tolist() == sorted(scores[b].tolist(), reverse=True)
+        for s, k, q in zip(scores[b], labels[b], query[b], strict=True):
+            assert s == prob[b, q, k] and s == prob[b, q].max()
+
+
+def test_fewer_pairs_than_top_k_and_no_queries():
+    assert len(Postprocess(300)([_set(1, 6, 3)], HW[:1], SIZES[:1])[0]["instances"]) == 18
+    assert len(Postprocess(300)([_set(1, 0, 3)], HW[:1], SIZES[:1])[0]["instances"]) == 0
+
+
+@pytest.mark.parametrize("where", ["boxes", "logits"])
+def test_predictions_that_are_not_finite_are_refused_with_the_file_names(where):
+    s = _set(1)
+    (s.boxes_BQ4 if where == "boxes" else s.logits_BQK)[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="street.jpg"):
+        Postprocess()([s], HW[:1], [{"file_name": "street.jpg", **SIZES[0]}])
