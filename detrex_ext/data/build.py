@@ -108,7 +108,8 @@ def build_train_loader(
         aspect_ratio_grouping: wide and high images do not share a batch (less padding).
         max_unreadable: so many distinct pictures may be skipped, each named in the log and replaced by others.
         cache: keep decoded pictures (after the fixed transforms at the pipeline's beginning) in memory.
-        seed: order and augmentation; not negative.
+        seed: order and augmentation. A negative one ("not fixed") counts as 0: a resumed run could not go on with an
+            order that chance had chosen.
         prefetch_factor: batches each worker prepares ahead.
         pin_memory: page-locked tensors, for CUDA.
 
@@ -117,6 +118,7 @@ def build_train_loader(
     """
     from detrex_ext.runtime import comm
 
+    seed = max(seed, 0)
     groups = aspect_groups(dataset.sizes_N2) if aspect_ratio_grouping else None
     sampler = TrainSampler(
         len(dataset), total_batch_size, seed, groups, rank=comm.get_rank(), world=comm.get_world_size()

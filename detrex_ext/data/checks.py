@@ -95,7 +95,7 @@ def check_before_training(dataset: CocoDataset) -> Report:
     if not len(dataset):
         raise UserError(f"{dataset.json}: no images to read\n  with filter_empty, images without boxes are left out")
     if not any(row["total"] for row in dataset.report.classes.values()):
-        raise UserError(f"{dataset.json}: {len(dataset)} images, but not one box\n  there is nothing to learn or measure")
+        raise UserError(f"{dataset.json}: {len(dataset)} images, but not one box\n  nothing to learn or measure")
     for finding in dataset.report.warnings:
         logger.warning(
             "%s: %d x %s: %s; first: %s", dataset.json, finding.count, finding.kind, finding.text, finding.examples[0]
@@ -105,7 +105,8 @@ def check_before_training(dataset: CocoDataset) -> Report:
         named = "\n".join(f"    {path}" for path in missing[:5])
         more = f"\n    and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise UserError(
-            f"{dataset.json}: {len(missing)} of {len(dataset)} pictures are missing in {dataset.images}\n{named}{more}\n"
+            f"{dataset.json}: {len(missing)} of {len(dataset)} pictures are missing in {dataset.images}\n"
+            f"{named}{more}\n"
             "  name the right folder (dataset.train_images / dataset.val_images) or remove the entries"
         )
     return dataset.report

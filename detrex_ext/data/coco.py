@@ -111,7 +111,7 @@ def find_images(json: str | Path, images: str | Path | None, entries: list[dict]
     if images:
         if not Path(images).is_dir():
             raise UserError(f"image folder not found: {images}\n  wanted by {json}; set dataset.train_images / "
-                            "dataset.val_images, or --images of the check")  # fmt: skip
+                            "dataset.val_images, or check --images")  # fmt: skip
         return Path(images)
     json = Path(json)
     first = entries[0]["file_name"] if entries else ""
@@ -123,4 +123,4 @@ def find_images(json: str | Path, images: str | Path | None, entries: list[dict]
             return place
     looked = "\n".join(f"    {place}" for place in dict.fromkeys(places))
     raise UserError(f"{json}: its first picture, {first}, is in none of\n{looked}\n"
-                    "  name the folder: dataset.train_images / dataset.val_images, or --images of the check")  # fmt: skip
+                    "  name the folder: dataset.train_images / dataset.val_images, or check --images")  # fmt: skip

@@ -133,7 +133,8 @@ def _check_images(images: list[dict], report: Report) -> dict:
         name = image.get("file_name")
         label = f"image id {image.get('id')}, {name}"
         if not isinstance(image.get("id"), (int, str)) or not isinstance(name, str) or not name:
-            report.add("malformed_image", "error", "an image needs an id and a file_name", f"images[{position}]: {label}")
+            text = "an image needs an id and a file_name"
+            report.add("malformed_image", "error", text, f"images[{position}]: {label}")
             continue
         if image["id"] in by_id:
             report.add("duplicate_image_id", "error", "boxes cannot be told apart; give every image its own id", label)

@@ -107,7 +107,13 @@ def draw_line(image: np.ndarray, start: np.ndarray, end: np.ndarray, thickness: 
 
 
 def draw_arc(
-    image: np.ndarray, centre: np.ndarray, radius: float, middle: float, half: float, thickness: float, color: np.ndarray
+    image: np.ndarray,
+    centre: np.ndarray,
+    radius: float,
+    middle: float,
+    half: float,
+    thickness: float,
+    color: np.ndarray,
 ) -> None:
     """Draw the part of a circle within `half` radians of direction `middle`, in place."""
     xy = pixel_centres(0, 0, *image.shape[:2]) - centre

@@ -26,7 +26,7 @@ _MAX_OBJECTS = 8
 _MAX_OVERLAP = 0.35
 _FILLED = 0.6
 _TRIES = 40
-# Smallest difference between a shape's colour and the background under its centre (sum over RGB, of 765).
+# Smallest difference between a shape's colour and the mean colour under its box (sum over RGB, of 765).
 _CONTRAST = 120.0
 _SPLITS = ("train", "val")
 
@@ -123,7 +123,8 @@ def picture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple
         if placed is None:
             continue
         kind, centre, radius, points, box = placed
-        color = _contrasting(rng, image[int(centre[1]), int(centre[0])])
+        under = image[int(box[1]) : math.ceil(box[3]), int(box[0]) : math.ceil(box[2])]
+        color = _contrasting(rng, under.mean(axis=(0, 1)))
         stroke = None if rng.random() < _FILLED else min(rng.uniform(*_STROKE) * scale, radius / 2)
         draw.draw_shape(image, centre, radius, points, color, stroke)
         taken.append(box)

@@ -53,7 +53,8 @@ class ResizeShortestEdge:
     """Resize so that the short side has a given length, keeping the aspect.
 
     Args:
-        short_edge_length: one length; or the lengths to choose from ("choice"); or (low, high), both included ("range").
+        short_edge_length: one length; or the lengths to choose from ("choice"); or (low, high), both
+            included ("range").
         max_size: the long side is never longer; None: no limit.
         sample_style: "choice" or "range".
     """
