@@ -24,12 +24,14 @@ class Slot:
         group: where the queries come from, never changed: ``main | dn | hybrid | group | enc | token``.
         path: how they came to this stage: ``plain | recollect | aux``.
         domain: slots of one domain share one self-attention call; ``None`` means no self-attention.
+        point: the references are points: only their x and y are known, width and height are zero.
     """
 
     size: int
     group: str = "main"
     path: str = "plain"
     domain: int | None = 0
+    point: bool = False
 
 
 @dataclass
@@ -80,32 +82,25 @@ class Queries:
         """A copy with some fields changed."""
         return replace(self, **changes)
 
-    def take(
-        self, groups: str | Iterable[str] | None = None, paths: str | Iterable[str] | None = None
-    ) -> Queries:
-        """The sets of the named groups and paths (None = all), in their order.
-
-        A domain's mask is cut to the tokens that stay.
-        """
+    def take(self, groups: str | Iterable[str] | None = None, paths: str | Iterable[str] | None = None) -> Queries:
+        """The sets of the named groups and paths (None = all), in their order."""
         groups = (groups,) if isinstance(groups, str) else groups
         paths = (paths,) if isinstance(paths, str) else paths
-        chosen = [
-            (groups is None or s.group in groups) and (paths is None or s.path in paths) for s in self.slots
-        ]
+        return self.select([(not groups or s.group in groups) and (not paths or s.path in paths) for s in self.slots])
+
+    def select(self, chosen: list[bool]) -> Queries:
+        """The sets where ``chosen`` (one flag per slot) is true; a domain's mask is cut to the tokens that stay."""
         spans = self.spans()
         keep = [(start, end) for (_, start, end), on in zip(spans, chosen, strict=True) if on]
         slots = tuple(s for s, on in zip(self.slots, chosen, strict=True) if on)
         masks = {}
         for domain, mask in self.masks.items():
-            rows, at = [], 0
-            for (slot, start, end), on in zip(spans, chosen, strict=True):
-                if slot.domain == domain:
-                    if on:
-                        rows.append(torch.arange(at, at + end - start, device=mask.device))
-                    at += end - start
-            if rows:
-                index = torch.cat(rows)
-                masks[domain] = mask[index][:, index]
+            flags = [(s.size, on) for s, on in zip(self.slots, chosen, strict=True) if s.domain == domain]
+            if all(on for _, on in flags):
+                masks[domain] = mask
+            elif any(on for _, on in flags):
+                stay = torch.cat([torch.full((size,), on, device=mask.device) for size, on in flags])
+                masks[domain] = mask[stay][:, stay]
         return Queries(
             _gather(self.content_BTC, keep),
             _gather(self.ref_BT4, keep),

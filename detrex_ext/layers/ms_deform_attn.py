@@ -1,0 +1,142 @@
+"""Multi-scale deformable attention (Deformable-DETR, arXiv 2010.04159, section 4.1, equation 3).
+
+Shape legend: B images, T queries, S memory tokens of all levels, H heads, D channels of a head, C = H D, L levels,
+K points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Shapes = Sequence[tuple[int, int]]
+
+
+def _sample_torch(value_BSHD: Tensor, shapes: Shapes, at_BTHLK2: Tensor, weight_BTHLK: Tensor) -> Tensor:
+    """The reference backend: torch's bilinear ``grid_sample`` level by level."""
+    B, _, H, D = value_BSHD.shape
+    T = at_BTHLK2.shape[1]
+    grid = 2 * at_BTHLK2 - 1
+    total = None
+    for level, v_BNHD in enumerate(value_BSHD.split([h * w for h, w in shapes], 1)):
+        h, w = shapes[level]
+        maps = v_BNHD.permute(0, 2, 3, 1).reshape(B * H, D, h, w)
+        points = grid[:, :, :, level].transpose(1, 2).flatten(0, 1)
+        sampled = F.grid_sample(maps, points, mode="bilinear", padding_mode="zeros", align_corners=False)
+        part = (sampled * weight_BTHLK[:, :, :, level].transpose(1, 2).reshape(B * H, 1, T, -1)).sum(-1)
+        total = part if total is None else total + part
+    return total.view(B, H * D, T).transpose(1, 2)
+
+
+BACKENDS: dict[str, Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]] = {"torch": _sample_torch}
+
+
+def ms_deform_attn(
+    value_BSHD: Tensor, shapes: Shapes, at_BTHLK2: Tensor, weight_BTHLK: Tensor, backend: str = "auto"
+) -> Tensor:
+    """Weighted sum of values sampled bilinearly at points of every level; zero outside a map.
+
+    Sampling runs in at least fp32 whatever the autocast type.
+
+    Args:
+        value_BSHD: projected memory, levels side by side.
+        shapes: (height, width) of each level.
+        at_BTHLK2: sampling points as (x, y) in [0, 1] of each level's map.
+        weight_BTHLK: attention weights.
+        backend: a key of ``BACKENDS``, or ``auto``.
+
+    Returns:
+        (B, T, C).
+
+    Raises:
+        ValueError: for an unknown backend.
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        raise ValueError(f"unknown backend '{backend}' of ms_deform_attn: one of auto, {', '.join(BACKENDS)}")
+    sample = BACKENDS["torch" if backend == "auto" else backend]
+    if value_BSHD.dtype in (torch.float16, torch.bfloat16):
+        value_BSHD = value_BSHD.float()
+    with torch.autocast(value_BSHD.device.type, enabled=False):
+        return sample(value_BSHD, shapes, at_BTHLK2.to(value_BSHD.dtype), weight_BTHLK.to(value_BSHD.dtype))
+
+
+class MSDeformAttn(nn.Module):
+    """Multi-scale deformable attention with residual.
+
+    Keys: ``sampling_offsets``, ``attention_weights``, ``value_proj``, ``output_proj``.
+
+    Args:
+        dim: C.
+        num_heads, num_levels, num_points: H, L, K.
+        dropout: on the output.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} must divide by num_heads {num_heads}")
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Heads look in H directions, point k at k + 1 cells; all weights equal (the paper's section A.2)."""
+        for linear in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        theta = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        way_H2 = torch.stack([theta.cos(), theta.sin()], -1)
+        way_H2 = way_H2 / way_H2.abs().amax(-1, keepdim=True)
+        steps_K = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        bias = way_H2[:, None, None] * steps_K[:, None]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias.expand(-1, self.num_levels, -1, -1).flatten())
+
+    def project(self, memory_BSC: Tensor, pad_BS: Tensor | None) -> Tensor:
+        """Values (B, S, H, D) of a memory, zero at padding: once per layer, however many queries attend."""
+        value = self.value_proj(memory_BSC)
+        if pad_BS is not None:
+            value = value.masked_fill(pad_BS[..., None], 0.0)
+        return value.unflatten(-1, (self.num_heads, -1))
+
+    def forward(
+        self,
+        x_BTC: Tensor,
+        pos_BTC: Tensor | None,
+        centre_BTL2: Tensor,
+        unit_BTL2: Tensor,
+        value_BSHD: Tensor,
+        shapes: Shapes,
+    ) -> Tensor:
+        """x + out(sampled).
+
+        Args:
+            x_BTC, pos_BTC: queries and their positions.
+            centre_BTL2: reference point on each level's map, (x, y) in [0, 1].
+            unit_BTL2: what one unit of offset is, in the same coordinates; both may have 1 for a broadcast T or L.
+            value_BSHD: from :meth:`project`.
+            shapes: (height, width) of each level.
+        """
+        q = x_BTC if pos_BTC is None else x_BTC + pos_BTC
+        grid = (self.num_heads, self.num_levels, self.num_points)
+        offset = self.sampling_offsets(q).unflatten(-1, (*grid, 2)).to(centre_BTL2.dtype)
+        weight = self.attention_weights(q).unflatten(-1, (grid[0], -1)).softmax(-1).unflatten(-1, grid[1:])
+        at = torch.addcmul(centre_BTL2[:, :, None, :, None], offset, unit_BTL2[:, :, None, :, None])
+        out = self.output_proj(ms_deform_attn(value_BSHD, shapes, at, weight))
+        return x_BTC + self.dropout(out)
+
+
+def level_cells(shapes: Shapes, like: Tensor) -> Tensor:
+    """(1, 1, L, 2) size of one cell of each level as a fraction of its map, (x, y)."""
+    return torch.tensor([[1 / w, 1 / h] for h, w in shapes], dtype=like.dtype, device=like.device)[None, None]

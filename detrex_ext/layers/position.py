@@ -1,0 +1,59 @@
+"""Sine position codes.
+
+Shape legend: B images, H x W cells of a level, C channels, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _frequencies(num_feats: int, temperature: float, like: Tensor) -> Tensor:
+    """(num_feats,) divisors temperature^(2 floor(i/2) / num_feats)."""
+    index = torch.arange(num_feats, dtype=like.dtype, device=like.device)
+    return temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / num_feats)
+
+
+def _sin_cos(x: Tensor, num_feats: int, temperature: float) -> Tensor:
+    """(...,) -> (..., num_feats): sin at even and cos at odd channels."""
+    angle = x[..., None] / _frequencies(num_feats, temperature, x)
+    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(-2)
+
+
+def sine_map(
+    pad_BHW: Tensor, num_feats: int = 128, temperature: float = 10000.0, offset: float = 0.0, dtype=torch.float32
+) -> Tensor:
+    """Position code of each cell of a map, normalised by the valid area to (0, 2 pi].
+
+    Source: DETR (arXiv 2005.12872), appendix A.4; the offset of -0.5 is Deformable-DETR's. The valid area is the
+    top-left rectangle, so the code is separable; cells outside it take the code of the valid edge.
+
+    Returns:
+        (B, H, W, 2 num_feats): first the code of y, then that of x.
+    """
+    parts = []
+    for valid in (~pad_BHW[:, :, 0], ~pad_BHW[:, 0, :]):
+        count = valid.to(dtype).cumsum(1)
+        angle = (count + offset) / (count[:, -1:] + 1e-6) * (2 * math.pi)
+        parts.append(_sin_cos(angle, num_feats, temperature))
+    (B, H, C), W = parts[0].shape, parts[1].shape[1]
+    return torch.cat([parts[0][:, :, None].expand(B, H, W, C), parts[1][:, None].expand(B, H, W, C)], -1)
+
+
+def sine_boxes(
+    boxes_BT4: Tensor, num_feats: int = 128, temperature: float = 10000.0, order: tuple[int, ...] = (1, 0, 2, 3)
+) -> Tensor:
+    """Position code of boxes (or points): coordinates in [0, 1], times 2 pi.
+
+    Args:
+        boxes_BT4: normalised cxcywh.
+        order: coordinate of each block of ``num_feats`` channels; the default is y, x, w, h (DAB-DETR), Deformable's
+            two-stage code is x, y, w, h.
+
+    Returns:
+        (B, T, len(order) * num_feats).
+    """
+    return _sin_cos(boxes_BT4[..., list(order)] * (2 * math.pi), num_feats, temperature).flatten(-2)

@@ -1,0 +1,6 @@
+"""Decoders on the staged protocol."""
+
+from .deformable import DeformableDecoder
+from .staged import StagedDecoder
+
+__all__ = ["DeformableDecoder", "StagedDecoder"]

@@ -1,0 +1,183 @@
+"""Deformable-DETR's decoder (arXiv 2010.04159, sections 4.1 and 4.2).
+
+Shape legend: B images, T tokens, L levels, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from detrex_ext.layers.attention import MultiheadAttention
+from detrex_ext.layers.box_ops import inverse_sigmoid
+from detrex_ext.layers.mlp import FFN, MLP
+from detrex_ext.layers.ms_deform_attn import MSDeformAttn, level_cells
+from detrex_ext.layers.position import sine_boxes
+from detrex_ext.structures import Memory, Queries
+
+from .staged import StagedDecoder, drop_scratch
+
+
+class DeformableDecoderLayer(nn.Module):
+    """Parameters of one layer: self-attention, deformable cross-attention, FFN, each followed by its norm."""
+
+    def __init__(
+        self, dim: int, num_heads: int, num_levels: int, num_points: int, ffn_dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.attentions = nn.ModuleList(
+            [
+                MultiheadAttention(dim, num_heads, dropout),
+                MSDeformAttn(dim, num_heads, num_levels, num_points, dropout),
+            ]
+        )
+        self.ffns = nn.ModuleList([FFN(dim, ffn_dim, dropout)])
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+
+
+class DeformableDecoder(StagedDecoder):
+    """Deformable-DETR's decoder in all its variants; references are normalised cxcywh, or points (``Slot.point``).
+
+    Args:
+        num_classes: K.
+        dim, num_heads, num_levels, num_points, ffn_dim, dropout: sizes of a layer.
+        num_layers: stages.
+        refine: each stage moves its reference to its box (iterative box refinement), with heads of its own;
+            otherwise the first reference stays and all stages share one head.
+        position: ``given`` = the source's constant ``extra["query_pos"]``; ``reference`` = an MLP of the sine code of
+            the current reference (DAB-DETR, DINO).
+        look_forward_twice: the box loss of a stage also reaches the previous stage's box (DINO, section 3.5).
+        post_norm: a norm shared by all stages before the heads (DINO).
+        order, eval_order, chunk: see :class:`StagedDecoder`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int = 256,
+        num_heads: int = 8,
+        num_levels: int = 4,
+        num_points: int = 4,
+        ffn_dim: int = 1024,
+        dropout: float = 0.1,
+        num_layers: int = 6,
+        refine: bool = False,
+        position: str = "given",
+        look_forward_twice: bool = False,
+        post_norm: bool = False,
+        order: Sequence[int] | None = None,
+        eval_order: Sequence[int] | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__(num_layers, order, eval_order, chunk)
+        if position not in ("given", "reference"):
+            raise ValueError(f"position must be 'given' or 'reference', got '{position}'")
+        if look_forward_twice and not refine:
+            raise ValueError("look_forward_twice needs refine=True: without refinement there is no earlier box")
+        self.refine, self.look_forward_twice, self.num_points = refine, look_forward_twice, num_points
+        self.layers = nn.ModuleList(
+            DeformableDecoderLayer(dim, num_heads, num_levels, num_points, ffn_dim, dropout)
+            for _ in range(num_layers)
+        )
+        self.ref_point_head = MLP(2 * dim, dim, dim, 2) if position == "reference" else None
+        self.norm = nn.LayerNorm(dim) if post_norm else None
+        self.dim = dim
+        for p in self.parameters():
+            if p.dim() > 1:
+                nn.init.xavier_uniform_(p)
+        for layer in self.layers:
+            layer.attentions[1].reset_parameters()
+        heads = num_layers if refine else 1
+        self.class_embed = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(heads))
+        self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, 3) for _ in range(heads))
+        for head in (*self.class_embed, *self.bbox_embed):
+            reset_head(head)
+
+    def start_from_points(self) -> None:
+        """First boxes of sources that know points only start small: width and height at sigmoid(-2)."""
+        nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], -2.0)
+
+    def project(self, layer: int, mem: Memory) -> Tensor:
+        return self.layers[layer].attentions[1].project(mem.tokens_BSC, mem.pad_BS)
+
+    def condition(self, layer: int, q: Queries, mem: Memory) -> Queries:
+        # a refined reference is data for the next stage; the first one may be learned through the sampling
+        ref = q.ref_BT4.detach() if self.refine and layer > 0 else q.ref_BT4
+        extra = {**q.extra, "_ref": ref}
+        if self.ref_point_head is not None:
+            # the code is taken in the padded image's frame, as the finest level sees it
+            scale = torch.cat([mem.valid_BL2[:, 0], mem.valid_BL2[:, 0]], -1)[:, None]
+            extra["_pos"] = self.ref_point_head(sine_boxes(ref * scale, self.dim // 2))
+        else:
+            extra["_pos"] = q.extra["query_pos"]
+        return q.replace(extra=extra)
+
+    def self_attend(self, layer: int, x: Queries) -> Queries:
+        block = self.layers[layer]
+
+        def attend(content: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
+            return block.norms[0](block.attentions[0](content, pos, mask))
+
+        return x.replace(content_BTC=self.per_domain(layer, x, attend, x.content_BTC, x.extra["_pos"]))
+
+    def cross_attend(self, layer: int, x: Queries, kv: Tensor, mem: Memory) -> Queries:
+        block = self.layers[layer]
+        ref = x.extra["_ref"][:, :, None]
+        valid = mem.valid_BL2[:, None]
+        unit = self._unit(x, ref, valid, mem)
+        content = block.attentions[1](x.content_BTC, x.extra["_pos"], ref[..., :2] * valid, unit, kv, mem.shapes)
+        return x.replace(content_BTC=block.norms[2](block.ffns[0](block.norms[1](content))))
+
+    def _unit(self, x: Queries, ref: Tensor, valid: Tensor, mem: Memory) -> Tensor:
+        """One unit of sampling offset: a cell around a point, a share of half the box around a box."""
+        cell = level_cells(mem.shapes, ref)
+        box = ref[..., 2:] * valid * (0.5 / self.num_points)
+        points = [s.point for s in x.slots if s.size]
+        if all(points):
+            return cell
+        return torch.where(_point_mask(x)[..., None], cell, box) if any(points) else box
+
+    def predict(self, layer: int, x: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
+        head = layer if self.refine else 0
+        raw = x.content_BTC
+        content = raw if self.norm is None else self.norm(raw)
+        logits = self.class_embed[head](content)
+        boxes = (self.bbox_embed[head](content).to(x.ref_BT4.dtype) + self._logit(x, x.ref_BT4)).sigmoid()
+        extra = drop_scratch(x.extra)
+        if not self.refine:
+            return logits, boxes, x.replace(extra=extra)
+        new = boxes
+        if self.norm is not None or self.look_forward_twice:
+            # the next reference comes from the content before the norm, around the detached reference
+            new = (self.bbox_embed[head](raw).to(x.ref_BT4.dtype) + self._logit(x, x.extra["_ref"])).sigmoid()
+        new = new if self.look_forward_twice else new.detach()
+        slots = tuple(replace(s, point=False) for s in x.slots)
+        return logits, boxes, x.replace(ref_BT4=new, slots=slots, extra=extra)
+
+    def _logit(self, x: Queries, ref_BT4: Tensor) -> Tensor:
+        """Logit of the reference; zero where a point has no width and height."""
+        logit = inverse_sigmoid(ref_BT4)
+        if any(s.point for s in x.slots):
+            known = torch.ones(4, dtype=torch.bool, device=logit.device)
+            known[2:] = False
+            logit = torch.where(known | ~_point_mask(x)[..., None], logit, 0.0)
+        return logit
+
+
+def _point_mask(x: Queries) -> Tensor:
+    """(1, T, 1) bool, True for tokens of point slots."""
+    flags = [torch.full((s.size,), s.point, device=x.ref_BT4.device) for s in x.slots]
+    return torch.cat(flags)[None, :, None]
+
+
+def reset_head(head: nn.Module) -> None:
+    """Prior probability 0.01 for a class head (focal loss); a box head starts at its reference."""
+    if isinstance(head, nn.Linear):
+        nn.init.constant_(head.bias, -math.log((1 - 0.01) / 0.01))
+    else:
+        nn.init.zeros_(head.layers[-1].weight)
+        nn.init.zeros_(head.layers[-1].bias)

@@ -1,0 +1,197 @@
+"""The decoder protocol: every query set on one flat token axis, one stage at a time.
+
+Inside a stage only self-attention couples queries; all else acts per token. So sets of every kind (recollected,
+auxiliary, denoising, groups) lie side by side, a static table of slots says who may see whom, and each layer runs once.
+
+Shape legend: B images, T tokens, L tokens of a domain, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from detrex_ext.structures import Given, Memory, Queries, SupervisedSet
+
+Attend = Callable[..., Tensor]
+
+
+class StagedDecoder(nn.Module):
+    """Base of all hosts: runs the stages and hands every stage's outcome to the strategies.
+
+    A host implements ``project``, ``condition``, ``self_attend``, ``cross_attend`` and ``predict``. Scratch that a
+    stage needs per token lives in ``extra`` under names that start with ``_``; ``predict`` drops it (``drop_scratch``).
+
+    Attributes:
+        num_layers: number of layers.
+        order: layers run in training, default 0..num_layers-1.
+        eval_order: layers run at inference, default ``order``.
+        chunk: None runs all tokens at once; n runs n self-attention domains at a time with activation checkpointing.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        order: Sequence[int] | None = None,
+        eval_order: Sequence[int] | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        self.order = tuple(order) if order is not None else tuple(range(num_layers))
+        self.eval_order = tuple(eval_order) if eval_order is not None else self.order
+        self.chunk = chunk
+
+    def project(self, layer: int, mem: Memory) -> Any:
+        """Keys and values of this layer, computed once however many tokens attend."""
+        raise NotImplementedError
+
+    def condition(self, layer: int, q: Queries, mem: Memory) -> Queries:
+        """Positions, sine codes and sampling references, from the content on entry."""
+        raise NotImplementedError
+
+    def self_attend(self, layer: int, x: Queries) -> Queries:
+        """Self-attention with residual and norm, per domain (:meth:`per_domain`)."""
+        raise NotImplementedError
+
+    def bypass(self, layer: int, x_BTC: Tensor) -> Tensor:
+        """What tokens without self-attention take instead of it: nothing, unless the host says otherwise."""
+        return x_BTC
+
+    def cross_attend(self, layer: int, x: Queries, kv: Any, mem: Memory) -> Queries:
+        """Cross-attention (or sampling and mixing), FFN and norms: one call on (B, T, C)."""
+        raise NotImplementedError
+
+    def predict(self, layer: int, x: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
+        """Logits (B, T, K), normalised cxcywh boxes (B, T, 4), and the next stage's queries without scratch."""
+        raise NotImplementedError
+
+    def forward(self, q: Queries, mem: Memory, strategies: Iterable[Any] = ()) -> list[SupervisedSet]:
+        """All sets of all stages, tagged with step, group and path. Strategies act in training only."""
+        strategies = tuple(strategies) if self.training else ()
+        order: Sequence[int] = self.order if self.training else self.eval_order
+        for s in strategies:
+            order = s.plan(order)
+        history, found = [q], []
+        sets: list[SupervisedSet] = []
+        for s in strategies:
+            sets, q = s.after_stage(-1, history, sets, q)
+        found += sets
+        for step, layer in enumerate(order):
+            logits, boxes, out = self._stage(layer, q, mem)
+            sets = [
+                SupervisedSet(logits[:, a:b], boxes[:, a:b], step, s.group, s.path, q.given.get(s.group) or Given())
+                for s, a, b in q.spans()
+            ]
+            q = out
+            history.append(q)
+            for s in strategies:
+                sets, q = s.after_stage(step, history, sets, q)
+            found += sets
+        return found
+
+    def _stage(self, layer: int, q: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
+        kv = self.project(layer, mem)
+
+        def run(part: Queries) -> tuple[Tensor, Tensor, Queries]:
+            x = self.self_attend(layer, self.condition(layer, part, mem))
+            return self.predict(layer, self.cross_attend(layer, x, kv, mem), mem)
+
+        parts = self._chunks(q) if self.chunk and self.training else []
+        if len(parts) < 2:
+            return run(q)
+        outs = [checkpoint(run, q.select(flags), use_reentrant=False) for flags in parts]
+        return _reassemble(q, parts, outs)
+
+    def _chunks(self, q: Queries) -> list[list[bool]]:
+        """Flags per slot for each run of ``chunk`` whole domains; a slot without a domain counts as one."""
+        keys = [("slot", i) if s.domain is None else ("domain", s.domain) for i, s in enumerate(q.slots)]
+        names = list(dict.fromkeys(keys))
+        groups = [names[i : i + self.chunk] for i in range(0, len(names), self.chunk)]
+        return [[key in group for key in keys] for group in groups]
+
+    def per_domain(self, layer: int, q: Queries, attend: Attend, *streams: Tensor) -> Tensor:
+        """Run ``attend(*streams, mask)`` within each self-attention domain.
+
+        Domains of equal length and mask are folded into the batch: one call for all of them. Tokens without a domain
+        take :meth:`bypass` of the first stream.
+
+        Args:
+            streams: tensors (B, T, ...); the first is the content.
+
+        Returns:
+            (B, T, C).
+        """
+        domains = q.domains()
+        if len(domains) == 1 and all(s.domain is not None for s in q.slots):
+            return attend(*streams, q.masks.get(next(iter(domains))))
+        alike: dict[tuple[int, int | None], list[list[tuple[int, int]]]] = {}
+        for domain, spans in domains.items():
+            mask = q.masks.get(domain)
+            length = sum(b - a for a, b in spans)
+            alike.setdefault((length, None if mask is None else id(mask)), []).append(spans)
+        by_id = {id(m): m for m in q.masks.values()}
+        pieces: list[tuple[int, Tensor]] = []
+        for (length, mask_id), members in alike.items():
+            folded = [_fold(s, members, length) for s in streams]
+            out = attend(*folded, by_id.get(mask_id)).unflatten(0, (-1, len(members)))
+            for n, spans in enumerate(members):
+                at = 0
+                for a, b in spans:
+                    pieces.append((a, out[:, n, at : at + b - a]))
+                    at += b - a
+        free = [(a, b) for s, a, b in q.spans() if s.domain is None]
+        pieces += [(a, self.bypass(layer, streams[0][:, a:b])) for a, b in free]
+        return torch.cat([p for _, p in sorted(pieces, key=lambda item: item[0])], 1)
+
+
+def _fold(x_BT: Tensor, members: list[list[tuple[int, int]]], length: int) -> Tensor:
+    """(B, T, ...) -> (B n, L, ...) for n domains of equal length; a view where their tokens are contiguous."""
+    spans = [span for m in members for span in m]
+    if all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False)):
+        picked = x_BT[:, spans[0][0] : spans[-1][1]]
+    else:
+        picked = torch.cat([x_BT[:, a:b] for a, b in spans], 1)
+    return picked.unflatten(1, (len(members), length)).flatten(0, 1)
+
+
+def _reassemble(
+    q: Queries, parts: list[list[bool]], outs: list[tuple[Tensor, Tensor, Queries]]
+) -> tuple[Tensor, Tensor, Queries]:
+    """Chunk outcomes back in the slot order of ``q``."""
+    where: dict[int, tuple[int, int, int]] = {}
+    for c, flags in enumerate(parts):
+        at = 0
+        for i, on in enumerate(flags):
+            if on:
+                where[i] = (c, at, at + q.slots[i].size)
+                at += q.slots[i].size
+
+    def join(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([tensors[c][:, a:b] for c, a, b in (where[i] for i in range(len(q.slots)))], 1)
+
+    nexts = [o[2] for o in outs]
+    point = {i: n.slots[k].point for n, flags in zip(nexts, parts, strict=True) for k, i in enumerate(_on(flags))}
+    joined = Queries(
+        join([n.content_BTC for n in nexts]),
+        join([n.ref_BT4 for n in nexts]),
+        tuple(replace(s, point=point[i]) for i, s in enumerate(q.slots)),
+        q.masks,
+        q.given,
+        {k: join([n.extra[k] for n in nexts]) for k in nexts[0].extra},
+    )
+    return join([o[0] for o in outs]), join([o[1] for o in outs]), joined
+
+
+def _on(flags: list[bool]) -> list[int]:
+    return [i for i, on in enumerate(flags) if on]
+
+
+def drop_scratch(extra: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``extra`` without a stage's scratch (names that start with ``_``)."""
+    return {k: v for k, v in extra.items() if not k.startswith("_")}

@@ -1,0 +1,129 @@
+"""Contrastive denoising queries (DINO, arXiv 2203.03605, section 3.3; DN-DETR, arXiv 2203.01305).
+
+Shape legend: B images, G objects of the batch, R tiles (positive and negative, per group), M most objects of an image,
+P = R M denoising queries, Q matching queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, inverse_sigmoid
+from detrex_ext.structures import Given, Memory, Pairs, Queries, Slot, SupervisedSet, Targets
+from detrex_ext.structures.queries import cat
+
+from .base import QuerySource
+
+
+class DenoisingQueries(QuerySource):
+    """Puts noised copies of the objects before another source's queries, in training.
+
+    Each group holds a positive (little noise, to be restored) and a negative (more noise, to be rejected) of every
+    object. Groups see themselves and the matching queries, which see no group. Keys: ``label_enc.weight`` (K, C) and
+    the inner source under ``source``.
+
+    Args:
+        source: the source of the matching queries; it must be able to ``place`` a box.
+        num_classes: K.
+        dim: C.
+        number: denoising queries of one kind to aim for; groups = max(1, number // M).
+        groups: a fixed number of groups instead.
+        label_noise_ratio: half of it is the probability of a random label.
+        box_noise_scale: corners move by up to this many half sides; negatives by one to two times as much.
+    """
+
+    def __init__(
+        self,
+        source: QuerySource,
+        num_classes: int,
+        dim: int = 256,
+        number: int = 100,
+        groups: int | None = None,
+        label_noise_ratio: float = 0.5,
+        box_noise_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if type(source).place is QuerySource.place:
+            raise ValueError(f"denoising needs a source that can place a box; {type(source).__name__} cannot")
+        self.source, self.num_classes = source, num_classes
+        self.number, self.groups = number, groups
+        self.label_noise_ratio, self.box_noise_scale = label_noise_ratio, box_noise_scale
+        self.label_enc = nn.Embedding(num_classes, dim)
+
+    def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
+        main, sets = self.source(mem, targets)
+        if not self.training or targets is None:
+            return main, sets
+        noised = self._noised(mem, targets, main)
+        # denoising and matching queries are one domain under one mask: they share a self-attention call
+        domain = next(s.domain for s in main.slots if s.group == "main")
+        both = cat(noised, main)
+        slots = (replace(both.slots[0], domain=domain), *both.slots[1:])
+        masks = dict(main.masks)
+        if noised.slots[0].size:
+            masks[domain] = self._mask(noised, main, domain)
+        return both.replace(slots=slots, masks=masks), sets
+
+    def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.source.place(boxes_BT4, mem)
+
+    def _num_groups(self, most: int) -> int:
+        return self.groups if self.groups is not None else max(1, self.number // max(most, 1))
+
+    def _noised(self, mem: Memory, targets: Targets, main: Queries) -> Queries:
+        B, most = len(targets.labels), max(targets.counts, default=0)
+        groups = self._num_groups(most) if most else 0
+        tiles, G = 2 * groups, targets.num
+        device = main.ref_BT4.device
+        labels = self._noise_labels(targets.labels_G.repeat(tiles))
+        boxes = self._noise_boxes(targets.boxes_G4.repeat(tiles, 1), G)
+        image = targets.image_G.repeat(tiles)
+        within = (torch.arange(G, device=device) - targets.offsets_B[targets.image_G]).repeat(tiles)
+        tile = torch.arange(tiles, device=device).repeat_interleave(G)
+        row = tile * most + within
+        size = tiles * most
+        # rows without an object stay zero content at box logit 0, and are supervised as background
+        content = main.content_BTC.new_zeros(B, size, main.content_BTC.shape[-1])
+        content[image, row] = self.label_enc(labels).to(content.dtype)
+        ref = main.ref_BT4.new_full((B, size, 4), 0.5)
+        ref[image, row] = inverse_sigmoid(boxes).sigmoid().to(ref.dtype)
+        if not size:
+            # keeps the embedding in the graph, so that every rank has the same parameters in use
+            content = content + 0.0 * self.label_enc.weight[0]
+        positive = tile % 2 == 0
+        gt = torch.arange(G, device=device).repeat(tiles)
+        pairs = Pairs(torch.zeros_like(gt), image, row, gt)
+        pairs = Pairs(*(x[positive] for x in (pairs.set_P, pairs.img_P, pairs.query_P, pairs.gt_P)))
+        ref, extra = self.source.place(ref, mem)
+        given = {"dn": Given(pairs, float(max(groups, 1)))}
+        return Queries(content, ref, (Slot(size, "dn"),), given=given, extra=extra)
+
+    def _noise_labels(self, labels: Tensor) -> Tensor:
+        flip = torch.rand(labels.shape, device=labels.device) < 0.5 * self.label_noise_ratio
+        chosen = flip.nonzero()[:, 0]
+        return labels.index_put((chosen,), torch.randint_like(chosen, 0, self.num_classes))
+
+    def _noise_boxes(self, boxes: Tensor, G: int) -> Tensor:
+        """Corners of each box moved; every second tile of G boxes is a negative. Returns cxcywh in [0, 1]."""
+        xyxy = box_cxcywh_to_xyxy(boxes)
+        half = (boxes[:, 2:] / 2).repeat(1, 2)
+        sign = torch.randint_like(boxes, 0, 2) * 2 - 1
+        size = torch.rand_like(boxes)
+        negative = torch.arange(len(boxes), device=boxes.device) // max(G, 1) % 2 == 1
+        size = size + negative[:, None]
+        return box_xyxy_to_cxcywh((xyxy + size * sign * half * self.box_noise_scale).clamp(0, 1))
+
+    @staticmethod
+    def _mask(noised: Queries, main: Queries, domain: int) -> Tensor:
+        """(P + Q, P + Q) of the shared domain, True = may attend."""
+        P, Q = noised.slots[0].size, sum(s.size for s in main.slots if s.domain == domain)
+        group_P = torch.arange(P, device=main.ref_BT4.device) // (P // int(noised.given["dn"].scale))
+        mask = torch.ones(P + Q, P + Q, dtype=torch.bool, device=group_P.device)
+        mask[:P, :P] = group_P[:, None] == group_P[None]
+        mask[P:, :P] = False
+        if domain in main.masks:
+            mask[P:, P:] = main.masks[domain]
+        return mask

@@ -1,0 +1,36 @@
+"""Learned queries: one-stage Deformable-DETR (arXiv 2010.04159, section 4.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from detrex_ext.structures import Memory, Queries, Slot, SupervisedSet, Targets
+
+from .base import QuerySource
+
+
+class LearnedQueries(QuerySource):
+    """Queries whose position, content and reference point are learned and the same for every image.
+
+    Keys: ``query_embedding.weight`` (Q, 2C), position first, then content; ``reference_points``.
+
+    Args:
+        num_queries: Q.
+        dim: C.
+    """
+
+    def __init__(self, num_queries: int = 300, dim: int = 256) -> None:
+        super().__init__()
+        self.query_embedding = nn.Embedding(num_queries, 2 * dim)
+        self.reference_points = nn.Linear(dim, 2)
+        nn.init.xavier_normal_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+
+    def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
+        pos, content = self.query_embedding.weight.chunk(2, -1)
+        points = self.reference_points(pos).to(mem.valid_BL2.dtype).sigmoid()
+        ref = torch.cat([points, torch.zeros_like(points)], -1)
+        content, pos, ref = (x.expand(len(mem.tokens_BSC), -1, -1) for x in (content, pos, ref))
+        slots = (Slot(content.shape[1], point=True),)
+        return Queries(content, ref, slots, extra={"query_pos": pos}), []

@@ -1,0 +1,134 @@
+"""Two-stage queries: the best of the encoder's own proposals (arXiv 2010.04159, section 4.2; DINO, section 3.4).
+
+Shape legend: B images, S memory tokens, Q queries, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from detrex_ext.layers.mlp import MLP
+from detrex_ext.layers.position import sine_boxes
+from detrex_ext.structures import Memory, Queries, Slot, SupervisedSet, Targets
+
+from ..decoders.deformable import reset_head
+from ..encoders.deformable import cell_centres
+from .base import QuerySource
+
+
+class TwoStageQueries(QuerySource):
+    """Every memory token proposes a box; the best ``num_queries`` become references.
+
+    Args:
+        num_classes: K.
+        num_queries: Q; fewer where the memory has fewer tokens.
+        dim: C.
+        content: ``projected`` = position and content from the sine code of the proposal (Deformable-DETR);
+            ``learned`` = learned content in score order (DINO's mixed selection); ``memory`` = the proposal's token.
+        score: ``objectness`` = class channel 0 (Deformable-DETR); ``max`` = best class (DINO).
+        supervise: ``all`` proposals (Deformable-DETR) or the ``selected`` ones (DINO), as group ``enc``.
+        anchor_size: width and height of a proposal's anchor on the finest level; doubles per level.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_queries: int = 300,
+        dim: int = 256,
+        content: str = "projected",
+        score: str = "objectness",
+        supervise: str = "all",
+        anchor_size: float = 0.05,
+    ) -> None:
+        super().__init__()
+        for name, value, known in (
+            ("content", content, ("projected", "learned", "memory")),
+            ("score", score, ("objectness", "max")),
+            ("supervise", supervise, ("all", "selected")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got '{value}'")
+        self.num_queries, self.dim, self.content = num_queries, dim, content
+        self.score, self.supervise, self.anchor_size = score, supervise, anchor_size
+        self.enc_output = nn.Linear(dim, dim)
+        self.enc_output_norm = nn.LayerNorm(dim)
+        if content == "projected":
+            self.pos_trans = nn.Linear(2 * dim, 2 * dim)
+            self.pos_trans_norm = nn.LayerNorm(2 * dim)
+        if content == "learned":
+            self.tgt_embed = nn.Embedding(num_queries, dim)
+        for p in self.parameters():
+            if p.dim() > 1:
+                nn.init.xavier_uniform_(p)
+        self.class_embed = nn.Linear(dim, num_classes)
+        self.bbox_embed = MLP(dim, dim, 4, 3)
+        reset_head(self.class_embed)
+        reset_head(self.bbox_embed)
+
+    def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
+        anchors_BS4, valid_BS = proposal_anchors(mem, self.anchor_size)
+        tokens = self.enc_output_norm(self.enc_output(mem.tokens_BSC.masked_fill(~valid_BS[..., None], 0.0)))
+        supervise_all = self.training and self.supervise == "all"
+        logits, scores = self._score(tokens, need_all=supervise_all or self.score == "max")
+        index = self.select(scores)
+
+        def pick(x: Tensor) -> Tensor:
+            return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+        if supervise_all:
+            boxes = (self.bbox_embed(tokens).to(anchors_BS4.dtype) + anchors_BS4).sigmoid()
+            supervised, ref = (logits, boxes), pick(boxes)
+        else:
+            ref = (self.bbox_embed(pick(tokens)).to(anchors_BS4.dtype) + pick(anchors_BS4)).sigmoid()
+            supervised = (pick(logits), ref) if self.training else None
+        queries = self._queries(ref.detach(), pick(tokens).detach(), mem)
+        return queries, [SupervisedSet(*supervised, -1, "enc")] if supervised else []
+
+    def select(self, scores_BS: Tensor) -> Tensor:
+        """(B, Q) tokens of the highest scores, best first."""
+        return scores_BS.topk(min(self.num_queries, scores_BS.shape[1]), 1).indices
+
+    def _score(self, tokens: Tensor, need_all: bool) -> tuple[Tensor | None, Tensor]:
+        if need_all:
+            logits = self.class_embed(tokens)
+            return logits, logits[..., 0] if self.score == "objectness" else logits.amax(-1)
+        head = self.class_embed
+        return None, nn.functional.linear(tokens, head.weight[:1], head.bias[:1])[..., 0]
+
+    def _queries(self, ref: Tensor, tokens: Tensor, mem: Memory) -> Queries:
+        extra = {}
+        if self.content == "projected":
+            extra["query_pos"], content = self._project(ref)
+        elif self.content == "learned":
+            content = self.tgt_embed.weight[None, : ref.shape[1]].expand(len(ref), -1, -1)
+        else:
+            content = tokens
+        return Queries(content, ref, (Slot(ref.shape[1]),), extra=extra)
+
+    def _project(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        code = sine_boxes(boxes, self.dim // 2, order=(0, 1, 2, 3))
+        return self.pos_trans_norm(self.pos_trans(code)).chunk(2, -1)
+
+    def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
+        return boxes_BT4, {"query_pos": self._project(boxes_BT4)[0]} if self.content == "projected" else {}
+
+
+def proposal_anchors(mem: Memory, size: float) -> tuple[Tensor, Tensor]:
+    """Logits of each token's anchor box, and which tokens may propose.
+
+    An anchor is centred on its cell with width and height ``size * 2^level``; padding and anchors that come within
+    0.01 of the border in any coordinate do not propose, and their logits are infinite.
+
+    Returns:
+        (B, S, 4) and (B, S) bool.
+    """
+    centre = cell_centres(mem)
+    wh = [centre.new_full((h * w,), size * 2.0**level) for level, (h, w) in enumerate(mem.shapes)]
+    wh_BS1 = torch.cat(wh)[None, :, None].expand(len(centre), -1, 1)
+    anchor = torch.cat([centre, wh_BS1, wh_BS1], -1)
+    valid = ((anchor > 0.01) & (anchor < 0.99)).all(-1)
+    if mem.pad_BS is not None:
+        valid = valid & ~mem.pad_BS
+    logits = torch.log(anchor / (1 - anchor))
+    return logits.masked_fill(~valid[..., None], float("inf")), valid
