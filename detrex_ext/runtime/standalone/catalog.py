@@ -43,7 +43,8 @@ class Metadata(SimpleNamespace):
     name: str = "N/A"
 
     def __getattr__(self, key: str) -> Any:
-        raise AttributeError(f"'{key}' is not in the metadata of data set '{self.name}'; there are: {list(self.__dict__)}")
+        known = ", ".join(self.__dict__) or "nothing"
+        raise AttributeError(f"'{key}' is not in the metadata of data set '{self.name}'; there is: {known}")
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key in self.__dict__ and self.__dict__[key] != value:

@@ -166,7 +166,9 @@ class ImageList:
             height = width = max(height, width, constraints["square_size"])
         if divisor > 1:
             height, width = (-(-side // divisor) * divisor for side in (height, width))
-        padded = [F.pad(t, (0, width - w, 0, height - h), value=pad_value) for t, (h, w) in zip(tensors, sizes, strict=True)]
+        padded = [
+            F.pad(t, (0, width - w, 0, height - h), value=pad_value) for t, (h, w) in zip(tensors, sizes, strict=True)
+        ]
         return ImageList(torch.stack(padded).contiguous(), sizes)
 
 

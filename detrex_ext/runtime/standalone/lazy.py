@@ -159,8 +159,9 @@ def _yaml_loader() -> type:
     class Loader(get_yaml_loader()):
         pass
 
-    Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda l, node: tuple(l.construct_sequence(node, deep=True)))
-    Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda l, suffix, node: locate(suffix))
+    tag = "tag:yaml.org,2002:python/"
+    Loader.add_constructor(f"{tag}tuple", lambda self, node: tuple(self.construct_sequence(node, deep=True)))
+    Loader.add_multi_constructor(f"{tag}name:", lambda self, suffix, node: locate(suffix))
     return Loader
 
 

@@ -121,7 +121,7 @@ def get_default_optimizer_params(
         bias["weight_decay"] = weight_decay_bias
     if bias:
         if "bias" in by_last_name:
-            raise ValueError("overrides for 'bias' are given twice: by overrides and by bias_lr_factor or weight_decay_bias")
+            raise ValueError("overrides for 'bias' beside bias_lr_factor or weight_decay_bias: give one of them")
         by_last_name["bias"] = bias
     if lr_factor_func is not None and base_lr is None:
         raise ValueError("lr_factor_func needs base_lr")

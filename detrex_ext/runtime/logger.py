@@ -1,0 +1,109 @@
+"""Console and file logging in detectron2's format."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections import Counter
+from typing import TextIO
+
+import torch
+from termcolor import colored
+
+_ABBREVIATIONS = {"detectron2": "d2"}
+_configured: dict[str, tuple] = {}
+_counts: Counter = Counter()
+
+
+class _Formatter(logging.Formatter):
+    """`[11/21 04:01:48 name]: message` on a terminal; warnings and errors are marked."""
+
+    def __init__(self, root: str, abbreviation: str, color: bool, to_file: bool) -> None:
+        datefmt = "%m/%d %H:%M:%S"
+        if to_file:
+            super().__init__("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=datefmt)
+        else:
+            prefix = "[%(asctime)s %(short)s]: "
+            super().__init__((colored(prefix, "green") if color else prefix) + "%(message)s", datefmt=datefmt)
+        self._root, self._abbreviation, self._color, self._to_file = root, abbreviation, color, to_file
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.short = record.name.replace(self._root, self._abbreviation, 1)
+        text = super().formatMessage(record)
+        if self._to_file or record.levelno < logging.WARNING:
+            return text
+        label = "WARNING" if record.levelno == logging.WARNING else "ERROR"
+        mark = colored(label, "red", attrs=["blink"] if label == "WARNING" else ["blink", "underline"])
+        return f"{mark if self._color else label} {text}"
+
+
+class _StdoutHandler(logging.StreamHandler):
+    """Writes to whatever `sys.stdout` is at that moment."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stdout
+
+
+def setup_logger(
+    output: str | None = None,
+    distributed_rank: int = 0,
+    *,
+    color: bool = True,
+    name: str = "detectron2",
+    abbrev_name: str | None = None,
+    enable_propagation: bool = False,
+    configure_stdout: bool = True,
+) -> logging.Logger:
+    """Send a logger to standard output (rank 0) and to a file.
+
+    Calling it again with the same arguments changes nothing; with others, the former handlers are replaced and
+    their files closed.
+
+    Args:
+        output: a `.txt` or `.log` file, or a folder for `log.txt`; other ranks write to `....rank<r>`.
+        color: colours, where standard output is a terminal.
+        abbrev_name: what stands for `name` on the console.
+    """
+    logger = logging.getLogger(name)
+    wanted = (output, distributed_rank, color, abbrev_name, enable_propagation, configure_stdout)
+    if _configured.get(name) == wanted and logger.handlers:
+        return logger
+    _configured[name] = wanted
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = enable_propagation
+    abbreviation = abbrev_name if abbrev_name is not None else _ABBREVIATIONS.get(name, name)
+    if configure_stdout and distributed_rank == 0:
+        handler = _StdoutHandler()
+        handler.setLevel(logging.DEBUG)
+        handler.setFormatter(_Formatter(name, abbreviation, color and sys.stdout.isatty(), to_file=False))
+        logger.addHandler(handler)
+    if output is not None:
+        path = str(output) if str(output).endswith((".txt", ".log")) else os.path.join(output, "log.txt")
+        if distributed_rank > 0:
+            path = f"{path}.rank{distributed_rank}"
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+        handler.setLevel(logging.DEBUG)
+        handler.setFormatter(_Formatter(name, abbreviation, color=False, to_file=True))
+        logger.addHandler(handler)
+    return logger
+
+
+def log_first_n(level: int, message: str, n: int = 1, *, name: str = "detrex_ext") -> None:
+    """Log a message the first `n` times it comes."""
+    _counts[(name, message)] += 1
+    if _counts[(name, message)] <= n:
+        logging.getLogger(name).log(level, message)
+
+
+def max_memory_mib() -> float | None:
+    """Peak memory of this process on its GPU in MiB, None without a GPU."""
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None

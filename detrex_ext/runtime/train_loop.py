@@ -1,0 +1,137 @@
+"""The training loop: detectron2's `TrainerBase`, with the state of all hooks and of the event storage kept.
+
+It is the same with and without detectron2; with it, `TrainerBase` is a subclass of detectron2's.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from detrex_ext.runtime import EventStorage, HookBase, host
+
+_log = logging.getLogger(__name__)
+SMOOTHING_WINDOW = 20
+"""Iterations over which writers take medians, and so how much history a checkpoint keeps."""
+
+
+class TrainerBase(host().TrainerBase):
+    """A loop over iterations with hooks. Subclasses write `run_step`.
+
+    Attributes:
+        iter: the current iteration, from 0; `max_iter` after a training that ended well.
+        start_iter, max_iter: the range of iterations of `train`.
+        storage: the EventStorage of the running training.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[HookBase] = []
+        self._saved_scalars: dict[str, dict[str, Any]] = {}
+        self.iter: int = 0
+        self.start_iter: int = 0
+        self.max_iter: int = 0
+        self.storage: EventStorage | None = None
+
+    def register_hooks(self, hooks: Sequence[HookBase | None]) -> None:
+        """Add hooks in order; None is skipped. Hooks with `runs_last` (writers) stay behind all others."""
+        for hook in hooks:
+            if hook is not None:
+                hook.trainer = weakref.proxy(self)
+                self._hooks.append(hook)
+        self._hooks.sort(key=lambda hook: getattr(hook, "runs_last", False))
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run iterations `start_iter .. max_iter - 1`. `after_train` hooks run however it ends."""
+        _log.info(f"Starting training from iteration {start_iter}")
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            self._restore_scalars()
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                # hooks tell by it that the training ended well
+                self.iter = max(start_iter, max_iter)
+            except Exception:
+                _log.error(f"training stopped by an error in iteration {self.iter}")
+                raise
+            finally:
+                self.after_train()
+
+    def run_step(self) -> None:
+        raise NotImplementedError
+
+    def before_train(self) -> None:
+        for hook in self._hooks:
+            hook.before_train()
+
+    def after_train(self) -> None:
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.after_train()
+
+    def before_step(self) -> None:
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.before_step()
+
+    def after_backward(self) -> None:
+        for hook in self._hooks:
+            hook.after_backward()
+
+    def after_step(self) -> None:
+        for hook in self._hooks:
+            hook.after_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, states of all hooks by class name (`Name`, `Name#2`, ...), and the recent scalars.
+
+        With the scalars a resumed run writes the same smoothed figures as one that was never interrupted.
+        """
+        state: dict[str, Any] = {"iteration": self.iter, "scalars": self._recent_scalars()}
+        hooks = {name: hook.state_dict() for name, hook in self._named_hooks()}
+        hooks = {name: hook_state for name, hook_state in hooks.items() if hook_state}
+        if hooks:
+            state["hooks"] = hooks
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.iter = state_dict["iteration"]
+        self._saved_scalars = state_dict.get("scalars", {})
+        hooks = dict(self._named_hooks())
+        for name, state in state_dict.get("hooks", {}).items():
+            if hasattr(hooks.get(name), "load_state_dict"):
+                hooks[name].load_state_dict(state)
+            else:
+                _log.warning(f"the checkpoint has the state of a hook '{name}', which is not in use: ignored")
+
+    def _named_hooks(self) -> list[tuple[str, HookBase]]:
+        counts: dict[str, int] = {}
+        named = []
+        for hook in self._hooks:
+            name = type(hook).__qualname__
+            counts[name] = counts.get(name, 0) + 1
+            named.append((name if counts[name] == 1 else f"{name}#{counts[name]}", hook))
+        return named
+
+    def _recent_scalars(self) -> dict[str, dict[str, Any]]:
+        if self.storage is None:
+            return self._saved_scalars
+        hints, recent = self.storage.smoothing_hints(), {}
+        for name, history in self.storage.histories().items():
+            values = history.values()
+            first = values[-1][1] - SMOOTHING_WINDOW if hints[name] else values[-1][1] - 1
+            kept = [(float(value), int(it)) for value, it in values[-SMOOTHING_WINDOW:] if it > first]
+            recent[name] = {"hint": hints[name], "values": kept}
+        return recent
+
+    def _restore_scalars(self) -> None:
+        for name, saved in self._saved_scalars.items():
+            for value, iteration in saved["values"]:
+                if iteration < self.start_iter:
+                    self.storage.put_scalar(name, value, smoothing_hint=saved["hint"], cur_iter=iteration)

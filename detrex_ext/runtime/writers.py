@@ -1,0 +1,192 @@
+"""Writers of what the event storage holds: console, metrics.json, TensorBoard; detectron2's formats."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import math
+import os
+import time
+from collections import defaultdict
+from typing import Any
+
+from detrex_ext.runtime import EventStorage, get_event_storage
+from detrex_ext.runtime.logger import max_memory_mib
+
+_log = logging.getLogger(__name__)
+
+
+class EventWriter:
+    """Something that writes the open event storage somewhere."""
+
+    def write(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing is written afterwards."""
+
+
+class CommonMetricPrinter(EventWriter):
+    """One console line: eta, iteration, losses (medians), times, learning rate, memory.
+
+    Losses per stage (names with a "/") are left to the other writers. It also stores `eta_seconds`, which writers
+    after it see.
+    """
+
+    def __init__(self, max_iter: int | None = None, window_size: int = 20) -> None:
+        self._max_iter = max_iter
+        self._window = window_size
+        self._last: tuple[int, float] | None = None
+
+    def _eta(self, storage: EventStorage) -> str | None:
+        if self._max_iter is None:
+            return None
+        if "time" in storage.histories():
+            seconds = storage.history("time").global_avg() * (self._max_iter - storage.iter - 1)
+            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+            return str(datetime.timedelta(seconds=int(seconds)))
+        # without an IterationTimer: from the time since the last line
+        now, eta = time.perf_counter(), None
+        if self._last is not None and storage.iter > self._last[0]:
+            per_iter = (now - self._last[1]) / (storage.iter - self._last[0])
+            eta = str(datetime.timedelta(seconds=int(per_iter * (self._max_iter - storage.iter - 1))))
+        self._last = (storage.iter, now)
+        return eta
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        if storage.iter == self._max_iter:
+            return  # the final write of a training: only what the evaluation added
+        histories = storage.histories()
+
+        def median(name: str) -> float:
+            return histories[name].median(storage.count_samples(name, self._window))
+
+        eta = self._eta(storage)
+        fields = [f"eta: {eta}" if eta else "", f"iter: {storage.iter}"]
+        fields += [f"{k}: {median(k):.4g}" for k in list(histories) if "loss" in k and "/" not in k]
+        fields += [f"{k}: {median(k):.4g}" for k in list(histories) if "[metric]" in k]
+        for name in ("time", "data_time"):
+            if name in histories:
+                fields += [f"{name}: {histories[name].avg(storage.count_samples(name, self._window)):.4f}"]
+                fields += [f"last_{name}: {histories[name].latest():.4f}"]
+        fields += [f" lr: {histories['lr'].latest():.5g}" if "lr" in histories else " lr: N/A"]
+        memory = max_memory_mib()
+        fields += [f"max_mem: {memory:.0f}M" if memory is not None else ""]
+        _log.info(" " + "  ".join(field for field in fields if field))
+
+
+class JSONWriter(EventWriter):
+    """metrics.json: one JSON object per line and iteration, in order of iterations; NaN and infinity as null."""
+
+    def __init__(self, json_file: str, window_size: int = 20) -> None:
+        self._path = json_file
+        self._window = window_size
+        self._last_write = max((line["iteration"] for line in _read_lines(json_file)), default=-1)
+        self._file = open(json_file, "a", encoding="utf-8")
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        lines: dict[int, dict[str, Any]] = defaultdict(dict)
+        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window).items():
+            if iteration > self._last_write:
+                lines[iteration][name] = value if math.isfinite(value) else None
+        for iteration in sorted(lines):
+            line = {**lines[iteration], "iteration": iteration}
+            self._file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
+        if lines:
+            self._last_write = max(lines)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorboardXWriter(EventWriter):
+    """TensorBoard events under the same names; does nothing but say so once where tensorboard is not installed."""
+
+    def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any) -> None:
+        self._log_dir, self._window, self._kwargs = log_dir, window_size, kwargs
+        self._writer: Any = None
+        self._last_write = -1
+
+    def _open(self) -> Any:
+        if self._writer is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(self._log_dir, **self._kwargs)
+            except ImportError:
+                _log.info("tensorboard is not installed: no event files (pip install tensorboard)")
+                self._writer = False
+        return self._writer
+
+    def write(self) -> None:
+        writer, storage = self._open(), get_event_storage()
+        if not writer:
+            return
+        newest = self._last_write
+        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window).items():
+            if iteration > self._last_write:
+                writer.add_scalar(name, value, iteration)
+                newest = max(newest, iteration)
+        self._last_write = newest
+        for name, image, iteration in storage._vis_data:
+            writer.add_image(name, image, iteration)
+        storage.clear_images()
+        for histogram in storage._histograms:
+            writer.add_histogram_raw(**histogram)
+        storage.clear_histograms()
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
+
+
+def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
+    """Console, `output_dir/metrics.json`, TensorBoard; in this order, so that the latter two see `eta_seconds`."""
+    os.makedirs(output_dir, exist_ok=True)
+    return [
+        CommonMetricPrinter(max_iter),
+        JSONWriter(os.path.join(output_dir, "metrics.json")),
+        TensorboardXWriter(output_dir),
+    ]
+
+
+def truncate_metrics(path: str, iteration: int) -> int:
+    """Drop the lines of metrics.json that come after `iteration`, and any broken line, atomically.
+
+    Args:
+        iteration: the last iteration that the checkpoint to resume from has done; -1 drops all lines.
+
+    Returns:
+        The number of lines kept; 0 when there is no file.
+    """
+    if not os.path.isfile(path):
+        return 0
+    kept = [line for line in _read_lines(path) if line["iteration"] <= iteration]
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return len(kept)
+
+
+def _read_lines(path: str) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file: one cut by a crash is left out."""
+    if not os.path.isfile(path):
+        return []
+    lines = []
+    with open(path, encoding="utf-8") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and isinstance(line.get("iteration"), int):
+                lines.append(line)
+    return lines
