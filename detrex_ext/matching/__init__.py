@@ -1,0 +1,23 @@
+"""Who answers for which object: costs and matchers."""
+
+from .base import HostProblem, Matcher, resolve
+from .costs import Candidates, Cost, FocalClassCost, GIoUCost, L1Cost, SoftmaxClassCost
+from .given import GivenMatcher
+from .hungarian import HungarianMatcher
+from .stack import Stack, stack_sets
+
+__all__ = [
+    "Candidates",
+    "Cost",
+    "FocalClassCost",
+    "GIoUCost",
+    "GivenMatcher",
+    "HostProblem",
+    "HungarianMatcher",
+    "L1Cost",
+    "Matcher",
+    "SoftmaxClassCost",
+    "Stack",
+    "resolve",
+    "stack_sets",
+]
