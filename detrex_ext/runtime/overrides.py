@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from detrex_ext.errors import UserError
 from detrex_ext.runtime.standalone.lazy import locate
 
-_ITEM = re.compile(r"^(\+\+|\+|~)?([^=]*)=(.*)$", re.DOTALL)
+_ITEM = re.compile(r"^(\+\+|\+)?([^=]*)=(.*)$", re.DOTALL)
 _INTERPOLATION = re.compile(r"\$\{[^}]+\}")
 _UNKNOWN = object()
 
@@ -47,13 +47,14 @@ class _Override:
     def __init__(self, cfg: DictConfig, text: str, where: str) -> None:
         self.cfg, self.text, self.where = cfg, text, where
         match = _ITEM.match(text)
-        if match is None or not match[2].strip():
-            what = "unknown flag" if text.startswith("-") else "not an override"
-            raise UserError(f"{what} '{text}' {where}\n  overrides have the form key=value, as in train.max_iter=1000")
+        if match is None or not match[2].strip() or text.startswith("-"):
+            what = "unknown flag" if text.startswith("-") else "not an override:"
+            what, hint = f"{what} '{text}' {where}", "overrides have the form key=value, as in train.max_iter=1000"
+            if text.startswith("~"):
+                hint = f"keys cannot be deleted; set it to null instead: {text[1:]}=null"
+            raise UserError(f"{what}\n  {hint}")
         self.mode, self.key, self.raw = match[1] or "", match[2].strip(), match[3]
         self.key = re.sub(r"\[(\d+)\]", r".\1", self.key)
-        if self.mode == "~":
-            raise UserError(f"'{text}' {where}: keys cannot be deleted\n  set it to null instead: {self.key}=null")
 
     def apply(self) -> None:
         parent, last = self._parent()
@@ -66,8 +67,10 @@ class _Override:
             if expected is inspect.Parameter.empty:
                 self._unknown_key()
         if self.mode == "+" and exists:
-            shown = _show(expected)
-            raise UserError(f"'+{self.key}' {self.where} is there already ({shown})\n  to change it: {self.key}={self.raw}")
+            raise UserError(
+                f"'+{self.key}' {self.where} is there already ({_show(expected)})\n"
+                f"  to change it: {self.key}={self.raw}"
+            )
         if self.mode:
             expected = _UNKNOWN
         self._set(parent, last, self.key, self._parse(expected), expected)
@@ -98,8 +101,8 @@ class _Override:
         except HydraException as error:
             if expected is None or expected is _UNKNOWN or isinstance(expected, str):
                 return self.raw
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{self.key} {self.where}: cannot read '{self.raw}' ({reason})") from error
+            wanted = f"expected {_type_name(expected)}, found '{self.raw}'"
+            raise UserError(f"{self.key} {self.where}: {wanted}; it is now {_short(expected)}") from error
         if isinstance(expected, str) and isinstance(value, int | float) and not isinstance(value, bool):
             return self.raw
         return value
@@ -128,9 +131,10 @@ class _Override:
         if isinstance(expected, DictConfig):
             if value is None and "_target_" in expected:
                 return value
+            names = [str(name) for name in expected][:6]
             raise UserError(
-                f"{key} {self.where} is a section ({', '.join(map(str, list(expected)[:6]))}), found {_show(value)}\n"
-                f"  name a key in it, as in {key}.{next(iter(expected), 'name')}=...; to replace it all: ++{key}={self.raw}"
+                f"{key} {self.where} is a section ({', '.join(names)}), found {_show(value)}\n"
+                f"  name a key in it, as in {key}.{(names or ['name'])[0]}=...; to replace it all: ++{key}={self.raw}"
             )
         if value is None:
             return value
@@ -152,9 +156,8 @@ class _Override:
         else:
             fits = True
         if not fits:
-            raise UserError(
-                f"{key} {self.where}: expected {_type_name(expected)}, found {_show(value)}; it is now {_short(expected)}"
-            )
+            wanted = f"expected {_type_name(expected)}, found {_show(value)}"
+            raise UserError(f"{key} {self.where}: {wanted}; it is now {_short(expected)}")
         return value
 
     def _unknown_key(self, key: str | None = None) -> NoReturn:

@@ -215,12 +215,13 @@ class LazyConfig:
         text = None
         try:
             text = to_yaml(cfg)
-            with open(filename, "w", encoding="utf-8") as file:
+            with open(f"{filename}.tmp", "w", encoding="utf-8") as file:
                 file.write(text)
-            yaml.load(text, Loader=_yaml_loader())
+            os.replace(f"{filename}.tmp", filename)
+            _check_targets(yaml.load(text, Loader=_yaml_loader()))
         except Exception as error:
             state = "cannot be written" if text is None else "is for reading only"
-            _log.warning(f"config {filename} {state} ({str(error).splitlines()[0]}); saved as {filename}.pkl too")
+            _log.warning(f"config {filename} {state} ({_first_line(error)}); saved as {filename}.pkl too")
             try:
                 with open(filename + ".pkl", "wb") as file:
                     cloudpickle.dump(cfg, file)
@@ -235,12 +236,26 @@ class LazyConfig:
         return apply_overrides(cfg, overrides)
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def to_yaml(cfg: Any) -> str:
     """The config as YAML: targets by name, interpolations kept."""
     cfg = copy.deepcopy(cfg)
     _name_targets(cfg)
     plain = OmegaConf.to_container(cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE)
     return yaml.dump(plain, default_flow_style=None, allow_unicode=True, width=9999)
+
+
+def _check_targets(node: Any) -> None:
+    """Raise ImportError for a target that cannot be found by its name, such as a function of a config file."""
+    if isinstance(node, dict):
+        if isinstance(node.get("_target_"), str):
+            locate(node["_target_"])
+        node = list(node.values())
+    for child in node if isinstance(node, list | tuple) else ():
+        _check_targets(child)
 
 
 def _name_targets(node: Any) -> None:
