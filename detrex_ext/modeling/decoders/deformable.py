@@ -164,7 +164,7 @@ class DeformableDecoder(StagedDecoder):
         if any(s.point for s in x.slots):
             known = torch.ones(4, dtype=torch.bool, device=logit.device)
             known[2:] = False
-            logit = torch.where(known | ~_point_mask(x)[..., None], logit, 0.0)
+            logit = torch.where(known | ~_point_mask(x), logit, 0.0)
         return logit
 
 

@@ -91,6 +91,7 @@ def cell_centres(mem: Memory) -> Tensor:
         y = torch.arange(h, device=like.device, dtype=like.dtype) + 0.5
         x = torch.arange(w, device=like.device, dtype=like.dtype) + 0.5
         grid = torch.stack([x[None].expand(h, w), y[:, None].expand(h, w)], -1).flatten(0, 1)
-        size = like.new_tensor([w, h])
-        parts.append(grid / (size * like[:, level, None]))
+        # rounded back to whole cells, so that the centre of the first of 50 is 0.01 exactly and falls on detrex's side
+        size = (like.new_tensor([w, h]) * like[:, level, None]).round()
+        parts.append(grid / size)
     return torch.cat(parts, 1)

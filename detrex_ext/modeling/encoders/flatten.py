@@ -16,12 +16,12 @@ def flatten_levels(per_level: list[Tensor]) -> Tensor:
     return torch.cat([x.flatten(1, 2) for x in per_level], 1)
 
 
-def valid_fractions(features: Features) -> Tensor:
+def valid_fractions(features: Features, dtype: torch.dtype = torch.float32) -> Tensor:
     """(B, L, 2) valid fraction (x, y) of each level, from the first row and column of its padding mask."""
     parts = []
     for pad in features.pads:
-        x = (~pad[:, 0, :]).float().mean(1)
-        y = (~pad[:, :, 0]).float().mean(1)
+        x = (~pad[:, 0, :]).to(dtype).mean(1)
+        y = (~pad[:, :, 0]).to(dtype).mean(1)
         parts.append(torch.stack([x, y], -1))
     return torch.stack(parts, 1)
 
@@ -36,7 +36,7 @@ def to_memory(features: Features, tokens_BSC: Tensor | None = None, pos_BSC: Ten
         flatten_levels(features.pads),
         tuple((m.shape[2], m.shape[3]) for m in features.maps),
         features.strides,
-        valid_fractions(features).to(tokens_BSC.dtype if tokens_BSC.dtype == torch.float64 else torch.float32),
+        valid_fractions(features, torch.float64 if tokens_BSC.dtype == torch.float64 else torch.float32),
         features.image_hw_B2,
     )
 
