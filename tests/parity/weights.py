@@ -113,15 +113,15 @@ def random_state(
             value = 0.3 + 0.05 * noise
         elif norm and name.endswith("weight"):
             value = 1 + 0.1 * noise
+        elif name.endswith("sampling_offsets.bias"):
+            value = noise
         elif len(shape) < 2:
             value = 0.1 * noise - (1.0 if name.startswith("class_embed") else 0.0)
         elif name in ("query_embedding.weight", "transformer.level_embeds"):
             value = noise
         else:
-            gain = 2.0 if name.startswith("backbone") else 1.0
-            value = noise * (gain / (noise[0].numel())) ** 0.5
-            if "sampling_offsets" in name:
-                value = value + 0.1 * noise.sign()
+            gain = 2.0 if name.startswith("backbone") else 0.1 if "sampling_offsets" in name else 0.7
+            value = noise * (gain / noise[0].numel()) ** 0.5
         values[name] = value.to(torch.float32).to(dtype)
     return {name: values[canonical(name, refine)] for name in shapes}
 

@@ -1,0 +1,111 @@
+"""Our models, and batches, for comparison: narrow ones around a toy backbone, and the published one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrex_ext.modeling.decoders import DeformableDecoder
+from detrex_ext.modeling.detector import Detector
+from detrex_ext.modeling.encoders import DeformableEncoder
+from detrex_ext.modeling.necks import ChannelMapper
+from detrex_ext.modeling.postprocess import Postprocess
+from detrex_ext.modeling.preprocess import Preprocess
+from detrex_ext.modeling.queries import LearnedQueries, TwoStageQueries
+from detrex_ext.runtime import Boxes, Instances
+
+from .reference import Dims
+from .weights import detrex_name
+
+VARIANTS = {
+    "plain": Dims(),
+    "refine": Dims(refine=True),
+    "two_stage": Dims(refine=True, two_stage=True),
+}
+
+
+def narrow_dims(variant: str) -> Dims:
+    """A variant with 32 channels and two layers on each side."""
+    full = VARIANTS[variant]
+    return Dims(
+        channels=32, heads=4, points=3, encoder_layers=2, decoder_layers=2, ffn=48, classes=7, queries=20,
+        groups=32, refine=full.refine, two_stage=full.two_stage, feature_channels=(8, 12, 16),
+    )  # fmt: skip
+
+
+class ToyBackbone(nn.Module):
+    """Fixed maps of an image at strides 8, 16 and 32: what it computes does not matter, both sides share it."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(7)
+        for i, c in enumerate(channels):
+            kernel = torch.randn(c, 3, 3, 3, generator=generator, dtype=torch.float64) / 5
+            self.register_buffer(f"kernel{i}", kernel.float(), persistent=False)
+
+    def forward(self, images_B3HW: Tensor) -> dict[str, Tensor]:
+        kernels = (self.kernel0, self.kernel1, self.kernel2)
+        return {f"res{i + 3}": F.conv2d(images_B3HW, k, stride=8 * 2**i, padding=1) for i, k in enumerate(kernels)}
+
+
+def narrow_model(dims: Dims, dtype: torch.dtype, parity_padding: bool, rules: dict[str, Any] | None = None) -> Detector:
+    """Our model of these sizes, dropout 0."""
+    shared: dict[str, Any] = {"dim": dims.channels, "num_heads": dims.heads, "num_levels": dims.levels}
+    shared |= {"num_points": dims.points, "ffn_dim": dims.ffn, "dropout": 0.0}
+    queries = LearnedQueries(dims.queries, dims.channels)
+    if dims.two_stage:
+        queries = TwoStageQueries(dims.classes, dims.queries, dims.channels)
+    names = ("res3", "res4", "res5")
+    return Detector(
+        preprocess=Preprocess(parity_padding=parity_padding),
+        backbone=ToyBackbone(dims.feature_channels),
+        neck=ChannelMapper(dict(zip(names, dims.feature_channels, strict=True)), dims.channels, dims.levels),
+        encoder=DeformableEncoder(**shared, num_layers=dims.encoder_layers),
+        queries=queries,
+        decoder=DeformableDecoder(dims.classes, **shared, num_layers=dims.decoder_layers, refine=dims.refine),
+        postprocess=Postprocess(),
+        num_classes=dims.classes,
+        rules=rules,
+    ).to(dtype)
+
+
+def load(model: nn.Module, state: dict[str, Tensor], dims: Dims) -> None:
+    """Put a state dict of detrex's layout into our model, every key of both sides used."""
+    own = {name: detrex_name(name, dims.decoder_layers) for name in model.state_dict()}
+    heads = dims.head_count if dims.refine else 1
+    alias = re.compile(r"transformer\.decoder\.(class|bbox)_embed\.|(class|bbox)_embed\.(?P<head>\d+)\.")
+    hits = {name: alias.match(name) for name in state}
+    first = {name for name, hit in hits.items() if hit is None or (hit["head"] and int(hit["head"]) < heads)}
+    assert set(own.values()) == first, set(own.values()) ^ first
+    model.load_state_dict({name: state[theirs] for name, theirs in own.items()}, strict=True)
+
+
+def batch(sizes: list[tuple[int, int]], objects: list[int], classes: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Images of noise with boxes well inside, as detectron2's input dicts."""
+    generator = torch.Generator().manual_seed(seed)
+    items = []
+    for (h, w), count in zip(sizes, objects, strict=True):
+        centre = torch.rand(count, 2, generator=generator) * 0.6 + 0.2
+        half = torch.rand(count, 2, generator=generator) * 0.15 + 0.02
+        scale = torch.tensor([w, h, w, h])
+        instances = Instances((h, w))
+        instances.gt_boxes = Boxes(torch.cat([centre - half, centre + half], -1) * scale)
+        instances.gt_classes = torch.randint(0, classes, (count,), generator=generator)
+        image = torch.randint(0, 256, (3, h, w), generator=generator, dtype=torch.uint8)
+        items.append({"image": image, "instances": instances, "height": h, "width": w})
+    return items
+
+
+def truth(items: list[dict[str, Any]], dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+    """Labels and normalised cxcywh boxes of each image, read from the pixel boxes in fp32 as both projects do."""
+    labels, boxes = [], []
+    for item in items:
+        h, w = item["instances"].image_size
+        x0, y0, x1, y1 = (item["instances"].gt_boxes.tensor / torch.tensor([w, h, w, h])).unbind(-1)
+        boxes.append(torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1).to(dtype))
+        labels.append(item["instances"].gt_classes)
+    return labels, boxes
