@@ -1,0 +1,191 @@
+"""COCO evaluation of box detections."""
+
+from __future__ import annotations
+
+import json as json_module
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.coco_json import check_categories, class_table, is_box, read_json
+from ..data.report import Report
+from ..errors import UserError
+from ..runtime import comm
+from .figures import AP_NAMES, BoxTable, Figures, coco_figures
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "coco_instances_results.json"
+
+
+class CocoEvaluator:
+    """The six COCO figures and the AP of each class, x 100, on one annotation file.
+
+    Predictions are kept as small arrays; ranks are joined by image, so that the number of processes, and images that
+    were shown twice to fill up a shard, change nothing.
+
+    Args:
+        json: COCO annotation file; its categories by ascending id are the model's classes.
+        output_dir: where ``coco_instances_results.json`` goes (with the file's own ids); None = not written.
+        max_dets: detections counted per image and class.
+        fast: use faster-coco-eval (True), pycocotools (False), or the first if installed (None).
+
+    Raises:
+        UserError: the file is missing or has no usable categories.
+    """
+
+    def __init__(
+        self, json: str | Path, output_dir: str | Path | None = None, max_dets: int = 100, fast: bool | None = None
+    ) -> None:
+        self.json, self.output_dir = str(json), None if output_dir is None else Path(output_dir)
+        self.max_dets, self.fast = max_dets, fast
+        data = read_json(json)
+        report = Report(json=self.json)
+        check_categories(data, report)
+        report.raise_errors()
+        self.class_names, self.category_ids = class_table(data)
+        self.image_ids = sorted({image["id"] for image in data["images"]}, key=lambda i: (isinstance(i, str), i))
+        self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}
+        rows = data.get("annotations")
+        self._truth = None if rows is None else _ground_truth(rows, self._index, self.category_ids)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self._images: list[int] = []
+        self._found: list[np.ndarray] = []
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Take the predictions of a batch.
+
+        Args:
+            inputs: each with ``image_id``.
+            outputs: each ``{"instances": Instances}`` with pred_boxes (XYXY, pixels of the original picture), scores
+                and pred_classes.
+
+        Raises:
+            UserError: an image that the annotation file does not have.
+        """
+        for given, output in zip(inputs, outputs, strict=True):
+            image = self._index.get(given["image_id"])
+            if image is None:
+                raise UserError(
+                    f"image id {given['image_id']} ({given.get('file_name', 'no file name')}) is not in {self.json}\n"
+                    "  the evaluator and the loader need the same annotation file: set dataset.val_json"
+                )
+            instances = output["instances"]
+            columns = [instances.pred_boxes.tensor, instances.scores[:, None], instances.pred_classes[:, None]]
+            self._images.append(image)
+            self._found.append(np.concatenate([c.detach().float().cpu().numpy() for c in columns], axis=1))
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """The figures of everything taken since ``reset``, of all ranks.
+
+        Returns:
+            ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>" where there is more than one}}``, x 100,
+            NaN where there is nothing to measure; empty on ranks other than 0, where nothing was predicted on, and
+            where the file has no annotations.
+
+        Raises:
+            UserError: a predicted class that the file does not have.
+        """
+        counts = np.array([len(x) for x in self._found], dtype=np.int64)
+        flat = np.concatenate(self._found) if self._found else np.zeros((0, 6), dtype=np.float32)
+        gathered = comm.gather((np.array(self._images, dtype=np.int64), counts, flat))
+        if not comm.is_main_process():
+            return {}
+        images, found = _join(gathered)
+        if not len(images):
+            logger.warning("nothing to evaluate: no predictions were made")
+            return {}
+        if len(images) < len(self.image_ids):
+            logger.warning("predictions for %d of the %d images of %s", len(images), len(self.image_ids), self.json)
+        self._check_classes(found)
+        if self.output_dir is not None:
+            self._write(found)
+        if self._truth is None:
+            logger.info("%s has no annotations: no figures", self.json)
+            return {}
+        if not len(found.image_P):
+            logger.warning("no objects were found in any of the %d images", len(images))
+            return {"bbox": dict.fromkeys(AP_NAMES, math.nan)}
+        size = len(self.image_ids), len(self.class_names)
+        figures = coco_figures(self._truth, found, *size, self.max_dets, self.fast)
+        return {"bbox": self._results(figures)}
+
+    def _results(self, figures: Figures) -> dict[str, float]:
+        result = {name: 100 * float(v) for name, v in zip(AP_NAMES, figures.ap, strict=True)}
+        limits = ("AR1", "AR10", f"AR{self.max_dets}", "ARs", "ARm", "ARl")
+        recall = {name: 100 * float(v) for name, v in zip(limits, figures.ar, strict=True)}
+        logger.info("Evaluation results for bbox:\n%s\n%s", _table(result, 6), _table(recall, 6))
+        if len(self.class_names) > 1:
+            per_class = dict(zip(self.class_names, 100 * figures.class_ap_K, strict=True))
+            logger.info("Per-category bbox AP:\n%s", _table(per_class, 3))
+            result |= {f"AP-{name}": float(v) for name, v in per_class.items()}
+        return result
+
+    def _check_classes(self, found: BoxTable) -> None:
+        known = len(self.class_names)
+        if len(found.class_P) and found.class_P.max() >= known:
+            raise UserError(
+                f"the model predicted class {found.class_P.max()}, {self.json} has {known}: "
+                f"{', '.join(self.class_names[:8])}{', ...' if known > 8 else ''}\n"
+                "  evaluate on a file with the categories of the training file"
+            )
+
+    def _write(self, found: BoxTable) -> None:
+        """Every detection as COCO's results format has it; the file appears whole or not at all."""
+        columns = (found.image_P, found.class_P, found.xywh_P4, found.score_P)
+        rows = [
+            {"image_id": self.image_ids[i], "category_id": self.category_ids[k], "bbox": box, "score": score}
+            for i, k, box, score in zip(*(c.tolist() for c in columns), strict=True)
+        ]
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        path = self.output_dir / RESULTS_FILE
+        part = path.with_suffix(".json.part")
+        part.write_text(json_module.dumps(rows))
+        os.replace(part, path)
+
+
+def _ground_truth(annotations: list[dict], image_index: dict, category_ids: list[int]) -> BoxTable:
+    """Boxes of the file's images; area is width x height where the file names none."""
+    classes = {category_id: k for k, category_id in enumerate(category_ids)}
+    rows = [
+        a
+        for a in annotations
+        if a.get("image_id") in image_index and a.get("category_id") in classes and is_box(a.get("bbox"))
+    ]
+    xywh = np.array([a["bbox"] for a in rows], dtype=np.float64).reshape(-1, 4)
+    area = [a["area"] if isinstance(a.get("area"), (int, float)) else a["bbox"][2] * a["bbox"][3] for a in rows]
+    return BoxTable(
+        np.array([image_index[a["image_id"]] for a in rows], dtype=np.int64),
+        np.array([classes[a["category_id"]] for a in rows], dtype=np.int64),
+        xywh,
+        area_P=np.array(area, dtype=np.float64),
+        crowd_P=np.array([bool(a.get("iscrowd", 0)) for a in rows], dtype=bool),
+    )
+
+
+def _join(gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, BoxTable]:
+    """Images seen, ascending, and their detections in that order; a repeated image counts once."""
+    images = np.concatenate([g[0] for g in gathered])
+    parts = [p for _, counts, flat in gathered if len(counts) for p in np.split(flat, np.cumsum(counts)[:-1])]
+    unique, first = np.unique(images, return_index=True)
+    chosen = [parts[i] for i in first]
+    flat = np.concatenate(chosen) if chosen else np.zeros((0, 6), dtype=np.float32)
+    xywh = np.concatenate([flat[:, :2], flat[:, 2:4] - flat[:, :2]], axis=1).astype(np.float64)
+    image_P = np.repeat(unique, [len(c) for c in chosen])
+    return unique, BoxTable(image_P, flat[:, 5].astype(np.int64), xywh, flat[:, 4].astype(np.float64))
+
+
+def _table(values: Mapping[str, float], columns: int) -> str:
+    """Names and figures side by side, ``columns`` pairs in a row."""
+    cells = [(str(name), f"{value:.3f}") for name, value in values.items()]
+    wide = max(len(name) for name, _ in cells)
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    return "\n".join("| " + " | ".join(f"{n:<{wide}} {v:>7}" for n, v in row) + " |" for row in rows)

@@ -1,0 +1,127 @@
+"""COCO's figures from ground truth and detections held as arrays.
+
+Shape legend: G ground-truth boxes, P detections; precision arrays are (T IoU thresholds, R recalls, K classes, A areas,
+M detection limits).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+@dataclass
+class BoxTable:
+    """Boxes of many images.
+
+    Attributes:
+        image_P: int64, index of the image.
+        class_P: int64, index of the class.
+        xywh_P4: float64, pixels.
+        score_P: float64 for detections; None for ground truth.
+        area_P, crowd_P: for ground truth, area in pixels and whether it is a crowd region.
+    """
+
+    image_P: np.ndarray
+    class_P: np.ndarray
+    xywh_P4: np.ndarray
+    score_P: np.ndarray | None = None
+    area_P: np.ndarray | None = None
+    crowd_P: np.ndarray | None = None
+
+
+@dataclass
+class Figures:
+    """Shares in [0, 1]; NaN where there is nothing to measure.
+
+    Attributes:
+        ap: AP, AP50, AP75, APs, APm, APl.
+        ar: recall at 1, 10 and ``max_dets`` detections, then of small, medium and large objects.
+        class_ap_K: AP of each class.
+    """
+
+    ap: np.ndarray
+    ar: np.ndarray
+    class_ap_K: np.ndarray
+
+
+def fast_available() -> bool:
+    """Whether faster-coco-eval is installed."""
+    return importlib.util.find_spec("faster_coco_eval") is not None
+
+
+def coco_figures(
+    truth: BoxTable, found: BoxTable, num_images: int, num_classes: int, max_dets: int = 100, fast: bool | None = None
+) -> Figures:
+    """COCO's box figures over all images and classes.
+
+    Args:
+        truth, found: ground truth and detections.
+        num_images, num_classes: image and class indices run below them.
+        max_dets: detections counted per image and class, best first.
+        fast: use faster-coco-eval (True), pycocotools (False), or the first if installed (None). Both give the same.
+    """
+    evaluator = _evaluate(truth, found, num_images, num_classes, max_dets, fast_available() if fast is None else fast)
+    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
+    thresholds = np.asarray(evaluator.params.iouThrs)
+    at50, at75 = (np.isclose(thresholds, t) for t in (0.5, 0.75))
+    ap = [precision[:, :, :, 0, -1], precision[at50, :, :, 0, -1], precision[at75, :, :, 0, -1]]
+    ap += [precision[:, :, :, area, -1] for area in (1, 2, 3)]
+    ar = [recall[:, :, 0, limit] for limit in range(3)] + [recall[:, :, area, -1] for area in (1, 2, 3)]
+    per_class = [precision[:, :, k, 0, -1] for k in range(num_classes)]
+    return Figures(*(np.array([_mean(x) for x in parts]) for parts in (ap, ar, per_class)))
+
+
+def _evaluate(
+    truth: BoxTable, found: BoxTable, num_images: int, num_classes: int, max_dets: int, fast: bool
+) -> Any:
+    package = importlib.import_module("faster_coco_eval" if fast else "pycocotools.coco")
+    # Both libraries talk on standard output.
+    with contextlib.redirect_stdout(io.StringIO()):
+        indexed = [_index(package, boxes, num_images, num_classes) for boxes in (truth, found)]
+        if fast:
+            evaluator = package.COCOeval_faster(*indexed, iouType="bbox", print_function=_silent)
+        else:
+            evaluator = importlib.import_module("pycocotools.cocoeval").COCOeval(*indexed, iouType="bbox")
+        evaluator.params.maxDets = [1, 10, max_dets]
+        evaluator.evaluate()
+        evaluator.accumulate()
+    return evaluator
+
+
+def _index(package: ModuleType, boxes: BoxTable, num_images: int, num_classes: int) -> Any:
+    """A COCO object of arrays. Ids start at 1: both libraries take an object of id 0 for "not matched"."""
+    score = np.ones(len(boxes.image_P)) if boxes.score_P is None else boxes.score_P
+    area = boxes.xywh_P4[:, 2] * boxes.xywh_P4[:, 3] if boxes.area_P is None else boxes.area_P
+    crowd = np.zeros(len(score), dtype=np.int64) if boxes.crowd_P is None else boxes.crowd_P.astype(np.int64)
+    columns = (boxes.image_P + 1, boxes.class_P + 1, boxes.xywh_P4, score, area, crowd)
+    coco = package.COCO()
+    coco.dataset = {
+        "images": [{"id": i + 1} for i in range(num_images)],
+        "categories": [{"id": k + 1, "name": str(k)} for k in range(num_classes)],
+        "annotations": [
+            {"id": i, "image_id": image, "category_id": k, "bbox": box, "score": s, "area": a, "iscrowd": c}
+            for i, (image, k, box, s, a, c) in enumerate(zip(*(x.tolist() for x in columns), strict=True), 1)
+        ],
+    }
+    coco.createIndex()
+    return coco
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what was measured (-1 marks what was not)."""
+    values = values[values > -1]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _silent(*_: object) -> None:
+    pass

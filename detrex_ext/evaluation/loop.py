@@ -1,0 +1,151 @@
+"""Running a model over a loader, and printing results the way scripts read them."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..runtime import comm
+
+logger = logging.getLogger(__name__)
+
+_WARMUP = 5
+_LOG_EVERY_S = 5.0
+
+
+class Evaluator(Protocol):
+    """What ``inference_on_dataset`` asks of an evaluator; detectron2's fit."""
+
+    def reset(self) -> None: ...
+
+    def process(self, inputs: Any, outputs: Any) -> None: ...
+
+    def evaluate(self) -> dict | None: ...
+
+
+def inference_on_dataset(
+    model: nn.Module, data_loader: Any, evaluator: Evaluator | Sequence[Evaluator] | None
+) -> dict[str, Any]:
+    """Run ``model`` over ``data_loader`` in evaluation mode and evaluate.
+
+    Modes of the model's modules are what they were afterwards, also after an error.
+
+    Args:
+        model: batch -> outputs.
+        data_loader: with a length; gives batches.
+        evaluator: one, several (their results are merged), or None to measure time only.
+
+    Returns:
+        What the evaluators returned; empty where that is nothing.
+
+    Raises:
+        ValueError: two evaluators return the same task.
+    """
+    evaluators = [] if evaluator is None else list(evaluator) if isinstance(evaluator, Sequence) else [evaluator]
+    for each in evaluators:
+        each.reset()
+    logger.info("Start inference on %d batches", len(data_loader))
+    timer = _Timer(len(data_loader))
+    with evaluation_mode(model), torch.no_grad():
+        for inputs in data_loader:
+            timer.loaded()
+            outputs = model(inputs)
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            timer.computed()
+            for each in evaluators:
+                each.process(inputs, outputs)
+            timer.evaluated()
+    timer.report()
+    results: dict[str, Any] = {}
+    for each in evaluators:
+        for task, values in (each.evaluate() or {}).items():
+            if task in results:
+                raise ValueError(f"two evaluators return results of task '{task}'")
+            results[task] = values
+    return results
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode afterwards."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class _Timer:
+    """Seconds per iteration, without the first ones; lines as detectron2 logs them."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.warmup = min(_WARMUP, max(total - 1, 0))
+        self._restart()
+        self.mark = self.last_log = time.perf_counter()
+
+    def _restart(self) -> None:
+        self.start = time.perf_counter()
+        self.seconds = {"Dataloading": 0.0, "Inference": 0.0, "Eval": 0.0}
+
+    def _add(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] += now - self.mark
+        self.mark = now
+
+    def loaded(self) -> None:
+        self._add("Dataloading")
+
+    def computed(self) -> None:
+        self._add("Inference")
+
+    def evaluated(self) -> None:
+        self._add("Eval")
+        self.done += 1
+        if self.done == self.warmup:
+            self._restart()
+        elif self.mark - self.last_log > _LOG_EVERY_S:
+            self.last_log = self.mark
+            per = {k: v / self.counted for k, v in self.seconds.items()}
+            each = ". ".join(f"{k}: {v:.4f} s/iter" for k, v in per.items())
+            total = sum(per.values())
+            eta = datetime.timedelta(seconds=int(total * (self.total - self.done)))
+            logger.info("Inference done %d/%d. %s. Total: %.4f s/iter. ETA=%s", self.done, self.total, each, total, eta)
+
+    @property
+    def counted(self) -> int:
+        """Iterations whose time is in the figures."""
+        return max(self.done - self.warmup if self.done > self.warmup else self.done, 1)
+
+    def report(self) -> None:
+        devices = comm.get_world_size()
+        for name, seconds in (
+            ("inference time", time.perf_counter() - self.start),
+            ("inference pure compute time", self.seconds["Inference"]),
+        ):
+            shown = str(datetime.timedelta(seconds=int(seconds)))
+            each = seconds / self.counted
+            logger.info("Total %s: %s (%.6f s / iter per device, on %d devices)", name, shown, each, devices)
+
+
+def print_csv_format(results: Mapping[str, Any]) -> None:
+    """Log results in detectron2's "copypaste" lines, four decimals; figures of single classes are left out."""
+    for task, values in results.items():
+        if isinstance(values, Mapping):
+            main = {k: v for k, v in values.items() if "-" not in k}
+            logger.info("copypaste: Task: %s", task)
+            logger.info("copypaste: %s", ",".join(main))
+            logger.info("copypaste: %s", ",".join(f"{v:.4f}" for v in main.values()))
+        else:
+            logger.info("copypaste: %s=%s", task, values)
+
