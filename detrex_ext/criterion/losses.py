@@ -1,0 +1,131 @@
+"""Losses as small objects: each gives the unnormalised sum of every set of a stack.
+
+Shape legend: N sets, B images, Q queries of a set, K classes, P pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detrex_ext.layers.box_ops import corners, giou_of_corners
+
+from .sigmoid import Correction, dense_sigmoid_loss, negative
+from .supervision import Supervision
+
+
+class Loss:
+    """Base of all losses."""
+
+    def __call__(self, s: Supervision) -> Tensor:
+        """(N,) sums over images, queries and pairs, attached to the graph even where nothing is supervised."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in vars(self).items())})"
+
+
+class SigmoidLoss(Loss):
+    """Sigmoid classification of every class on its own; background is all zeros.
+
+    Every entry is a focal negative, ``scale`` p^gamma (-log(1 - p)), save those of the assignment's class pairs, where
+    :meth:`positive` says. A damped pair's entry stays a negative, times the pair's weight. Queries of weight 0 do not
+    count. No two class pairs may name one entry, the same query and class.
+    """
+
+    scale: float
+    gamma: float
+
+    def positive(self, x_P: Tensor, s: Supervision) -> Tensor:
+        """(P,) loss of the positive entries with logits ``x_P``, including the pairs' weights; may read boxes of ``s``
+        for soft targets, which get no gradient."""
+        raise NotImplementedError
+
+    def __call__(self, s: Supervision) -> Tensor:
+        query_NBQ = s.query_weight_NBQ
+        weight_R = None if query_NBQ is None else query_NBQ.reshape(-1)
+        logits, pairs, damp = s.stack.logits_NBQK, s.assignment.cls, s.assignment.damp
+        K = logits.shape[-1]
+
+        def of_query(value_P: Tensor, rows_P: Tensor) -> Tensor:
+            return value_P if weight_R is None else value_P * weight_R[rows_P]
+
+        corrections: list[Correction] = []
+        if len(pairs):
+            rows_P = s.cls_rows_P
+            corrections.append(
+                (
+                    rows_P * K + s.cls_labels_P,
+                    lambda x: of_query(self.positive(x, s) - negative(x, self.scale, self.gamma), rows_P),
+                )
+            )
+        if damp is not None and len(damp):
+            entries = s.damp_entries_P
+            corrections.append(
+                (entries, lambda x: of_query((damp.weight_P - 1) * negative(x, self.scale, self.gamma), entries // K))
+            )
+        return dense_sigmoid_loss(logits, self.scale, self.gamma, query_NBQ, corrections)
+
+
+class FocalLoss(SigmoidLoss):
+    """Sigmoid focal loss (Lin et al. 2017, eq. 5): alpha (1-p)^gamma (-log p) at positives, weighted by their pairs;
+    (1-alpha) p^gamma (-log(1-p)) elsewhere."""
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0) -> None:
+        self.alpha, self.gamma = alpha, gamma
+
+    @property
+    def scale(self) -> float:
+        """Weight of negatives."""
+        return 1 - self.alpha
+
+    def positive(self, x_P: Tensor, s: Supervision) -> Tensor:
+        """See :meth:`SigmoidLoss.positive`."""
+        # by symmetry a positive with logit x costs what a negative with logit -x costs
+        value = negative(-x_P, self.alpha, self.gamma)
+        weight = s.assignment.cls.weight_P
+        return value if weight is None else value * weight
+
+
+class SoftmaxLoss(Loss):
+    """Cross-entropy over K classes, the last of them "no object", as DETR's: the *mean* over a set's queries with
+    weight 1 where matched and ``eos`` where not. To be used with the normaliser ``"mean"``.
+
+    Args:
+        eos: weight of queries without an object (arXiv 2005.12872, section 3.2).
+    """
+
+    def __init__(self, eos: float = 0.1) -> None:
+        self.eos = eos
+
+    def __call__(self, s: Supervision) -> Tensor:
+        """See :meth:`Loss.__call__`."""
+        logits, pairs = s.stack.logits_NBQK, s.assignment.cls
+        N, _, _, K = logits.shape
+        rows = logits.reshape(-1, K)
+        target = torch.full((rows.shape[0],), K - 1, device=rows.device)
+        target[s.cls_rows_P] = s.cls_labels_P
+        weight = rows.new_full((rows.shape[0],), self.eos)
+        weight[s.cls_rows_P] = 1.0 if pairs.weight_P is None else pairs.weight_P.to(rows.dtype)
+        if s.query_weight_NBQ is not None:
+            weight = weight * s.query_weight_NBQ.reshape(-1)
+        value = F.cross_entropy(rows, target, reduction="none") * weight
+        return value.view(N, -1).sum(1) / weight.view(N, -1).sum(1).clamp(min=1e-6)
+
+
+class L1Loss(Loss):
+    """Sum of absolute differences of the normalised cxcywh coordinates of matched boxes."""
+
+    def __call__(self, s: Supervision) -> Tensor:
+        """See :meth:`Loss.__call__`."""
+        return s.per_set((s.box_pred_P4 - s.box_true_P4).abs().sum(-1), s.assignment.box)
+
+
+class GIoULoss(Loss):
+    """1 - GIoU of matched boxes (Rezatofighi et al. 2019)."""
+
+    def __call__(self, s: Supervision) -> Tensor:
+        """See :meth:`Loss.__call__`."""
+        giou_P = giou_of_corners(corners(s.box_pred_P4), corners(s.box_true_P4))
+        return s.per_set(1 - giou_P, s.assignment.box)

@@ -1,0 +1,142 @@
+"""Which sets are supervised how."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from detrex_ext.matching import GivenMatcher, HungarianMatcher, Matcher
+from detrex_ext.structures import SupervisedSet
+
+from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SoftmaxLoss
+from .normalizers import NORMALIZERS, Normalizer
+
+TAGS = ("group", "path", "stage")
+
+
+@dataclass
+class Term:
+    """A weighted loss.
+
+    Attributes:
+        loss: from a :class:`~detrex_ext.criterion.Supervision` to (N,) sums.
+        weight: factor of the loss.
+        normalizer: what the sums are divided by; a name of ``NORMALIZERS`` or an object.
+    """
+
+    loss: Loss
+    weight: float = 1.0
+    normalizer: str | Normalizer = "num_objects"
+
+    def __post_init__(self) -> None:
+        self.loss = built(self.loss)
+        if isinstance(self.normalizer, str):
+            if self.normalizer not in NORMALIZERS:
+                raise ValueError(f"normalizer '{self.normalizer}' is not one of {', '.join(NORMALIZERS)}")
+            self.normalizer = NORMALIZERS[self.normalizer]
+        self.normalizer = built(self.normalizer)
+
+
+@dataclass
+class Rule:
+    """How the sets that fit are supervised.
+
+    Attributes:
+        when: per tag (``group``, ``path``, ``stage``) the value or values that fit; a tag left out or None fits
+            always. None: all sets, or in a dict of rules (:func:`rules_by_group`) those of the group its key names.
+        matcher: decides who answers for which object.
+        terms: losses by short name: ``class`` gives ``loss_class``, ``loss_class_dn``, ...
+        objectness: every object counts as class 0 (two-stage Deformable-DETR's encoder).
+    """
+
+    matcher: Matcher
+    terms: Mapping[str, Term]
+    when: Mapping[str, Any] | None = None
+    objectness: bool = False
+
+    def __post_init__(self) -> None:
+        self.matcher = built(self.matcher)
+        self.terms = {str(name): built(term) for name, term in built(self.terms).items()}
+        if self.when is not None:
+            unknown = set(self.when) - set(TAGS)
+            if unknown:
+                raise ValueError(f"a rule's 'when' has the tags {', '.join(TAGS)}; found {', '.join(sorted(unknown))}")
+            self.when = {tag: _values(value) for tag, value in self.when.items() if value is not None}
+
+    def fits(self, s: SupervisedSet) -> bool:
+        """Whether a set is supervised by this rule."""
+        return all(getattr(s, tag) in values for tag, values in (self.when or {}).items())
+
+    def __str__(self) -> str:
+        when = ", ".join(f"{tag} in {values}" for tag, values in (self.when or {}).items())
+        return f"{when or 'any set'} -> {type(self.matcher).__name__}"
+
+
+def rules_by_group(rules: Mapping[str, Any]) -> dict[str, Rule]:
+    """A config's ``model.rules`` as rules; one that states no ``when`` is for the group its key names.
+
+    Args:
+        rules: per group a :class:`Rule`, or a config node that makes one.
+    """
+    built = {str(group): built(rule) for group, rule in rules.items()}
+    return {g: r if r.when is not None else replace(r, when={"group": g}) for g, r in built.items()}
+
+
+def detr_rule(
+    matcher: Matcher | None = None,
+    class_weight: float = 1.0,
+    bbox_weight: float = 5.0,
+    giou_weight: float = 2.0,
+    softmax: bool = False,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    eos: float = 0.1,
+    objectness: bool = False,
+    when: Mapping[str, Any] | None = None,
+) -> Rule:
+    """The rule of DETR hosts: terms ``class`` (focal, or softmax with "no object"), ``bbox`` (L1) and ``giou``.
+
+    Args:
+        matcher: default is Hungarian with costs 2 (focal), 5, 2, or with softmax 1, 5, 2.
+        class_weight, bbox_weight, giou_weight: weights of the terms.
+        softmax: cross-entropy with ``eos`` as the weight of "no object", instead of focal (``alpha``, ``gamma``).
+        alpha, gamma: of the focal loss.
+        eos: see ``softmax``.
+        objectness, when: as in :class:`Rule`.
+    """
+    if matcher is None:
+        kind = {"cost_class": 1.0, "cost_class_type": "ce_cost"} if softmax else {"cost_class": 2.0}
+        matcher = HungarianMatcher(cost_bbox=5.0, cost_giou=2.0, **kind)
+    by_class = Term(SoftmaxLoss(eos), class_weight, "mean") if softmax else Term(FocalLoss(alpha, gamma), class_weight)
+    terms = {"class": by_class, "bbox": Term(L1Loss(), bbox_weight), "giou": Term(GIoULoss(), giou_weight)}
+    return Rule(matcher, terms, when, objectness)
+
+
+def detr_rules(groups: Iterable[str] = ("main",), enc_objectness: bool = False, **options: Any) -> dict[str, Rule]:
+    """:func:`detr_rule` for several groups: denoising (``dn``) with its given pairs, the rest matched.
+
+    Args:
+        groups: of ``main | enc | dn | ...``.
+        enc_objectness: the encoder's sets know objects only, not classes.
+        options: of :func:`detr_rule`, for all groups.
+    """
+    rules = {}
+    for group in groups:
+        own = {"matcher": GivenMatcher()} if group == "dn" else {}
+        rules[group] = detr_rule(**{**options, **own}, objectness=enc_objectness and group == "enc")
+    return rules_by_group(rules)
+
+
+def built(value: Any) -> Any:
+    """A config node becomes its object; anything else stays."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        from detrex_ext.runtime import instantiate
+
+        return instantiate(value)
+    return value
+
+
+def _values(value: Any) -> tuple:
+    single = isinstance(value, str) or not isinstance(value, Collection)
+    return (value,) if single else tuple(value)

@@ -1,0 +1,137 @@
+"""All losses of a step.
+
+Shape legend: N sets, V values: one for each set and term of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detrex_ext.matching import Stack, resolve, stack_sets
+from detrex_ext.matching.stack import stack_key, tags
+from detrex_ext.structures import LossDict, SupervisedSet, Targets
+
+from .normalizers import divisors
+from .rules import Rule, built, rules_by_group
+from .supervision import Supervision
+
+
+class SetCriterion:
+    """Supervises every set by the first rule that fits it.
+
+    Sets of one rule and shape are stacked, and each loss is computed once for the whole stack. All host-side
+    assignment problems of a step share one copy from the device, all normalisers one all-reduce.
+
+    Args:
+        rules: in order of precedence; or a dict by group (:func:`rules_by_group`).
+        check_finite: raise on a loss that is NaN or infinite; costs one synchronisation on an accelerator.
+    """
+
+    def __init__(self, rules: Sequence[Rule] | Mapping[str, Any], check_finite: bool = True) -> None:
+        self.rules = list(rules_by_group(rules).values()) if isinstance(rules, Mapping) else [built(r) for r in rules]
+        self.check_finite = check_finite
+
+    def __call__(
+        self, sets: Sequence[SupervisedSet], targets: Targets, effective: tuple[float, float] | None = None
+    ) -> LossDict:
+        """Losses of all sets.
+
+        Args:
+            sets: predictions, logits (B, Q, K) and boxes (B, Q, 4).
+            targets: objects of the B images, on the predictions' device.
+            effective: (objects, images) of all micro-batches and ranks of an optimiser step, see
+                :mod:`~detrex_ext.criterion.normalizers`; None: this batch's own, summed over ranks.
+
+        Returns:
+            Weighted losses ``loss_{term}[_{group}][_{path}]``, summed over stages, whose sum is to be minimised.
+            ``stats`` holds their detached shares, ``stage{s}/loss_...``.
+
+        Raises:
+            ValueError: no rule fits a set, or a label is not a class of the logits.
+            FloatingPointError: a matching cost or (``check_finite``) a loss is NaN or infinite.
+        """
+        if not sets:
+            return LossDict()
+        with torch.autocast(sets[0].logits_BQK.device.type, enabled=False):
+            jobs = self._supervise(sets, targets)
+            terms = [(s, name, term) for rule, s in jobs for name, term in rule.terms.items()]
+            by = divisors([(term.normalizer, s) for s, _, term in terms], effective)
+            values_V = torch.cat([term.loss(s) * (term.weight / d) for (s, _, term), d in zip(terms, by, strict=True)])
+            owners = [(one, name) for s, name, _ in terms for one in s.stack.sets]
+            if self.check_finite:
+                _check_finite(values_V, owners)
+            losses = _gather(values_V, [_loss_name(one, name) for one, name in owners])
+            stats = _gather(
+                values_V.detach(), [f"stage{one.stage}/{_loss_name(one, name)}" for one, name in owners]
+            )
+        return LossDict(losses, stats)
+
+    def rule(self, s: SupervisedSet) -> int:
+        """Index of the rule that supervises a set.
+
+        Raises:
+            ValueError: if none fits.
+        """
+        for index, rule in enumerate(self.rules):
+            if rule.fits(s):
+                return index
+        listed = "\n".join(f"  {rule}" for rule in self.rules) or "  (none)"
+        raise ValueError(f"no rule fits the set of {tags(s)}; the rules (model.rules, then strategies') are\n{listed}")
+
+    def _supervise(self, sets: Sequence[SupervisedSet], targets: Targets) -> list[tuple[Rule, Supervision]]:
+        """Stack, match, and put together what the losses need."""
+        stacked: dict[tuple, list[SupervisedSet]] = {}
+        for s in sets:
+            stacked.setdefault((self.rule(s), *stack_key(s)), []).append(s)
+        objects = {False: targets}
+        if any(self.rules[key[0]].objectness for key in stacked):
+            zeros = tuple(torch.zeros_like(x) for x in targets.labels)
+            objects[True] = Targets(zeros, targets.boxes, targets.image_hw_B2, targets.pairs)
+        jobs = [(self.rules[key[0]], stack_sets(members)) for key, members in stacked.items()]
+        for rule, stack in jobs:
+            _check_labels(objects[rule.objectness], stack)
+        with torch.no_grad():
+            answers = [rule.matcher.match(stack, objects[rule.objectness]) for rule, stack in jobs]
+            assignments = resolve(answers, sets[0].logits_BQK.device)
+        return [
+            (rule, Supervision(stack, assignment, objects[rule.objectness]))
+            for (rule, stack), assignment in zip(jobs, assignments, strict=True)
+        ]
+
+
+def _check_labels(targets: Targets, stack: Stack) -> None:
+    """On the CPU, where looking costs nothing; indexing on an accelerator asserts by itself."""
+    classes = stack.shape[3] - stack.softmax
+    if targets.num and targets.labels_G.device.type == "cpu" and int(targets.labels_G.max()) >= classes:
+        raise ValueError(
+            f"the batch has an object of class {int(targets.labels_G.max())}, but {stack.name(0)} predicts {classes} "
+            f"classes (0 to {classes - 1}): model.num_classes disagrees with the data"
+        )
+
+
+def _loss_name(s: SupervisedSet, term: str) -> str:
+    group = "" if s.group == "main" else f"_{s.group}"
+    path = "" if s.path == "plain" else f"_{s.path}"
+    return f"loss_{term}{group}{path}"
+
+
+def _gather(values_V: Tensor, names: list[str]) -> dict[str, Tensor]:
+    """Sums of the values of each name."""
+    order = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    index = torch.tensor([order[name] for name in names]).to(values_V.device, non_blocking=True)
+    sums = values_V.new_zeros(len(order)).index_add(0, index, values_V)
+    return dict(zip(order, sums.unbind(), strict=True))
+
+
+def _check_finite(values_V: Tensor, owners: list[tuple[SupervisedSet, str]]) -> None:
+    if torch.isfinite(values_V).all():
+        return
+    bad = (~torch.isfinite(values_V)).nonzero()[:, 0].tolist()
+    s, name = owners[bad[0]]
+    raise FloatingPointError(
+        f"loss_{name} of {tags(s)} is {values_V[bad[0]].item()} ({len(bad)} of {len(owners)} losses are not finite)"
+    )
