@@ -79,8 +79,8 @@ def rules_by_group(rules: Mapping[str, Any]) -> dict[str, Rule]:
     Args:
         rules: per group a :class:`Rule`, or a config node that makes one.
     """
-    built = {str(group): built(rule) for group, rule in rules.items()}
-    return {g: r if r.when is not None else replace(r, when={"group": g}) for g, r in built.items()}
+    made = {str(group): built(rule) for group, rule in rules.items()}
+    return {g: r if r.when is not None else replace(r, when={"group": g}) for g, r in made.items()}
 
 
 def detr_rule(
