@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from detrex_ext.modeling.queries import LearnedQueries, TwoStageQueries
 from detrex_ext.runtime import Boxes, Instances
 
 from .reference import Dims
-from .weights import detrex_name
 
 VARIANTS = {
     "plain": Dims(),
@@ -71,17 +69,6 @@ def narrow_model(dims: Dims, dtype: torch.dtype, parity_padding: bool, rules: di
         num_classes=dims.classes,
         rules=rules,
     ).to(dtype)
-
-
-def load(model: nn.Module, state: dict[str, Tensor], dims: Dims) -> None:
-    """Put a state dict of detrex's layout into our model, every key of both sides used."""
-    own = {name: detrex_name(name, dims.decoder_layers) for name in model.state_dict()}
-    heads = dims.head_count if dims.refine else 1
-    alias = re.compile(r"transformer\.decoder\.(class|bbox)_embed\.|(class|bbox)_embed\.(?P<head>\d+)\.")
-    hits = {name: alias.match(name) for name in state}
-    first = {name for name, hit in hits.items() if hit is None or (hit["head"] and int(hit["head"]) < heads)}
-    assert set(own.values()) == first, set(own.values()) ^ first
-    model.load_state_dict({name: state[theirs] for name, theirs in own.items()}, strict=True)
 
 
 def batch(sizes: list[tuple[int, int]], objects: list[int], classes: int, seed: int = 0) -> list[dict[str, Any]]:

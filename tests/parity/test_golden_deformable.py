@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from detrex_ext.checkpoint import load_state, to_layout
+from detrex_ext.modeling.backbones import ResNet
+from detrex_ext.modeling.encoders.flatten import to_memory
+from detrex_ext.modeling.queries.two_stage import proposal_anchors
+from detrex_ext.structures import Features
+
 from . import reference
-from .models import VARIANTS, batch, load, narrow_dims, narrow_model
-from .reference_backbone import prepare
-from .weights import model_shapes, random_state
+from .models import VARIANTS, batch, narrow_dims, narrow_model
+from .reference_backbone import prepare, resnet50
+from .weights import backbone_shapes, model_shapes, random_state
 
 SIZES, OBJECTS = [(130, 171), (156, 99)], [4, 3]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -18,7 +24,7 @@ def setup_case(variant, dtype, parity_padding=True, rules=None):
     dims = narrow_dims(variant)
     state = random_state(model_shapes(dims), dims.refine, seed=3, dtype=dtype)
     model = narrow_model(dims, dtype, parity_padding, rules)
-    load(model, state, dims)
+    assert load_state(model, state, strict=True).complete
     return dims, state, model
 
 
@@ -61,3 +67,39 @@ def test_padding_matters():
     items = batch(SIZES, OBJECTS, dims.classes)
     as_detrex, masked = (read(model, dims, state, items, m, torch.float64) for m in (False, True))
     assert (as_detrex.logits[-1] - masked.logits[-1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_written_layout_is_the_one_that_was_read(variant):
+    _, state, model = setup_case(variant, torch.float32)
+    written = to_layout(model, "detrex")
+    assert written.keys() == state.keys()
+    assert all(torch.equal(written[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["fused norm", "folded norm"])
+def test_resnet50(grad):
+    state = random_state(backbone_shapes(), refine=True, seed=5, dtype=torch.float64)
+    model = ResNet(50).double()
+    assert model.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items()}, strict=True)
+    x = torch.randn(2, 3, 61, 83, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.set_grad_enabled(grad):
+        ours = model(x)
+    theirs = resnet50(state, x)
+    assert list(ours) == list(theirs)
+    for name, value in theirs.items():
+        assert value.std() > 0.1
+        assert (ours[name] - value).abs().max() < 1e-10 * value.abs().max()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("width", [50, 51, 61, 77])
+def test_proposals_on_the_border_of_validity(width, dtype):
+    """With 50 valid cells the outermost centres are at 0.01 and 0.99 exactly and make no proposal, however padded."""
+    pad = torch.zeros(1, 60, width, dtype=torch.bool)
+    pad[:, 50:], pad[:, :, 50:] = True, True
+    features = Features([torch.zeros(1, 1, 60, width, dtype=dtype)], [pad], (8,), torch.tensor([[400.0, 400.0]]))
+    valid = proposal_anchors(to_memory(features), 0.05)[1].view(60, width)
+    expected = torch.zeros(60, width, dtype=torch.bool)
+    expected[1:49, 1:49] = True
+    assert torch.equal(valid, expected)

@@ -96,6 +96,9 @@ def canonical(name: str, refine: bool) -> str:
     return name if refine else re.sub(r"^(class|bbox)_embed\.\d+", r"\1_embed.0", name)
 
 
+_GAINS = {"backbone": 2.0, "sampling_offsets": 0.1, "class_embed": 0.3}
+
+
 def random_state(
     shapes: dict[str, tuple[int, ...]], refine: bool, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
@@ -120,7 +123,7 @@ def random_state(
         elif name in ("query_embedding.weight", "transformer.level_embeds"):
             value = noise
         else:
-            gain = 2.0 if name.startswith("backbone") else 0.1 if "sampling_offsets" in name else 0.7
+            gain = next((g for part, g in _GAINS.items() if part in name), 0.7)
             value = noise * (gain / noise[0].numel()) ** 0.5
         values[name] = value.to(torch.float32).to(dtype)
     return {name: values[canonical(name, refine)] for name in shapes}

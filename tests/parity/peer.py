@@ -1,0 +1,116 @@
+"""detrex's own Deformable-DETR on a CPU, where detrex and detectron2 are importable.
+
+detrex only builds where ``detrex._C`` imports; an empty module of that name is enough on a CPU, for then its layer
+samples with plain torch. Its ``projects`` folder must be importable too.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+CONFIGS = {
+    "plain": "deformable_detr_r50_50ep.py",
+    "refine": "deformable_detr_r50_with_box_refinement_50ep.py",
+    "two_stage": "deformable_detr_r50_two_stage_50ep.py",
+}
+
+
+def skip_without_detrex() -> None:
+    """Skip the calling module, with the reason, where detrex's model cannot be built."""
+    for name in ("detectron2", "detrex", "detrex._C", "projects.deformable_detr.modeling"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            pytest.skip(f"comparison with detrex needs it importable: {error}", allow_module_level=True)
+
+
+def load_config(variant: str) -> Any:
+    """detrex's published config, set to the CPU and to no dropout."""
+    detectron2_config = importlib.import_module("detectron2.config")
+    root = Path(importlib.import_module("detrex").__file__).parents[1]
+    cfg = detectron2_config.LazyConfig.load(str(root / "projects/deformable_detr/configs" / CONFIGS[variant]))
+    cfg.model.device = "cpu"
+    for part in (cfg.model.transformer.encoder, cfg.model.transformer.decoder):
+        part.attn_dropout = part.ffn_dropout = 0.0
+    return cfg
+
+
+class Peer:
+    """detrex's model with its intermediate results.
+
+    Attributes:
+        model: detrex's module.
+        seen: of the last call, ``logits`` and ``boxes`` of all stages, stacked, and ``enc`` or None.
+        chosen_BQ: proposals of the last call, best first; two-stage only.
+    """
+
+    def __init__(self, variant: str, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
+        cfg = load_config(variant)
+        self.cfg, self.dtype = cfg, dtype
+        self.model: nn.Module = importlib.import_module("detectron2.config").instantiate(cfg.model)
+        self.model.load_state_dict(state, strict=True)
+        self.model.to(dtype)
+        mean, std = (torch.tensor(list(v))[:, None, None] for v in (cfg.model.pixel_mean, cfg.model.pixel_std))
+        self.model.normalizer = lambda x: (x.to(dtype) - mean) / std
+        self.seen: dict[str, Any] = {}
+        self.chosen_BQ: Tensor | None = None
+        self._watch()
+
+    def _watch(self) -> None:
+        aux, criterion = self.model._set_aux_loss, self.model.criterion.forward
+
+        def watch_stages(logits: Tensor, boxes: Tensor) -> Any:
+            self.seen.update(logits=logits, boxes=boxes)
+            return aux(logits, boxes)
+
+        def watch_encoder(outputs: dict[str, Any], targets: Any) -> Any:
+            self.seen["enc"] = outputs.get("enc_outputs")
+            return criterion(outputs, targets)
+
+        self.model._set_aux_loss, self.model.criterion.forward = watch_stages, watch_encoder
+
+    def __call__(self, items: list[dict[str, Any]], chosen_BQ: Tensor | None = None) -> Any:
+        """detrex's answer; ``chosen_BQ`` makes it take these proposals."""
+        self.seen, self.chosen_BQ = {}, None
+        with self._proposals(chosen_BQ), _all_in(self.dtype):
+            return self.model(items)
+
+    @contextmanager
+    def _proposals(self, chosen_BQ: Tensor | None) -> Iterator[None]:
+        original, queries = torch.topk, int(self.cfg.model.num_queries)
+
+        def topk(x: Tensor, k: int, dim: int = -1, **options: Any) -> Any:
+            found = original(x, k, dim, **options)
+            if self.cfg.model.as_two_stage and self.chosen_BQ is None and k == queries:
+                self.chosen_BQ = found[1] if chosen_BQ is None else chosen_BQ
+                return None, self.chosen_BQ
+            return found
+
+        torch.topk = topk
+        try:
+            yield
+        finally:
+            torch.topk = original
+
+
+@contextmanager
+def _all_in(dtype: torch.dtype) -> Iterator[None]:
+    """Let code that names fp32 outright (position codes, valid ratios, proposals) compute in another type."""
+    names, original_float = {name: getattr(torch, name) for name in ("float32", "float")}, Tensor.float
+    if dtype != torch.float32:
+        torch.float32 = torch.float = dtype
+        Tensor.float = lambda self, *a, **k: self.to(dtype)
+    try:
+        yield
+    finally:
+        for name, value in names.items():
+            setattr(torch, name, value)
+        Tensor.float = original_float

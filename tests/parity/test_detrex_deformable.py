@@ -1,0 +1,214 @@
+"""Our Deformable-DETR against detrex's, whole and with perturbed weights; skipped where detrex is not importable.
+
+Run in such an environment: ``python -m pytest tests/parity`` (and ``-m slow`` for the trajectories).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from detrex_ext.checkpoint import load_state, to_layout
+from detrex_ext.config import load_config
+from detrex_ext.runtime import instantiate
+
+from .models import VARIANTS, batch
+from .peer import Peer, skip_without_detrex
+from .weights import backbone_shapes, detrex_name, model_shapes, random_state
+
+skip_without_detrex()
+
+SIZES, OBJECTS = [(230, 301), (256, 199)], [5, 3]
+KEYS = {
+    "plain": "deformable_detr_r50",
+    "refine": "deformable_detr_r50_box_refine",
+    "two_stage": "deformable_detr_r50_two_stage",
+}
+CONFIGS = {
+    "plain": "deformable_detr_r50_50ep",
+    "refine": "deformable_detr_r50_box_refine_50ep",
+    "two_stage": "deformable_detr_r50_two_stage_50ep",
+}
+
+
+def our_config(variant):
+    cfg = load_config(CONFIGS[variant])
+    cfg.model.num_classes = 80
+    cfg.model.encoder.dropout = cfg.model.decoder.dropout = 0.0
+    cfg.model.preprocess.parity_padding = True
+    return cfg
+
+
+def pair(variant, dtype=torch.float32, seed=1):
+    """detrex's model and ours with the same perturbed weights, loaded strictly."""
+    dims = VARIANTS[variant]
+    state = random_state(backbone_shapes() | model_shapes(dims), dims.refine, seed)
+    ours = instantiate(our_config(variant).model)
+    assert load_state(ours, state, strict=True).complete
+    return Peer(variant, state, dtype), ours.to(dtype)
+
+
+def with_proposals(model, chosen_BQ):
+    """Make our two-stage source take these proposals; returns what it would have taken itself."""
+    own = []
+
+    def select(scores_BS):
+        own.append(type(model.queries).select(model.queries, scores_BS))
+        return chosen_BQ
+
+    if chosen_BQ is not None:
+        model.queries.select = select
+    return own
+
+
+def gap(a, b):
+    return float((a - b).abs().max())
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def models(request):
+    return request.param, *pair(request.param)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_evaluation(models, images):
+    """Six stages of logits and boxes with detrex's evaluation masks, and the detections."""
+    variant, peer, ours = models
+    items = batch(SIZES, OBJECTS, 80)[:images]
+    peer.model.eval()
+    ours.eval()
+    with torch.no_grad():
+        expected = peer(items)
+        own = with_proposals(ours, peer.chosen_BQ)
+        sets = [s for s in ours.forward_sets(items) if s.group == "main"]
+        found = ours(items)
+    assert len(sets) == 6
+    assert max(gap(s.logits_BQK, peer.seen["logits"][s.stage]) for s in sets) < 1e-5
+    assert max(gap(s.boxes_BQ4, peer.seen["boxes"][s.stage]) for s in sets) < 1e-5
+    if own:
+        assert (own[0].sort(1).values == peer.chosen_BQ.sort(1).values).float().mean() > 0.99
+    for a, b in zip(found, expected, strict=True):
+        a, b = a["instances"], b["instances"]
+        assert len(a) == len(b) and a.image_size == b.image_size
+        assert gap(a.scores, b.scores) < 1e-5
+        same = a.pred_classes == b.pred_classes  # near ties may swap their ranks
+        assert same.float().mean() > 0.98
+        assert gap(a.pred_boxes.tensor[same], b.pred_boxes.tensor[same]) < 1e-2 or same.float().mean() < 1
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_training(models, images):
+    """Stages, the encoder's proposals, every loss, and the gradient, with detrex's training masks."""
+    variant, peer, ours = models
+    items = batch(SIZES, OBJECTS, 80)[:images]
+    peer.model.train()
+    ours.train()
+    expected = peer(items)
+    with_proposals(ours, peer.chosen_BQ)
+    sets = ours.forward_sets(items)
+    for s in sets:
+        logits, boxes = (peer.seen[k] for k in ("logits", "boxes")) if s.group == "main" else ([], [])
+        if s.group == "enc":
+            logits, boxes = [peer.seen["enc"]["pred_logits"]], [peer.seen["enc"]["pred_boxes"]]
+        assert gap(s.logits_BQK, logits[s.stage]) < 1e-5
+        assert gap(s.boxes_BQ4, boxes[s.stage]) < 1e-5
+    assert {s.group for s in sets} == ({"main", "enc"} if variant == "two_stage" else {"main"})
+    losses = ours(items)
+    compare_losses(losses, expected, 1e-5)
+    compare_gradients(ours, losses, peer.model, expected, 1e-4)
+
+
+def compare_losses(losses, expected, tolerance):
+    """Every loss of every stage, relative; detrex's last stage has no suffix."""
+    per_stage = {}
+    for name, value in expected.items():
+        term, _, suffix = name.removeprefix("loss_").partition("_")
+        key = f"stage-1/loss_{term}_enc" if suffix == "enc" else f"stage{suffix or 5}/loss_{term}"
+        per_stage[key] = float(value)
+    assert set(per_stage) == {k for k in losses.stats if "/loss_" in k}
+    for key, value in per_stage.items():
+        assert abs(float(losses.stats[key]) / value - 1) < tolerance, key
+    total, reference = (float(sum(d.values())) for d in (losses, expected))
+    assert abs(total / reference - 1) < tolerance
+
+
+def compare_gradients(ours, losses, theirs, expected, tolerance):
+    """Each parameter's gradient, relative to the larger of its own norm and a thousandth of the whole gradient's."""
+    for model, values in ((ours, losses), (theirs, expected)):
+        model.zero_grad(set_to_none=True)
+        sum(values.values()).backward()
+    by_name = dict(theirs.named_parameters(remove_duplicate=False))
+    reference = {k: by_name[detrex_name(k, 6)].grad for k, p in ours.named_parameters() if p.grad is not None}
+    assert all(g is not None for g in reference.values())
+    assert len(reference) == sum(p.grad is not None for p in theirs.parameters())
+    whole = torch.stack([g.norm() for g in reference.values()]).norm()
+    for name, p in ours.named_parameters():
+        if p.grad is not None:
+            error = (p.grad - reference[name]).norm() / reference[name].norm().clamp_min(1e-3 * whole)
+            assert float(error) < tolerance, name
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_layout(variant):
+    """What we write has exactly detrex's keys and shapes, loads strictly into detrex, and comes back."""
+    peer, ours = pair(variant)
+    written = to_layout(ours, "detrex")
+    dump = json.loads((Path(__file__).parent / "keys" / f"{KEYS[variant]}.json").read_text())
+    assert {k: list(v.shape) for k, v in written.items()} == dump
+    theirs = peer.model.state_dict()
+    assert written.keys() == theirs.keys() and all(torch.equal(written[k], v) for k, v in theirs.items())
+    peer.model.load_state_dict(written, strict=True)
+    again = instantiate(our_config(variant).model)
+    report = load_state(again, theirs, strict=True)
+    assert report.complete and all(torch.equal(v, ours.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_gradients_in_double_precision(variant):
+    """Without rounding to hide behind: losses to 1e-12 and each gradient to 1e-9."""
+    peer, ours = pair(variant, torch.float64)
+    items = batch([(96, 133), (120, 87)], [3, 2], 80)
+    peer.model.train()
+    ours.train()
+    expected = peer(items)
+    losses = ours(items)
+    compare_losses(losses, expected, 1e-12)
+    compare_gradients(ours, losses, peer.model, expected, 1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize(
+    ("optimizer", "dtype", "tolerance"), [("sgd", torch.float32, 1e-5), ("adamw", torch.float64, 1e-8)]
+)
+def test_trajectory(variant, optimizer, dtype, tolerance):
+    """20 steps from the same weights on the same batches: the total loss of each step."""
+    peer, ours = pair(variant, dtype)
+    optimizers = [make_optimizer(optimizer, m, c) for m, c in ((peer.model, peer.cfg), (ours, our_config(variant)))]
+    peer.model.train()
+    ours.train()
+    for step in range(20):
+        items = batch([(96, 133), (120, 87)], [3, 2], 80, seed=step)
+        expected = peer(items)
+        with_proposals(ours, peer.chosen_BQ)
+        found = ours(items)
+        totals = []
+        for model, losses, optim in ((peer.model, expected, optimizers[0]), (ours, found, optimizers[1])):
+            total = sum(losses.values())
+            totals.append(float(total))
+            optim.zero_grad()
+            total.backward()
+            torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 0.1)
+            optim.step()
+        assert abs(totals[1] / totals[0] - 1) < tolerance, f"step {step}: {totals}"
+
+
+def make_optimizer(name, model, cfg):
+    """Plain SGD over everything, or the optimizer of the project's own published config."""
+    if name == "sgd":
+        return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    cfg.optimizer.params.model = model
+    return instantiate(cfg.optimizer)
