@@ -27,7 +27,7 @@ _SUFFIXES = (".py", ".yaml", ".yml")
 def config_roots() -> tuple[Path, Path]:
     """The folders of the shipped configs and of the projects: of a checkout, or packaged in an installed wheel."""
     checkout = _PACKAGE_DIR.parent
-    if (checkout / "setup.py").is_file() and (checkout / "configs" / "common").is_dir():
+    if (checkout / "pyproject.toml").is_file() and (checkout / "configs" / "common").is_dir():
         return checkout / "configs", checkout / "projects"
     return _PACKAGE_DIR / "_configs", _PACKAGE_DIR / "_projects"
 

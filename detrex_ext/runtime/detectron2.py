@@ -1,6 +1,7 @@
 """The host names from an installed detectron2.
 
-`LazyConfig` and `LRMultiplier` are subclasses that mend detectron2's faults; the rest is re-exported as it is.
+`LazyConfig`, `LRMultiplier` and `WarmupParamScheduler` are subclasses that mend detectron2's faults; the rest is
+re-exported as it is.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from detectron2.engine.defaults import create_ddp_model as _create_ddp_model
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.layers import ShapeSpec
 from detectron2.solver import LRMultiplier as _LRMultiplier
-from detectron2.solver import WarmupParamScheduler
+from detectron2.solver import WarmupParamScheduler as _WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
 from detectron2.structures import Boxes, BoxMode, ImageList, Instances, pairwise_iou
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage, has_event_storage
 from detectron2.utils.file_io import PathManager
+from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
 from detrex_ext.runtime.standalone import lazy as _lazy
@@ -38,6 +40,21 @@ class LazyConfig(_lazy.LazyConfig, _LazyConfig):
 
 class LRMultiplier(_solver.ClampedLR, _LRMultiplier):
     """detectron2's, which survives the step after the last iteration."""
+
+
+class WarmupParamScheduler(_WarmupParamScheduler):
+    """detectron2's, which takes a warm-up longer than the training."""
+
+    def __init__(
+        self,
+        scheduler: ParamScheduler,
+        warmup_factor: float,
+        warmup_length: float,
+        warmup_method: str = "linear",
+        rescale_interval: bool = False,
+    ) -> None:
+        length = _solver.clamp_warmup(warmup_length)
+        super().__init__(scheduler, warmup_factor, length, warmup_method, rescale_interval)
 
 
 def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs) -> nn.Module:

@@ -21,7 +21,6 @@ from detrex_ext.runtime import comm
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_log = logging.getLogger(__name__)
 
 
 def launch(
@@ -72,6 +71,8 @@ def launch(
     with tempfile.TemporaryDirectory() as folder:
         where = (num_gpus_per_machine, num_machines, machine_rank, dist_url)
         child_args = (main_func, *where, args, timeout, device, folder)
+        # torch warns of every process it ends after the first failure; the failure itself is what counts
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         try:
             mp.start_processes(_child, child_args, num_gpus_per_machine, daemon=False, start_method="spawn")
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:

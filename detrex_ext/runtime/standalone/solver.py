@@ -23,6 +23,11 @@ _LAST_PROGRESS = 1 - 2e-6
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
 
+def clamp_warmup(length: float) -> float:
+    """A warm-up longer than the training, as in a short trial of a long recipe, is all of the training."""
+    return min(max(float(length), 0.0), _LAST_PROGRESS)
+
+
 class WarmupParamScheduler(CompositeParamScheduler):
     """A schedule that starts lower and climbs to its own value."""
 
@@ -42,9 +47,9 @@ class WarmupParamScheduler(CompositeParamScheduler):
             warmup_method: "linear" or "constant".
             rescale_interval: the schedule starts at its own beginning after the warm-up instead of being cut.
         """
-        length = min(max(float(warmup_length), 0.0), 1.0)
+        length = clamp_warmup(warmup_length)
         start = warmup_factor * scheduler(0.0)
-        end = scheduler(0.0 if rescale_interval else min(length, _LAST_PROGRESS))
+        end = scheduler(0.0 if rescale_interval else length)
         if warmup_method == "linear":
             warmup: ParamScheduler = LinearParamScheduler(start, end)
         elif warmup_method == "constant":
@@ -52,9 +57,9 @@ class WarmupParamScheduler(CompositeParamScheduler):
         else:
             raise ValueError(f"warmup_method is '{warmup_method}'; it must be 'linear' or 'constant'")
         super().__init__(
-            [warmup, scheduler] if length < 1 else [warmup],
-            interval_scaling=["rescaled", "rescaled" if rescale_interval else "fixed"][: 2 if length < 1 else 1],
-            lengths=[length, 1 - length] if length < 1 else [1.0],
+            [warmup, scheduler],
+            interval_scaling=["rescaled", "rescaled" if rescale_interval else "fixed"],
+            lengths=[length, 1 - length],
         )
 
 
