@@ -1,0 +1,265 @@
+"""Reading annotation files, and what the check says about faulty ones."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from data_sets import BCCD, coco, write
+from PIL import Image
+
+from detrex_ext.data import CocoDataset, check_before_training, check_dataset, check_same_classes, read_classes
+from detrex_ext.data.read import UnreadableImage, image_size, read_image
+from detrex_ext.errors import UserError
+
+
+def test_classes_are_numbered_by_ascending_category_id(tmp_path):
+    dataset = CocoDataset(write(tmp_path, coco(num_classes=3)))
+    assert dataset.category_ids == [10, 20, 30]
+    assert dataset.class_names == ["class10", "class20", "class30"]
+    assert [r["annotations"][0]["category_id"] for r in dataset] == [0, 1, 2, 0]
+    assert read_classes(dataset.json) == (dataset.class_names, dataset.category_ids)
+
+
+def test_records_have_detectron2s_layout_and_are_sorted_by_image_id(tmp_path):
+    data = coco()
+    data["images"].reverse()
+    dataset = CocoDataset(write(tmp_path, data), tmp_path / "images")
+    record = dataset[0]
+    assert record["image_id"] == 5 and record["file_name"] == str(tmp_path / "images" / "0.png")
+    assert (record["height"], record["width"]) == (40, 60)
+    assert record["annotations"] == [{"bbox": [4, 6, 20, 10], "bbox_mode": 1, "category_id": 0, "iscrowd": 0}]
+    assert len(dataset) == len(dataset.records) == 4
+    record["annotations"].clear()  # a caller may change its copy
+    assert len(dataset.records[0]["annotations"]) == 1
+    with pytest.raises(IndexError):
+        dataset[4]
+
+
+def test_empty_images_stay_unless_filtered(tmp_path):
+    data = coco()
+    data["annotations"] = data["annotations"][:2]
+    data["annotations"][1]["iscrowd"] = 1
+    path = write(tmp_path, data)
+    assert len(CocoDataset(path)) == 4
+    assert len(CocoDataset(path, filter_empty=True)) == 1
+
+
+def test_sizes_absent_from_the_json_are_read_from_the_pictures(tmp_path):
+    data = coco(size=(30, 50))
+    path = write(tmp_path, data)
+    for image in data["images"]:
+        del image["height"], image["width"]
+    path.write_text(json.dumps(data))
+    dataset = CocoDataset(path)
+    assert dataset.sizes_N2.tolist() == [[30, 50]] * 4
+    assert "missing_size" in dataset.report.findings
+
+
+def drop_categories(data):
+    del data["categories"]
+
+
+def empty_categories(data):
+    data["categories"] = []
+
+
+def unknown_category(data):
+    data["annotations"][1]["category_id"] = 7
+
+
+def missing_category(data):
+    del data["annotations"][1]["category_id"]
+
+
+def duplicate_category(data):
+    data["categories"].append({"id": 10, "name": "again"})
+
+
+def duplicate_image(data):
+    data["images"][1]["id"] = data["images"][0]["id"]
+
+
+def duplicate_annotation(data):
+    data["annotations"][1]["id"] = 100
+
+
+def short_box(data):
+    data["annotations"][1]["bbox"] = [1, 2, 3]
+
+
+def nan_box(data):
+    data["annotations"][1]["bbox"] = [1, 2, float("nan"), 4]
+
+
+def no_images(data):
+    data["images"] = []
+
+
+ERRORS = [
+    (drop_categories, "no_categories", "the key is absent"),
+    (empty_categories, "no_categories", "it is empty"),
+    (unknown_category, "unknown_category", "annotation 101, image 1.png: category_id 7"),
+    (missing_category, "missing_category", "annotation 101, image 1.png"),
+    (duplicate_category, "duplicate_category_id", "category id 10"),
+    (duplicate_image, "duplicate_image_id", "image id 5, 1.png"),
+    (duplicate_annotation, "duplicate_annotation_id", "annotation 100, image 1.png"),
+    (short_box, "malformed_box", "bbox [1, 2, 3]"),
+    (nan_box, "malformed_box", "nan"),
+    (no_images, "no_images", "empty list"),
+]
+
+
+@pytest.mark.parametrize(("fault", "kind", "example"), ERRORS, ids=[f[0].__name__ for f in ERRORS])
+def test_each_error_is_found_named_and_refused(tmp_path, fault, kind, example):
+    data = coco()
+    path = write(tmp_path, data)
+    assert check_dataset(path).errors == []
+    fault(data)
+    path.write_text(json.dumps(data))
+    report = check_dataset(path)
+    assert kind in [f.kind for f in report.errors]
+    assert example in report.findings[kind].examples[0]
+    with pytest.raises(UserError, match="set.json") as raised:
+        CocoDataset(path)
+    assert example in str(raised.value) and "check" in str(raised.value)
+
+
+def test_unknown_category_message_has_what_where_and_expected(tmp_path):
+    data = coco()
+    for ann in data["annotations"][1:3]:
+        ann["category_id"] = 7
+    with pytest.raises(UserError) as raised:
+        CocoDataset(write(tmp_path, data))
+    message = str(raised.value)
+    for part in ("2 unknown category", "its categories are 10, 20", "annotation 101, image 1.png: category_id 7"):
+        assert part in message
+
+
+WARNINGS = [
+    ("degenerate_box", [4, 6, 0, 10]),
+    ("degenerate_box", [4, 6, -3, 10]),
+    ("box_outside_image", [70, 6, 5, 5]),
+    ("box_over_border", [50, 6, 20, 10]),
+    ("box_over_border", [-4, 6, 20, 10]),
+]
+
+
+@pytest.mark.parametrize(("kind", "box"), WARNINGS)
+def test_odd_boxes_are_warned_of_and_do_not_stop_training(tmp_path, kind, box):
+    data = coco()
+    data["annotations"][2]["bbox"] = box
+    path = write(tmp_path, data)
+    report = check_dataset(path)
+    assert [f.kind for f in report.warnings] == [kind] and report.errors == []
+    assert f"bbox {box}" in report.findings[kind].examples[0]
+    assert len(CocoDataset(path)) == 4
+
+
+def test_rounding_at_the_border_is_no_finding(tmp_path):
+    data = coco(size=(40, 60))
+    data["annotations"][0]["bbox"] = [0, 0, 60.4, 40.4]
+    assert check_dataset(write(tmp_path, data)).findings == {}
+
+
+def test_counts_per_class_and_size(tmp_path):
+    data = coco(num_images=4, num_classes=3, size=(200, 200))
+    boxes = [[0, 0, 31, 31], [0, 0, 32, 32], [0, 0, 96, 96], [0, 0, 10, 10]]
+    for ann, box, category in zip(data["annotations"], boxes, (10, 10, 10, 20), strict=True):
+        ann.update(bbox=box, category_id=category, image_id=5, area=box[2] * box[3])
+    data["annotations"][3]["iscrowd"] = 1
+    report = check_dataset(write(tmp_path, data))
+    assert report.classes["class10"] == {"total": 3, "small": 1, "medium": 1, "large": 1, "images": 1}
+    assert (report.num_images, report.num_annotations, report.num_crowd, report.num_empty) == (4, 4, 1, 3)
+    assert report.findings["class_without_boxes"].count == 2
+    for part in ("class10", "3 without boxes", "1 crowd"):
+        assert part in report.text()
+
+
+def test_pictures_missing_broken_and_of_another_size(tmp_path):
+    path = write(tmp_path, coco(num_images=5))
+    pictures = tmp_path / "images"
+    (pictures / "0.png").unlink()
+    (pictures / "1.png").write_bytes((pictures / "1.png").read_bytes()[:200])
+    (pictures / "2.png").write_text("no picture")
+    Image.new("RGB", (61, 40)).save(pictures / "3.png")
+    report = check_dataset(path, pictures)
+    assert {f.kind: f.count for f in report.errors} == {"missing_file": 1, "unreadable_file": 2, "wrong_size": 1}
+    assert "61 x 40, the JSON says 60 x 40" in report.findings["wrong_size"].examples[0]
+    headers = check_dataset(path, pictures, decode=False)
+    assert headers.findings["unreadable_file"].count == 1  # a cut file has a good header
+
+
+def test_quick_check_names_missing_pictures(tmp_path):
+    path = write(tmp_path, coco())
+    dataset = CocoDataset(path)
+    assert check_before_training(dataset) is dataset.report
+    (tmp_path / "images" / "2.png").unlink()
+    with pytest.raises(UserError, match=r"1 of 4 pictures are missing[\s\S]*2\.png"):
+        check_before_training(dataset)
+
+
+def test_quick_check_wants_boxes(tmp_path):
+    data = coco()
+    data["annotations"] = []
+    with pytest.raises(UserError, match="not one box"):
+        check_before_training(CocoDataset(write(tmp_path, data)))
+
+
+def test_training_and_validation_must_have_the_same_classes(tmp_path):
+    data = coco()
+    train = CocoDataset(write(tmp_path, data, name="train.json"))
+    check_same_classes(train, train)
+    data["categories"][0]["name"] = "other"
+    val = CocoDataset(write(tmp_path, data, pictures=False, name="val.json"))
+    with pytest.raises(UserError, match="id 20: 'class20' in training, 'other' in validation"):
+        check_same_classes(train, val)
+
+
+def test_missing_files_and_folders_are_explained(tmp_path):
+    path = write(tmp_path, coco())
+    with pytest.raises(UserError, match=r"not found[\s\S]*set\.json"):
+        CocoDataset(tmp_path / "sett.json")
+    with pytest.raises(UserError, match="nearest that exists"):
+        CocoDataset(tmp_path / "a" / "b" / "set.json")
+    with pytest.raises(UserError, match="image folder not found"):
+        CocoDataset(path, tmp_path / "nowhere")
+    (tmp_path / "images" / "0.png").unlink()
+    with pytest.raises(UserError, match=r"0\.png, is in none of"):
+        CocoDataset(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', '{"images": 3}'])
+def test_files_that_are_no_annotation_files(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="x.json"):
+        CocoDataset(path)
+
+
+def test_reading_pictures_rgb_upright_8_bit(tmp_path):
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: shown a quarter turn clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "turned.png"), np.rot90(pixels, k=-1))
+    assert image_size(tmp_path / "turned.png") == (3, 2)
+    grey = np.array([[0, 255], [100, 7]], dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(grey[:, :, None], 3, 2))
+    Image.fromarray(grey.astype(np.uint16) * 256 + 3).save(tmp_path / "deep.png")
+    assert np.array_equal(read_image(tmp_path / "deep.png")[:, :, 1], grey)
+    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "alpha.png")
+    assert np.array_equal(read_image(tmp_path / "alpha.png"), pixels)
+    with pytest.raises(UnreadableImage, match="does not exist"):
+        read_image(tmp_path / "none.png")
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD data set is not beside the checkout")
+@pytest.mark.parametrize(("split", "images", "boxes"), [("train", 205, 2804), ("val", 87, 1137)])
+def test_a_real_data_set(split, images, boxes):
+    dataset = CocoDataset(BCCD / f"instances_{split}.json")
+    assert len(dataset) == images and dataset.class_names == ["Platelets", "RBC", "WBC"]
+    report = check_before_training(dataset)
+    assert report.num_annotations == boxes == sum(row["total"] for row in report.classes.values())
