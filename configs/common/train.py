@@ -1,0 +1,34 @@
+"""How a training runs: folder, length, precision, checkpoints, evaluation. Names follow detrex where it has them."""
+
+train = dict(
+    output_dir="./output",
+    # weights to start from: a file, http(s) or detectron2://; "" = random weights
+    init_checkpoint="",
+    max_iter=90000,
+    device="cuda",
+    # below 0: drawn and logged
+    seed=-1,
+    # bf16 needs no loss scaling; fp16 scales losses
+    amp=dict(enabled=False, dtype="bf16"),
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    # the batch of each process is run in this many parts, with the losses and gradients of the whole
+    accumulate_steps=1,
+    # total batch that the learning rate and the schedule were chosen for; only printed beside the batch in use
+    reference_batch=16,
+    clip_grad=dict(enabled=False, params=dict(max_norm=0.1, norm_type=2)),
+    # 20 iterations with an evaluation, to see that everything is in place
+    fast_dev_run=dict(enabled=False),
+    checkpointer=dict(period=5000, max_to_keep=100),
+    # model_best.pth by a figure of the evaluation
+    best_checkpoint=dict(enabled=True, metric="bbox/AP", mode="max"),
+    eval_period=5000,
+    log_period=20,
+    # warmup: decay of update t is min(decay, (1 + t) / (10 + t))
+    model_ema=dict(enabled=False, decay=0.999, warmup=False, device="", use_ema_weights_for_eval_only=False),
+    # write into a folder that holds another run
+    overwrite=False,
+    channels_last=False,
+    cudnn_benchmark=False,
+    # "": as torch has it; "high" and "medium" allow TF32 and bf16 in fp32 matrix products
+    float32_precision="",
+)

@@ -1,0 +1,202 @@
+"""Files of weights: where they are, how they are read without running what is in them, how they are written whole.
+
+Reading never executes code of the file: ``.pth`` goes through torch's ``weights_only`` reader with an allow-list of
+plain data types, ``.pkl`` through an unpickler that knows numpy arrays and containers only. Writing goes to a
+temporary file that replaces the old one in one step, so that a reader sees the old file or the new, never a part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import os
+import pickle
+import tempfile
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from detrex_ext.errors import UserError
+from detrex_ext.runtime import PathManager
+
+FORMAT_HELP = "a .pth file of this project, detrex or torchvision, or a detectron2 .pkl"
+TEMP_PREFIX = ".saving-"
+
+
+def resolve(path: str | os.PathLike, manager: Any = None) -> str:
+    """Local path of a checkpoint; remote ones are fetched to the cache once.
+
+    Raises:
+        UserError: where it does not exist or cannot be fetched.
+    """
+    name = os.fspath(path)
+    if os.path.isfile(name):
+        return name
+    if "://" not in name:
+        found = sorted(p.name for p in Path(name).parent.glob("*.p*") if p.suffix in (".pth", ".pkl"))
+        beside = f"; beside it: {', '.join(found[:5])}" if found else ""
+        kind = "a folder, not a file" if os.path.isdir(name) else "not found"
+        raise UserError(f"checkpoint {name}: {kind}{beside}\n  expected {FORMAT_HELP}")
+    try:
+        return (manager or PathManager).get_local_path(name)
+    except Exception as error:
+        raise UserError(
+            f"checkpoint {name}: cannot be fetched ({type(error).__name__}: {error})\n"
+            "  without a network: copy the file here and name it by train.init_checkpoint=PATH, "
+            'or train from random weights by train.init_checkpoint=""'
+        ) from error
+
+
+def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, Any]:
+    """The contents of a checkpoint file, on the CPU; a bare state dict comes back as ``{"model": state dict}``.
+
+    Raises:
+        UserError: missing, truncated, not a checkpoint, or holding objects that are not plain data.
+    """
+    local = resolve(path, manager)
+    try:
+        data = _read_pickle(local) if local.endswith(".pkl") else _read_torch(local)
+    except _Refused as error:
+        raise UserError(
+            f"checkpoint {path}: holds {error}, which is not read because reading it could run code\n"
+            "  save it again with tensors and plain values only"
+        ) from error
+    except Exception as error:
+        size = os.path.getsize(local)
+        raise UserError(
+            f"checkpoint {path}: cannot be read, it is truncated or not a checkpoint ({size:,} bytes; "
+            f"{type(error).__name__})\n  expected {FORMAT_HELP}; copy or download it again"
+        ) from error
+    if not isinstance(data, dict) or not data:
+        raise UserError(f"checkpoint {path}: holds {type(data).__name__}, expected {FORMAT_HELP}")
+    return data if isinstance(data.get("model"), dict) else {"model": data}
+
+
+class _Refused(Exception):
+    """The name of an object that is not on the allow-list."""
+
+
+def _read_torch(path: str) -> Any:
+    with _allowed():
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            text = str(error)
+            if "GLOBAL " in text:
+                raise _Refused(text.split("GLOBAL ", 1)[1].split(" was not", 1)[0].strip()) from error
+            raise
+
+
+def _plain_types() -> list[Any]:
+    """Types of plain values that older training files hold beside tensors."""
+    from omegaconf import DictConfig, ListConfig, base, nodes
+
+    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    rebuild: list[Callable] = [multiarray._reconstruct, multiarray.scalar]
+    return [
+        argparse.Namespace,
+        collections.OrderedDict,
+        collections.defaultdict,
+        typing.Any,
+        dict,
+        list,
+        int,
+        DictConfig,
+        ListConfig,
+        base.ContainerMetadata,
+        base.Metadata,
+        nodes.AnyNode,
+        np.ndarray,
+        np.dtype,
+        *rebuild,
+        *((f, f"numpy.core.multiarray.{f.__name__}") for f in rebuild),
+        *(type(np.dtype(t)) for t in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")),
+    ]
+
+
+@contextlib.contextmanager
+def _allowed() -> Iterator[None]:
+    if hasattr(torch.serialization, "safe_globals"):
+        with torch.serialization.safe_globals(_plain_types()):
+            yield
+    else:  # torch 2.4 has no scoped form and no renamed entries
+        torch.serialization.add_safe_globals([t for t in _plain_types() if not isinstance(t, tuple)])
+        yield
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles numpy arrays, numbers, strings and containers; refuses every other name."""
+
+    allowed = {
+        ("_codecs", "encode"),
+        ("collections", "OrderedDict"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        *(
+            (f"numpy.{core}.multiarray", name)
+            for core in ("core", "_core")
+            for name in ("_reconstruct", "scalar", "_frombuffer")
+        ),
+        *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed and module != "numpy.dtypes":
+            raise _Refused(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def _read_pickle(path: str) -> Any:
+    with open(path, "rb") as file:
+        return _ArraysOnly(file, encoding="latin1").load()
+
+
+def write_checkpoint(data: Any, path: str | os.PathLike) -> None:
+    """``torch.save`` that leaves either the old file or the whole new one, whatever happens in between."""
+    write_whole(path, lambda file: torch.save(data, file))
+
+
+def write_whole(path: str | os.PathLike, write: Callable[[IO[bytes]], Any]) -> None:
+    """Replaces a file in one step by what ``write`` puts into a temporary one beside it."""
+    folder, name = os.path.split(os.path.abspath(path))
+    handle, temp = tempfile.mkstemp(prefix=f"{TEMP_PREFIX}{name}-", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temp, 0o666 & ~_umask())  # mkstemp makes private files; others may read a run folder
+        os.replace(temp, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temp)
+        raise
+    _sync_folder(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: str) -> None:
+    """Makes the rename itself durable, where the system can open folders."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Deletes the temporary files that a killed process left in a folder."""
+    for path in Path(folder).glob(f"{TEMP_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -1,0 +1,41 @@
+"""Tables of key names of other projects, one module each; add a table to ``LAYOUTS`` to teach a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import Tensor, nn
+
+from detrex_ext.errors import UserError
+
+from .base import Layout, State
+from .detrex_deformable import DETREX_DEFORMABLE
+from .resnet import DETECTRON2_RESNET, TORCHVISION_RESNET
+
+OURS = Layout(name="detrex_ext", recognise=lambda keys: True, rename=lambda keys, model_keys: {k: k for k in keys})
+LAYOUTS: tuple[Layout, ...] = (DETREX_DEFORMABLE, TORCHVISION_RESNET, DETECTRON2_RESNET, OURS)
+WRITERS: dict[str, Layout] = {"detrex": DETREX_DEFORMABLE}
+
+
+def recognise(keys: Collection[str]) -> Layout:
+    """The first table that knows a file with these keys; ours where none does."""
+    return next(layout for layout in LAYOUTS if layout.recognise(keys))
+
+
+def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State:
+    """Our weights under the names of another project, aliases included.
+
+    Args:
+        model_or_state: a model of ours or its state dict.
+        name: ``"detrex"``.
+
+    Raises:
+        UserError: no such layout.
+    """
+    if name not in WRITERS:
+        raise UserError(f"unknown checkpoint layout '{name}'; known: {', '.join(sorted(WRITERS))}")
+    state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
+    return WRITERS[name].write(dict(state))
+
+
+__all__ = ["LAYOUTS", "Layout", "OURS", "State", "WRITERS", "recognise", "to_layout"]

@@ -1,0 +1,64 @@
+"""ResNet weights alone: torchvision's names, and detectron2's without a prefix (its converted ImageNet files)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from .base import Layout, Names
+
+_PREFIXES = ("backbone.body.", "backbone.", "body.", "")
+_TORCHVISION = (
+    (re.compile(r"^conv1\."), "stem.conv1."),
+    (re.compile(r"^bn1\."), "stem.conv1.norm."),
+    (re.compile(r"^layer(\d)\.(\d+)\.conv(\d)\."), lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv{m[3]}."),
+    (re.compile(r"^layer(\d)\.(\d+)\.bn(\d)\."), lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm."),
+    (re.compile(r"^layer(\d)\.(\d+)\.downsample\.0\."), lambda m: f"res{int(m[1]) + 1}.{m[2]}.shortcut."),
+    (re.compile(r"^layer(\d)\.(\d+)\.downsample\.1\."), lambda m: f"res{int(m[1]) + 1}.{m[2]}.shortcut.norm."),
+)
+
+
+def _prefix(keys: Collection[str]) -> str | None:
+    """What stands before torchvision's names, or None where they are not torchvision's."""
+    known = set(keys)
+    return next((p for p in _PREFIXES if f"{p}conv1.weight" in known and f"{p}layer1.0.conv1.weight" in known), None)
+
+
+def _torchvision_names(keys: Collection[str], model_keys: Collection[str]) -> Names:
+    prefix = _prefix(keys) or ""
+    wanted = set(model_keys)
+    names: Names = {}
+    for key in keys:
+        inner = key[len(prefix) :] if key.startswith(prefix) else key
+        ours = None
+        for pattern, target in _TORCHVISION:
+            if pattern.match(inner):
+                ours = "backbone." + pattern.sub(target, inner, count=1)
+        if ours is not None and ours.endswith("num_batches_tracked") and ours not in wanted:
+            ours = None  # a frozen norm counts nothing
+        names[key] = ours if ours is not None or _is_left_out(inner) else key
+    return names
+
+
+def _is_left_out(inner: str) -> bool:
+    """The classifier, and counters of norms."""
+    return inner.startswith(("fc.", "stem.fc.")) or inner.endswith("num_batches_tracked")
+
+
+def _detectron2_names(keys: Collection[str], model_keys: Collection[str]) -> Names:
+    del model_keys
+    return {key: None if _is_left_out(key) else f"backbone.{key}" for key in keys}
+
+
+TORCHVISION_RESNET = Layout(
+    name="torchvision ResNet",
+    recognise=lambda keys: _prefix(keys) is not None,
+    rename=_torchvision_names,
+    scope="backbone.",
+)
+DETECTRON2_RESNET = Layout(
+    name="detectron2 ResNet",
+    recognise=lambda keys: "stem.conv1.weight" in set(keys) and any(k.startswith("res2.0.") for k in keys),
+    rename=_detectron2_names,
+    scope="backbone.",
+)

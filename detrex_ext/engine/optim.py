@@ -1,0 +1,61 @@
+"""Optimizers from a config."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from detrex_ext.runtime import instantiate
+
+logger = logging.getLogger(__name__)
+
+
+class LrFactor:
+    """Factor on the learning rate by parameter name; in a config ``L(LrFactor)(factors={"backbone": 0.1})``.
+
+    An object and not a lambda, so that a config that holds it can be written to YAML and read again.
+
+    Args:
+        factors: part of a name -> factor; the first that is in the name counts.
+        default: factor of every other parameter.
+    """
+
+    def __init__(self, factors: Mapping[str, float], default: float = 1.0) -> None:
+        self.factors, self.default = dict(factors), default
+
+    def __call__(self, name: str) -> float:
+        return next((factor for part, factor in self.factors.items() if part in name), self.default)
+
+
+def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of ``cfg.optimizer`` over a model; the config is left as it was."""
+    params = cfg.optimizer.params
+    params.model = model
+    try:
+        return instantiate(cfg.optimizer)
+    finally:
+        del params["model"]
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restores moments; learning rates, weight decays and the like stay those of the config now in use.
+
+    What differs from the values in the file is logged, so that nobody wonders which of the two counts.
+    """
+    ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    saved = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
+    optimizer.load_state_dict(state)
+    for number, (group, now, then) in enumerate(zip(optimizer.param_groups, ours, saved, strict=True)):
+        base = {**then, "lr": then.get("initial_lr", then["lr"])}
+        changed = [f"{k} {base[k]} -> {v}" for k, v in now.items() if k in base and _differ(base[k], v)]
+        if changed:
+            logger.warning("resume: group %d of the optimizer changes by the config: %s", number, ", ".join(changed))
+        group.update(now, initial_lr=now["lr"])
+
+
+def _differ(a: Any, b: Any) -> bool:
+    return (list(a) != list(b)) if isinstance(a, list | tuple) else a != b

@@ -1,0 +1,55 @@
+"""Schedules on fvcore's ``ParamScheduler``: functions of the progress of a training, 0 to 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    ConstantParamScheduler,
+    CosineParamScheduler,
+    MultiStepParamScheduler,
+    ParamScheduler,
+)
+
+from detrex_ext.errors import UserError
+from detrex_ext.runtime import WarmupParamScheduler
+
+
+def multistep_schedule(milestones: Sequence[int], end: int, gamma: float = 0.1) -> ParamScheduler:
+    """Factor 1, multiplied by ``gamma`` at each milestone.
+
+    Args:
+        milestones: ascending, in the unit of ``end``.
+        end: length of the training that the milestones are of.
+        gamma: factor at each milestone.
+    """
+    values = [gamma**i for i in range(len(milestones) + 1)]
+    return MultiStepParamScheduler(values, milestones=[*milestones, end])
+
+
+def constant_then_cosine(constant: float = 0.7, end_factor: float = 0.01) -> ParamScheduler:
+    """Factor 1 for the fraction ``constant`` of the training, then half a cosine down to ``end_factor``."""
+    if not 0 < constant < 1:
+        raise UserError(f"constant_then_cosine: constant={constant}, expected a fraction between 0 and 1")
+    return CompositeParamScheduler(
+        [ConstantParamScheduler(1.0), CosineParamScheduler(1.0, end_factor)],
+        lengths=[constant, 1 - constant],
+        interval_scaling=["fixed", "rescaled"],
+    )
+
+
+def warmed_up(
+    scheduler: ParamScheduler, warmup_iters: int = 0, warmup_factor: float = 0.001, max_iter: int = 1
+) -> ParamScheduler:
+    """A schedule whose first iterations climb linearly to it.
+
+    Args:
+        scheduler: the schedule after the warm-up; it is cut, not shifted.
+        warmup_iters: iterations of warm-up; 0 = none.
+        warmup_factor: factor of the first iteration, relative to the schedule's start.
+        max_iter: iterations of the training, that ``warmup_iters`` is a part of.
+    """
+    if warmup_iters <= 0:
+        return scheduler
+    return WarmupParamScheduler(scheduler, warmup_factor, min(1.0, warmup_iters / max_iter))
