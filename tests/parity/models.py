@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,8 +17,10 @@ from detrex_ext.modeling.postprocess import Postprocess
 from detrex_ext.modeling.preprocess import Preprocess
 from detrex_ext.modeling.queries import LearnedQueries, TwoStageQueries
 from detrex_ext.runtime import Boxes, Instances
+from detrex_ext.structures import LossDict
 
 from .reference import Dims
+from .weights import detrex_name
 
 VARIANTS = {
     "plain": Dims(),
@@ -96,3 +99,34 @@ def truth(items: list[dict[str, Any]], dtype: torch.dtype) -> tuple[list[Tensor]
         boxes.append(torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1).to(dtype))
         labels.append(item["instances"].gt_classes)
     return labels, boxes
+
+
+def compare_losses(found: LossDict, expected: dict[str, Tensor], tolerance: float) -> None:
+    """Every loss of every stage, and the total, relative; ``expected`` has detrex's names: no suffix = last stage."""
+    last = max((int(name.rpartition("_")[2]) + 1 for name in expected if name[-1].isdigit()), default=0)
+    per_stage = {}
+    for name, value in expected.items():
+        term, _, suffix = name.removeprefix("loss_").partition("_")
+        key = f"stage-1/loss_{term}_enc" if suffix == "enc" else f"stage{suffix or last}/loss_{term}"
+        per_stage[key] = float(value.detach())
+    assert set(per_stage) == {key for key in found.stats if "/loss_" in key}
+    for key, value in per_stage.items():
+        assert float(found.stats[key]) == pytest.approx(value, rel=tolerance, abs=1e-30), key
+    total, reference = (float(sum(losses.values()).detach()) for losses in (found, expected))
+    assert total == pytest.approx(reference, rel=tolerance)
+
+
+def compare_gradients(model: nn.Module, reference: dict[str, Tensor | None], layers: int, tolerance: float) -> None:
+    """Each parameter's gradient, relative to the larger of its own norm and a thousandth of the whole gradient's.
+
+    Args:
+        model: ours, after ``backward``.
+        reference: by detrex's names; None or zeros where a tensor takes no part.
+    """
+    whole = torch.stack([g.norm() for g in reference.values() if g is not None]).norm()
+    trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    for name, grad in trained.items():
+        other = reference[detrex_name(name, layers)]
+        grad, other = (torch.zeros(()) if g is None else g for g in (grad, other))
+        error = (grad - other).norm() / other.norm().clamp_min(1e-3 * whole)
+        assert float(error) < tolerance, f"{name}: {float(error)}"

@@ -15,9 +15,9 @@ from detrex_ext.checkpoint import load_state, to_layout
 from detrex_ext.config import load_config
 from detrex_ext.runtime import instantiate
 
-from .models import VARIANTS, batch
+from .models import VARIANTS, batch, compare_gradients, compare_losses
 from .peer import Peer, skip_without_detrex
-from .weights import backbone_shapes, detrex_name, model_shapes, random_state
+from .weights import backbone_shapes, model_shapes, random_state
 
 skip_without_detrex()
 
@@ -117,38 +117,16 @@ def test_training(models, images):
         assert gap(s.boxes_BQ4, boxes[s.stage]) < 1e-5
     assert {s.group for s in sets} == ({"main", "enc"} if variant == "two_stage" else {"main"})
     losses = ours(items)
-    compare_losses(losses, expected, 1e-5)
-    compare_gradients(ours, losses, peer.model, expected, 1e-4)
+    compare_with(peer, expected, ours, losses, 1e-5, 1e-4)
 
 
-def compare_losses(losses, expected, tolerance):
-    """Every loss of every stage, relative; detrex's last stage has no suffix."""
-    per_stage = {}
-    for name, value in expected.items():
-        term, _, suffix = name.removeprefix("loss_").partition("_")
-        key = f"stage-1/loss_{term}_enc" if suffix == "enc" else f"stage{suffix or 5}/loss_{term}"
-        per_stage[key] = float(value)
-    assert set(per_stage) == {k for k in losses.stats if "/loss_" in k}
-    for key, value in per_stage.items():
-        assert abs(float(losses.stats[key]) / value - 1) < tolerance, key
-    total, reference = (float(sum(d.values())) for d in (losses, expected))
-    assert abs(total / reference - 1) < tolerance
-
-
-def compare_gradients(ours, losses, theirs, expected, tolerance):
-    """Each parameter's gradient, relative to the larger of its own norm and a thousandth of the whole gradient's."""
-    for model, values in ((ours, losses), (theirs, expected)):
+def compare_with(peer, expected, ours, losses, loss_gap, grad_gap):
+    compare_losses(losses, expected, loss_gap)
+    for model, values in ((ours, losses), (peer.model, expected)):
         model.zero_grad(set_to_none=True)
         sum(values.values()).backward()
-    by_name = dict(theirs.named_parameters(remove_duplicate=False))
-    reference = {k: by_name[detrex_name(k, 6)].grad for k, p in ours.named_parameters() if p.grad is not None}
-    assert all(g is not None for g in reference.values())
-    assert len(reference) == sum(p.grad is not None for p in theirs.parameters())
-    whole = torch.stack([g.norm() for g in reference.values()]).norm()
-    for name, p in ours.named_parameters():
-        if p.grad is not None:
-            error = (p.grad - reference[name]).norm() / reference[name].norm().clamp_min(1e-3 * whole)
-            assert float(error) < tolerance, name
+    theirs = {k: p.grad for k, p in peer.model.named_parameters(remove_duplicate=False)}
+    compare_gradients(ours, theirs, 6, grad_gap)
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
@@ -175,8 +153,7 @@ def test_gradients_in_double_precision(variant):
     ours.train()
     expected = peer(items)
     losses = ours(items)
-    compare_losses(losses, expected, 1e-12)
-    compare_gradients(ours, losses, peer.model, expected, 1e-9)
+    compare_with(peer, expected, ours, losses, 1e-12, 1e-9)
 
 
 @pytest.mark.slow

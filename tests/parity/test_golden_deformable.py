@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from detrex_ext.checkpoint import load_state, to_layout
+from detrex_ext.criterion import detr_rule
 from detrex_ext.modeling.backbones import ResNet
 from detrex_ext.modeling.encoders.flatten import to_memory
 from detrex_ext.modeling.queries.two_stage import proposal_anchors
 from detrex_ext.structures import Features
 
 from . import reference
-from .models import VARIANTS, batch, narrow_dims, narrow_model
+from .models import VARIANTS, batch, compare_gradients, compare_losses, narrow_dims, narrow_model, truth
 from .reference_backbone import prepare, resnet50
-from .weights import backbone_shapes, model_shapes, random_state
+from .reference_loss import losses
+from .weights import backbone_shapes, canonical, model_shapes, random_state
 
 SIZES, OBJECTS = [(130, 171), (156, 99)], [4, 3]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -59,6 +61,27 @@ def test_all_stages(variant, images, mode, dtype):
     reading = read(model, dims, state, items, masked=mode != "eval as detrex", dtype=dtype)
     assert worst(sets, reading) < TOLERANCE[dtype]
     assert bool([s for s in sets if s.group == "enc"]) == (dims.two_stage and mode == "train")
+
+
+def detrex_rules(dims):
+    rules = {"main": detr_rule(when={"group": "main"})}
+    return rules | ({"enc": detr_rule(when={"group": "enc"}, objectness=True)} if dims.two_stage else {})
+
+
+@pytest.mark.parametrize(("dtype", "loss_gap", "grad_gap"), [(torch.float64, 1e-10, 1e-9), (torch.float32, 1e-5, 1e-4)])
+@pytest.mark.parametrize("objects", [[4, 3], [0, 3], [0, 0], [5]], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_losses_and_gradients(variant, objects, dtype, loss_gap, grad_gap):
+    dims, state, model = setup_case(variant, dtype, rules=detrex_rules(narrow_dims(variant)))
+    items = batch(SIZES[: len(objects)], objects, dims.classes)
+    found = model.train()(items)
+    leaves = {canonical(name, dims.refine): value.requires_grad_() for name, value in state.items()}
+    expected = losses(read(model, dims, state, items, masked=True, dtype=dtype), *truth(items, dtype))
+    compare_losses(found, expected, loss_gap)
+    sum(found.values()).backward()
+    sum(expected.values()).backward()
+    reference = {name: leaves[canonical(name, dims.refine)].grad for name in state}
+    compare_gradients(model, reference, dims.decoder_layers, grad_gap)
 
 
 def test_padding_matters():
