@@ -40,7 +40,7 @@ $(LINTER): setup.py | $(PY)
 
 # The commands are shown as they run: they are the ones to use on other data.
 quickstart: $(INSTALLED)
-	@test -e $(DATA)/val.json || $(PY) -m detrex_ext.data.shapes $(DATA)
+	$(PY) -m detrex_ext.data.shapes $(DATA)
 	$(PY) tools/train_net.py --config-file configs/quickstart.py train.output_dir=$(RUN) train.overwrite=true train.seed=$(SEED) $(ARGS)
 	$(PY) tools/predict.py $(RUN) $(DATA)/images --output $(RUN)/pictures
 	$(PY) tools/plot_curves.py $(RUN) --output $(RUN)/curves.png

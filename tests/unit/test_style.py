@@ -19,8 +19,8 @@ ORDER = [
     {"structures"},
     {"layers"},
     {"matching", "criterion", "modeling", "data"},
-    {"strategies", "checkpoint", "integrations"},
-    {"engine", "evaluation", "analysis", "export", "testing"},
+    {"strategies", "checkpoint", "visualization", "integrations"},
+    {"engine", "evaluation", "inference", "analysis", "export", "testing"},
     {"api"},
     {"cli", "__main__"},
 ]

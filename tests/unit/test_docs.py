@@ -1,0 +1,83 @@
+"""What the documents tell people to type exists: files, verbs, flags, config keys, make targets."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("projects/*/README.md"),
+                    *ROOT.glob("benchmarks/**/*.md")])  # fmt: skip
+VERB_OF_TOOL = {"train_net.py": "train", "check_dataset.py": "check", "plot_curves.py": "plot",
+                "convert_checkpoint.py": "convert", "export_onnx.py": "export"}  # fmt: skip
+TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def commands(document: Path) -> list[list[str]]:
+    """The shell words of each command in the document's bash blocks and in its inline code."""
+    text = document.read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL)
+             for line in block.replace("\\\n", " ").splitlines()]  # fmt: skip
+    lines += re.findall(r"`((?:python|make|torchrun) [^`]*)`", text)
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [w for w in words if w]
+
+
+def of_verbs(document: Path) -> list[tuple[str, list[str]]]:
+    """(verb, arguments) of each command that runs one of this package's verbs."""
+    found = []
+    for words in commands(document):
+        for i, word in enumerate(words):
+            if re.fullmatch(r"(\./)?tools/\w+\.py", word):
+                name = word.split("/")[-1]
+                found.append((VERB_OF_TOOL.get(name, name[:-3]), words[i + 1 :]))
+            elif word == "detrex_ext" and words[i - 1] == "-m" and len(words) > i + 1:
+                found.append((words[i + 1], words[i + 2 :]))
+    return found
+
+
+CASES = [pytest.param(d, v, a, id=f"{d.name}-{i}-{v}") for d in DOCUMENTS for i, (v, a) in enumerate(of_verbs(d))]
+
+
+def help_of(verb: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(f"detrex_ext.cli.{verb}").main(["--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {verb for case in CASES for verb in [case.values[1]]} >= {"train", "predict", "check", "plot"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.relative_to(ROOT).as_posix())
+def test_files_and_targets_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    linked = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", text)
+    missing = [link for link in linked if not (document.parent / link).exists()]
+    named = re.findall(r"(?<![\w/.-])((?:tools|configs|docs|tests|projects|benchmarks)/[\w/.-]+\.(?:py|md|png))", text)
+    missing += [name for name in named if not (ROOT / name).exists()]
+    missing += [f"make {w[1]}" for w in commands(document) if w[0] == "make" and len(w) > 1 and w[1] not in TARGETS]
+    assert not missing
+
+
+@pytest.mark.parametrize("document, verb, arguments", CASES)
+def test_flags_exist(document: Path, verb: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    if "..." in arguments:
+        return
+    known = set(re.findall(r"--[\w-]+", help_of(verb, capsys)))
+    used = {word.split("=")[0] for word in arguments if word.startswith("--")}
+    assert used <= known, f"{document.name}: {verb} has no {sorted(used - known)}"
+
+
+@pytest.mark.parametrize("document, verb, arguments", [c for c in CASES if "--config-file" in c.values[2]])
+def test_config_keys_exist(document: Path, verb: str, arguments: list[str]) -> None:
+    """Overrides are strict, so a key that a document invents raises here as it would for the reader."""
+    from detrex_ext.config import load_config
+
+    overrides = [word for word in arguments if re.match(r"^\+?[a-z][\w.]*=", word)]
+    assert load_config(arguments[arguments.index("--config-file") + 1], overrides=overrides)
