@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from detrex_ext.runtime import instantiate
 from detrex_ext.structures import Features, LossDict, SupervisedSet, Targets
 
 from .preprocess import Preprocess
@@ -45,13 +46,15 @@ class Detector(nn.Module):
         self.preprocess, self.backbone, self.neck = preprocess, backbone, neck
         self.encoder, self.queries, self.decoder = encoder, queries, decoder
         self.postprocess, self.num_classes = postprocess, num_classes
-        self.strategies: dict[str, Strategy] = {k: s for k, s in (strategies or {}).items() if s is not None}
+        # instantiate() does not look into plain dicts, and a config's dicts of parts are plain, to be overlaid
+        self.strategies: dict[str, Strategy] = {k: instantiate(s) for k, s in (strategies or {}).items() if s}
         self.criterion = None
         if rules:
-            from detrex_ext.criterion import SetCriterion
+            from detrex_ext.criterion import SetCriterion, rules_by_group
 
-            added = [r for s in self.strategies.values() for r in s.rules(dict(rules))]
-            self.criterion = SetCriterion([*added, *rules.values()])
+            host = rules_by_group(rules)
+            added = [r for s in self.strategies.values() for r in s.rules(host)]
+            self.criterion = SetCriterion([*added, *host.values()])
 
     @property
     def device(self) -> torch.device:

@@ -52,6 +52,8 @@ class DeformableDecoder(StagedDecoder):
             the current reference (DAB-DETR, DINO).
         look_forward_twice: the box loss of a stage also reaches the previous stage's box (DINO, section 3.5).
         post_norm: a norm shared by all stages before the heads (DINO).
+        first_size_logit: initial bias of width and height in the first head: -2 where references start as points, so
+            that first boxes are small (Deformable-DETR); 0 where they start as boxes.
         order, eval_order, chunk: see :class:`StagedDecoder`.
     """
 
@@ -69,6 +71,7 @@ class DeformableDecoder(StagedDecoder):
         position: str = "given",
         look_forward_twice: bool = False,
         post_norm: bool = False,
+        first_size_logit: float = 0.0,
         order: Sequence[int] | None = None,
         eval_order: Sequence[int] | None = None,
         chunk: int | None = None,
@@ -96,10 +99,7 @@ class DeformableDecoder(StagedDecoder):
         self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, 3) for _ in range(heads))
         for head in (*self.class_embed, *self.bbox_embed):
             reset_head(head)
-
-    def start_from_points(self) -> None:
-        """First boxes of sources that know points only start small: width and height at sigmoid(-2)."""
-        nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], -2.0)
+        nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], first_size_logit)
 
     def project(self, layer: int, mem: Memory) -> Tensor:
         return self.layers[layer].attentions[1].project(mem.tokens_BSC, mem.pad_BS)

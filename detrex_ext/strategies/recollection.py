@@ -1,0 +1,70 @@
+"""Query recollection: stages also learn on what earlier stages handed on.
+
+Source: "Enhanced Training of Query-Based Object Detection via Selective Query Recollection", arXiv 2212.07593.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from detrex_ext.structures import Queries, SupervisedSet, cat
+
+from .base import Strategy
+
+_RECOLLECTED = ("plain", "recollect")
+
+
+class QueryRecollection(Strategy):
+    """Stage l takes the outputs of the ``window`` stages before it, each as a set of its own.
+
+    With L = 6 stages, ``window=2`` and ``start_stage=1`` the stages see 1, 2, 3, 5, 8 and 13 sets, 32 in all (SQR);
+    without a window 1, 2, 4, 8, 16 and 32 (DQR). Every set has its own matching and the full weight of a stage's loss;
+    the normaliser stays the number of objects. Only main queries are recollected: denoising stays on the plain path.
+
+    Args:
+        window: how many preceding stages hand their output to a stage; 1 is the bare host, None all of them (DQR).
+        start_stage: first stage (0-based) that takes more than its predecessor's output.
+        lift_points: where initial references are points but those of a stage are boxes (one-stage hosts with
+            refinement), a recollected point becomes a box of the size at which first boxes start. Without it such a
+            host needs ``start_stage=2``, so that the points are never recollected.
+    """
+
+    def __init__(self, window: int | None = 2, start_stage: int = 1, lift_points: bool = False) -> None:
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1 (or None for all stages), got {window}")
+        if start_stage < 1:
+            raise ValueError(f"start_stage must be at least 1: stage 0 has one predecessor; got {start_stage}")
+        self.window, self.start_stage, self.lift_points = window, start_stage, lift_points
+
+    def after_stage(
+        self, step: int, history: Sequence[Queries], sets: list[SupervisedSet], q: Queries
+    ) -> tuple[list[SupervisedSet], Queries]:
+        stage = step + 1
+        if stage < self.start_stage:
+            return sets, q
+        first = 0 if self.window is None else max(0, len(history) - self.window)
+        older = [self._recollect(h, q) for h in history[first:-1]]
+        return sets, cat(*older, q) if older else q
+
+    def _recollect(self, earlier: Queries, q: Queries) -> Queries:
+        taken = earlier.take("main", _RECOLLECTED).retag(path="recollect")
+        now_points = any(s.point for s in q.slots if s.group == "main")
+        if now_points or not any(s.point for s in taken.slots):
+            return taken
+        if not self.lift_points:
+            raise ValueError(
+                "recollection: the initial references are points, those of later stages boxes, and one stage cannot "
+                "refine both with one head. Set model.strategies.sqr.start_stage=2 (points are then never "
+                "recollected) or model.strategies.sqr.lift_points=true"
+            )
+        return taken.replace(ref_BT4=_lift(taken.ref_BT4), slots=tuple(replace(s, point=False) for s in taken.slots))
+
+
+def _lift(ref_BT4: Tensor) -> Tensor:
+    """Points to boxes with width and height sigmoid(-2), where a host's first boxes start."""
+    size = torch.full_like(ref_BT4[..., 2:], -2.0).sigmoid()
+    return torch.cat([ref_BT4[..., :2], size], -1)
