@@ -98,7 +98,7 @@ def _same(pairs: Pairs) -> Assignment:
 
 def _to_host(tensors: list[Tensor]) -> list[np.ndarray]:
     """Arrays of the tensors; those on an accelerator travel as the bytes of one buffer."""
-    if all(t.device.type == "cpu" for t in tensors):
+    if _on_host(tensors):
         return [t.numpy() for t in tensors]
     buffer = device_to_host(torch.cat([t.contiguous().view(-1).view(torch.uint8) for t in tensors])).numpy()
     arrays, start = [], 0
@@ -108,6 +108,10 @@ def _to_host(tensors: list[Tensor]) -> list[np.ndarray]:
         arrays.append(np.frombuffer(buffer[start:end].tobytes(), dtype).reshape(t.shape))
         start = end
     return arrays
+
+
+def _on_host(tensors: list[Tensor]) -> bool:
+    return all(t.device.type == "cpu" for t in tensors)
 
 
 def device_to_host(buffer: Tensor) -> Tensor:
