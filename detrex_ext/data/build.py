@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 
 import torch
@@ -37,13 +38,13 @@ class TrainLoader:
         self.dataset = samples.dataset
         self.batch_size, self.total_batch_size = sampler.per_rank, sampler.batch_size
         self.num_workers = num_workers
+        self._current: weakref.ref | None = None
         self._loader = DataLoader(
             samples,
             batch_sampler=sampler,
             collate_fn=as_list,
             num_workers=num_workers,
             worker_init_fn=start_worker,
-            persistent_workers=num_workers > 0,
             prefetch_factor=prefetch_factor if num_workers else None,
             pin_memory=pin_memory,
             # A generator of its own: torch draws a base seed per iterator, which must not move the trainer's stream.
@@ -55,8 +56,20 @@ class TrainLoader:
         self.sampler.set_start(iteration)
 
     def __iter__(self) -> Iterator[list[dict]]:
+        stream = self._stream()
+        self._current = weakref.ref(stream)
+        return stream
+
+    def close(self) -> None:
+        """Stop the workers of the last `iter()`; else they end with the iterator (slowly, if it is cyclic garbage)."""
+        stream = self._current() if self._current else None
+        if stream is not None:
+            stream.close()
+
+    def _stream(self) -> Iterator[list[dict]]:
         if self.num_workers:
             self.samples.fill_cache()
+        # The worker pool hangs on this frame alone: it ends at once when the frame does, by `close` or an error.
         for batch in self._loader:
             yield self.gate(batch)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from itertools import islice
 
 import numpy as np
@@ -109,6 +110,25 @@ def test_batches_do_not_depend_on_workers_cache_or_start(dataset):
     late = build(num_workers=2)
     late.set_start(9)
     assert reference[9:] == plain(take(late, 5))
+
+
+def test_workers_end_with_the_loader_or_with_an_error(dataset):
+    loader = build_train_loader(dataset, mapper(), total_batch_size=2, num_workers=2)
+    iterator = iter(loader)
+    next(iterator)
+    others = len(multiprocessing.active_children()) - 2
+    loader.close()
+    assert len(multiprocessing.active_children()) == others
+    with pytest.raises(StopIteration):
+        next(iterator)
+    loader.set_start(3)
+    assert plain(take(loader, 1)) == plain(take(build_train_loader(dataset, mapper(), 2, num_workers=0), 4))[3:]
+    with open(dataset[3]["file_name"], "wb") as file:
+        file.write(b"broken")
+    with pytest.raises(UserError) as raised:
+        take(loader, 9)
+    assert raised.tb is not None  # the traceback still holds the frames
+    assert len(multiprocessing.active_children()) == others
 
 
 def test_an_image_is_augmented_anew_in_each_epoch(dataset):
