@@ -116,7 +116,9 @@ def divisors(
     """The divisor of each wanted (normaliser, stack), with at most one all-reduce."""
     world = world_size()
     keys = [(id(n), None if n.of_batch else id(s)) for n, s in wanted]
-    first = {key: pair for key, pair in reversed(list(zip(keys, wanted, strict=True)))}
+    first: dict[tuple, tuple[Normalizer, Supervision]] = {}
+    for key, pair in zip(keys, wanted, strict=True):
+        first.setdefault(key, pair)
     if effective is not None:
         means = {key: n.total(s, effective) / world for key, (n, s) in first.items()}
     else:
