@@ -1,0 +1,229 @@
+"""Three lines for a user: load a run, predict on a picture, read boxes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image, ImageOps
+from torch import nn
+
+from .checkpoint import load_state, read_checkpoint
+from .config import load_config
+from .data.coco_json import read_classes
+from .data.read import read_image
+from .data.sample import Sample
+from .errors import UserError
+from .inference import build_for_inference, check_trusted, test_transforms
+from .runtime import Instances
+from .runtime.standalone.lazy import LazyConfig  # never runs what it reads, also where detectron2 is installed
+
+Picture = str | os.PathLike | Image.Image | np.ndarray
+_WEIGHTS = (".pth", ".pt", ".pkl")
+
+
+class Predictor:
+    """A detector with its class names and its test-time transforms.
+
+    Attributes:
+        model: in evaluation mode.
+        class_names, category_ids: by class index.
+        config: the config the model was built from.
+        source: the file its weights come from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        class_names: Sequence[str],
+        transforms: Sequence[Any] = (),
+        category_ids: Sequence[int] = (),
+        config: DictConfig | None = None,
+        source: str = "",
+    ) -> None:
+        self.model, self.transforms = model.eval(), list(transforms)
+        self.class_names, self.category_ids = list(class_names), list(category_ids)
+        self.config, self.source = config, source
+
+    def predict(
+        self, image: Picture | Sequence[Picture], threshold: float = 0.5, batch_size: int = 1
+    ) -> Instances | list[Instances]:
+        """Objects on a picture, best first.
+
+        Args:
+            image: a path, a Pillow image, an (H, W, 3) uint8 RGB array, or a list of such.
+            threshold: least score of what is returned.
+            batch_size: pictures of a list that go through the model together; padding may change scores a little.
+
+        Returns:
+            ``Instances`` on the CPU, in pixels of the picture (upright, as EXIF says): ``pred_boxes`` (XYXY),
+            ``scores``, ``pred_classes`` (indices into ``class_names``); for a list, a list of them.
+
+        Raises:
+            UserError: a picture that cannot be read.
+        """
+        if not isinstance(image, list | tuple):
+            return next(self.stream([image], threshold, 1))
+        return list(self.stream(image, threshold, batch_size))
+
+    def stream(self, images: Iterable[Picture], threshold: float = 0.5, batch_size: int = 1) -> Iterator[Instances]:
+        """As ``predict`` for many pictures: each is read when its turn comes."""
+        batch: list[dict] = []
+        for image in images:
+            batch.append(self._input(as_rgb(image)))
+            if len(batch) == batch_size:
+                yield from self._run(batch, threshold)
+                batch = []
+        if batch:
+            yield from self._run(batch, threshold)
+
+    def _input(self, rgb: np.ndarray) -> dict:
+        """An input dict of the model: transformed as in evaluation, with the size it came in."""
+        sample = Sample(rgb, np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
+        rng = np.random.default_rng(0)
+        for transform in self.transforms:
+            sample = transform(sample, rng)
+        chw = sample.image.transpose(2, 0, 1).copy(order="C")
+        return {"image": torch.from_numpy(chw), "height": rgb.shape[0], "width": rgb.shape[1]}
+
+    @torch.no_grad()
+    def _run(self, batch: list[dict], threshold: float) -> list[Instances]:
+        found = [output["instances"].to("cpu") for output in self.model(batch)]
+        return [x[x.scores >= threshold] for x in found]
+
+
+def load(
+    source: str | os.PathLike | DictConfig,
+    *,
+    weights: str | os.PathLike | None = None,
+    device: str | torch.device | None = None,
+    averaged: bool | None = None,
+    trust: bool = False,
+) -> Predictor:
+    """A predictor from what training left behind.
+
+    Args:
+        source: a run folder, a checkpoint, or a config (file, short name, or loaded).
+        weights: checkpoint to take instead of the one ``source`` leads to.
+        device: default: the GPU if there is one.
+        averaged: take the averaged (EMA) weights; None = where the checkpoint has them.
+        trust: build the model of a checkpoint's config even where it names code of unknown packages.
+
+    Raises:
+        UserError: nothing to load there, weights that cannot be read or do not fit, a config that is not trusted.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device '{device}': there is no GPU that torch can use\n  choose device 'cpu'")
+    cfg, path = _locate(source, weights)
+    data = read_checkpoint(path)
+    if cfg is None:
+        cfg = _config_of(data, path)
+        if not trust:
+            check_trusted(cfg, path)
+    class_names, category_ids = _classes(data, cfg)
+    model = build_for_inference(cfg, len(class_names) or None)
+    if averaged and "ema_state" not in data:
+        raise UserError(f"checkpoint {path}: holds no averaged weights ('ema_state'); load it with averaged=False")
+    use_averaged = "ema_state" in data if averaged is None else averaged
+    load_state(model, data["ema_state" if use_averaged else "model"], strict=True, name=path)
+    count = getattr(model, "num_classes", None)
+    if count is not None and class_names and count != len(class_names):
+        shown = ", ".join(class_names[:8])
+        raise UserError(f"{path}: the model has {count} classes, its list of names {len(class_names)}: {shown}")
+    names = class_names or [f"class {k}" for k in range(count or 0)]
+    return Predictor(model.to(device), names, test_transforms(cfg), category_ids, cfg, path)
+
+
+def find_weights(folder: str | os.PathLike) -> str:
+    """The checkpoint of a run folder: ``model_final.pth``, else the one that ``last_checkpoint`` names.
+
+    Raises:
+        UserError: there is neither.
+    """
+    folder = Path(folder)
+    final, last = folder / "model_final.pth", folder / "last_checkpoint"
+    if final.is_file():
+        return str(final)
+    named = folder / last.read_text().strip() if last.is_file() else None
+    if named is not None and named.is_file():
+        return str(named)
+    found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    raise UserError(
+        f"{folder}: no model_final.pth and no checkpoint named by last_checkpoint; it holds {found}\n"
+        "  name a run folder of train_net.py, or a .pth file"
+    )
+
+
+def as_rgb(image: Picture) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of any picture that ``Predictor.predict`` takes.
+
+    Raises:
+        UserError: a file that cannot be read. TypeError: no picture at all.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) and image.size:
+        return np.array(Image.fromarray(image).convert("RGB"))
+    found = f"{image.dtype} array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise TypeError(f"a picture is a path, a Pillow image or an (H, W, 3) uint8 RGB array; found {found}")
+
+
+def _locate(source: Any, weights: Any) -> tuple[DictConfig | None, str]:
+    """(config, or None where it is in the checkpoint; path of the checkpoint)."""
+    cfg = None
+    if isinstance(source, DictConfig):
+        cfg = source
+    elif os.path.isdir(source):
+        return None, os.fspath(weights or find_weights(source))
+    elif os.fspath(source).endswith(_WEIGHTS):
+        return None, os.fspath(weights or source)
+    else:
+        cfg = load_config(source)
+    path = weights or OmegaConf.select(cfg, "train.init_checkpoint")
+    if not path:
+        raise UserError(
+            f"{'the config' if isinstance(source, DictConfig) else source}: names no weights (train.init_checkpoint)\n"
+            "  load(config, weights=PATH), or load the run folder that training wrote"
+        )
+    return cfg, os.fspath(path)
+
+
+def _config_of(data: dict[str, Any], path: str) -> DictConfig:
+    """The config inside a checkpoint, or beside it in its run folder."""
+    beside = Path(path).parent / "config.yaml"
+    try:
+        if isinstance(data.get("config"), str):
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "config.yaml"
+                file.write_text(data["config"], encoding="utf-8")
+                cfg = LazyConfig.load(str(file))
+        elif beside.is_file():
+            cfg = LazyConfig.load(str(beside))
+        else:
+            raise UserError(
+                f"checkpoint {path}: holds no config, so its model is unknown; no config.yaml is beside it either\n"
+                "  load(CONFIG, weights=PATH) with the config it was trained with"
+            )
+    except yaml.YAMLError as error:
+        raise UserError(f"checkpoint {path}: its config is not valid YAML: {error}") from error
+    if not isinstance(cfg, DictConfig) or "model" not in cfg:
+        raise UserError(f"checkpoint {path}: its config has no 'model'")
+    return cfg
+
+
+def _classes(data: dict[str, Any], cfg: DictConfig) -> tuple[list[str], list[int]]:
+    """Names and ids from the checkpoint, else from the training JSON where it can be read."""
+    if data.get("class_names"):
+        return list(map(str, data["class_names"])), list(data.get("category_ids") or ())
+    path = OmegaConf.select(cfg, "dataset.train_json")
+    return read_classes(path) if path and os.path.isfile(path) else ([], [])

@@ -1,0 +1,188 @@
+"""`python -m detrex_ext predict`: boxes drawn on pictures, and one JSON of them."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detrex_ext.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from detrex_ext.api import Predictor
+    from detrex_ext.runtime import Instances
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+RESULTS = "predictions.json"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The verb's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m detrex_ext predict",
+        description="Find objects on pictures: a drawn picture of each, and predictions.json with all boxes.",
+    )
+    parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="picture, folder, or glob in quotes")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for what is written")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="T", help="least score shown (default 0.5)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    parser.add_argument("--ground-truth", metavar="JSON", help="COCO file; its boxes are drawn beside the predictions")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures at a time (default 1)")
+    parser.add_argument("--config-file", metavar="F", help="config of the model, for a checkpoint that holds none")
+    parser.add_argument("--trust", action="store_true", help="build models of unknown packages named in a checkpoint")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Predict on every picture; those that cannot be read are named at the end.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: no pictures, no model, a picture that cannot be decoded (after the others are done).
+    """
+    args = build_parser().parse_args(argv)
+    if not 0 <= args.threshold <= 1 or args.batch_size < 1:
+        raise UserError(f"--threshold {args.threshold} must lie in [0, 1], --batch-size {args.batch_size} be 1 or more")
+    files = find_pictures(args.inputs)
+    output = Path(args.output)
+    targets = _targets(files, output)
+
+    from detrex_ext.api import load
+
+    truth = _Truth(args.ground_truth) if args.ground_truth else None
+    source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
+    predictor = load(source, weights=weights, device=args.device, trust=args.trust)
+    output.mkdir(parents=True, exist_ok=True)
+    rows, failed = _predict(predictor, files, targets, args, truth)
+    path = output / RESULTS
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    objects = sum(len(row["boxes"]) for row in rows)
+    print(f"{objects} objects with score >= {args.threshold} on {len(rows)} pictures, drawn in {output}; all in {path}")
+    if failed:
+        shown = "\n".join(f"  {reason}" for reason in failed[:10])
+        more = f"\n  ... and {len(failed) - 10} more" if len(failed) > 10 else ""
+        raise UserError(f"{len(failed)} of {len(files)} pictures cannot be used; the others are done\n{shown}{more}")
+    return 0
+
+
+def find_pictures(inputs: list[str]) -> list[Path]:
+    """The pictures that files, folders (not below them) and globs name, each once, sorted within an input.
+
+    Raises:
+        UserError: an input that names none.
+    """
+    found: dict[Path, None] = {}
+    for given in inputs:
+        path = Path(given)
+        if path.is_file():
+            files = [path]
+        elif path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+        else:
+            files = sorted(p for p in map(Path, glob.glob(given, recursive=True)) if p.suffix.lower() in SUFFIXES)
+        if not files:
+            what = "the folder has none" if path.is_dir() else "no such file or folder, and nothing fits it as a glob"
+            raise UserError(f"no pictures in {given}: {what}\n  expected files ending with {' '.join(SUFFIXES)}")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def _targets(files: list[Path], output: Path) -> list[Path]:
+    """Where each drawn picture goes: the file's name as PNG, numbered where two are named the same.
+
+    Raises:
+        UserError: one would replace an input.
+    """
+    sources = {p.resolve() for p in files}
+    taken: set[str] = set()
+    targets = []
+    for file in files:
+        name, number = file.stem, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{file.stem}_{number}"
+        taken.add(name.lower())
+        target = output / f"{name}.png"
+        if target.resolve() in sources:
+            raise UserError(f"{target} is an input and would be overwritten\n  choose another --output folder")
+        targets.append(target)
+    return targets
+
+
+def _predict(
+    predictor: Predictor, files: list[Path], targets: list[Path], args: argparse.Namespace, truth: _Truth | None
+) -> tuple[list[dict], list[str]]:
+    from detrex_ext.data.read import UnreadableImage, read_image
+
+    rows, failed = [], []
+    for start in range(0, len(files), args.batch_size):
+        batch = []
+        for file, target in list(zip(files, targets, strict=True))[start : start + args.batch_size]:
+            try:
+                batch.append((file, target, read_image(file)))
+            except UnreadableImage as error:
+                failed.append(str(error).replace("\n", "; "))
+        if not batch:
+            continue
+        found = predictor.predict([image for *_, image in batch], args.threshold, len(batch))
+        for (file, target, image), instances in zip(batch, found, strict=True):
+            _draw(image, instances, predictor.class_names, truth, file).save(target)
+            rows.append(_row(file, instances, predictor.class_names))
+    return rows, failed
+
+
+def _draw(image: np.ndarray, found: Instances, names: list[str], truth: _Truth | None, file: Path):
+    from detrex_ext.visualization import beside, draw_boxes
+
+    boxes, classes, scores = found.pred_boxes.tensor.tolist(), found.pred_classes.tolist(), found.scores.tolist()
+    drawn = draw_boxes(image, boxes, classes, names, scores)
+    if truth is None:
+        return drawn
+    return beside([drawn, draw_boxes(image, *truth.of(file))], ["predicted", "ground truth"])
+
+
+def _row(file: Path, found: Instances, names: list[str]) -> dict:
+    height, width = found.image_size
+    return {
+        "file": os.fspath(file),
+        "width": width,
+        "height": height,
+        "boxes": [[round(v, 2) for v in box] for box in found.pred_boxes.tensor.tolist()],
+        "scores": [round(v, 4) for v in found.scores.tolist()],
+        "classes": [names[k] for k in found.pred_classes.tolist()],
+    }
+
+
+class _Truth:
+    """Boxes of a COCO file by the name of the picture."""
+
+    def __init__(self, path: str) -> None:
+        from detrex_ext.data.coco_json import is_box, read_classes, read_json
+
+        data = read_json(path)
+        self.names, ids = read_classes(path)
+        index = {category_id: k for k, category_id in enumerate(ids)}
+        self.boxes: dict[int | str, list] = {}
+        for ann in data.get("annotations", []):
+            if is_box(ann.get("bbox")) and ann.get("category_id") in index:
+                x, y, w, h = ann["bbox"]
+                box = ([x, y, x + w, y + h], index[ann["category_id"]])
+                self.boxes.setdefault(ann["image_id"], []).append(box)
+        self.images = {Path(image["file_name"]).parts: image["id"] for image in data["images"]}
+
+    def of(self, file: Path) -> tuple[list, list[int], list[str]]:
+        """(XYXY boxes, class indices, class names) of a picture; none for one that the JSON does not have."""
+        parts = file.absolute().parts
+        # The longest name first: "a/1.jpg" is told from "b/1.jpg" where the JSON has both.
+        keys = [parts[-n:] for n in range(len(parts), 0, -1)]
+        image = next((self.images[k] for k in keys if k in self.images), None)
+        rows = self.boxes.get(image, [])
+        return [box for box, _ in rows], [k for _, k in rows], self.names

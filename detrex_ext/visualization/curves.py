@@ -1,0 +1,106 @@
+"""Loss and AP over the iterations of one or more runs, from their ``metrics.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError
+
+METRICS_FILE = "metrics.json"
+Series = dict[str, list[tuple[int, float]]]
+
+
+def read_metrics(run: str | Path) -> Series:
+    """Every scalar of a run as (iteration, value) points, by iteration.
+
+    Where an iteration occurs twice (a resumed run repeats some), the later line counts; values that are not finite
+    and a line cut off by a kill are left out.
+
+    Args:
+        run: run folder, or its ``metrics.json``.
+
+    Raises:
+        UserError: no such file, or nothing in it.
+    """
+    path = Path(run)
+    path = path / METRICS_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"{run}: no {METRICS_FILE} there\n  name run folders that train_net.py wrote")
+    points: dict[str, dict[int, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if not isinstance(row, dict) or "iteration" not in row:
+            continue
+        for name, value in row.items():
+            if name != "iteration" and isinstance(value, int | float) and math.isfinite(value):
+                points.setdefault(name, {})[int(row["iteration"])] = float(value)
+    if not points:
+        raise UserError(f"{path}: holds no metrics yet; the first are written after train.log_period steps")
+    return {name: sorted(values.items()) for name, values in points.items()}
+
+
+def plot_curves(runs: Sequence[str | Path], output: str | Path, names: Sequence[str] | None = None) -> list[str]:
+    """Draw a PNG: total loss, learning rate and AP of the runs, one line a run (AP50 dashed).
+
+    Args:
+        runs: run folders.
+        output: the picture; its folder is made.
+        names: scalars to draw instead, one panel each.
+
+    Returns:
+        The scalars drawn.
+
+    Raises:
+        UserError: matplotlib is absent, a run has no metrics, or none has one of ``names``.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError(
+            "drawing curves needs matplotlib, which is not installed\n  pip install 'detrex_ext[viz]'"
+        ) from None
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    series = {_label(run, runs): read_metrics(run) for run in runs}
+    known = sorted({name for metrics in series.values() for name in metrics})
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"no run has '{name}'; there are: {', '.join(known)}")
+    panels = [[name] for name in names] if names else _panels(known)
+    figure = Figure(figsize=(5.2 * len(panels), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, panel in zip(axes, panels, strict=True):
+        for name, style in zip(panel, ("-", "--"), strict=False):
+            for i, (label, metrics) in enumerate(series.items()):
+                steps, values = zip(*metrics.get(name, [(math.nan, math.nan)]), strict=True)
+                shown = label if len(panel) == 1 else f"{label} {name.rpartition('/')[2]}"
+                mark = "o" if len(steps) < 25 else ""
+                axis.plot(steps, values, style, color=f"C{i}", marker=mark, markersize=3, label=shown)
+        axis.set_xlabel("iteration")
+        axis.set_title(" and ".join(panel))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)
+    return [name for panel in panels for name in panel]
+
+
+def _panels(known: Sequence[str]) -> list[list[str]]:
+    wanted = [["total_loss"], ["lr"], ["bbox/AP", "bbox/AP50"]]
+    panels = [[name for name in panel if name in known] for panel in wanted]
+    return [panel for panel in panels if panel] or [[known[0]]]
+
+
+def _label(run: str | Path, runs: Sequence[str | Path]) -> str:
+    """The run's folder name; with its parents where two are named the same."""
+    path = Path(run).resolve()
+    path = path.parent if path.name == METRICS_FILE else path
+    same = [r for r in runs if Path(r).resolve().name == path.name]
+    return path.name if len(same) == 1 else f"{path.parent.name}/{path.name}"

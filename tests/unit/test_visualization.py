@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrex_ext.cli.plot import main
+from detrex_ext.errors import UserError
+from detrex_ext.visualization import beside, draw_boxes, plot_curves, read_metrics
+from detrex_ext.visualization.draw import _overlap, _place, class_colour
+
+GREY = np.full((400, 800, 3), 128, np.uint8)
+
+
+def _coloured(picture, colour):
+    return (np.asarray(picture) == colour).all(-1)
+
+
+def test_box_is_drawn_where_it_is_in_the_colour_of_its_class():
+    picture = draw_boxes(GREY, [[100, 150, 300, 350]], [2], ["a", "b", "c"], [0.876])
+    assert picture.size == (800, 400)
+    hit = _coloured(picture, class_colour(2))
+    assert hit[150:351, 100].all() and hit[350, 100:301].all() and hit[150:351, 300].all()
+    assert not hit[200:300, 150:250].any() and not hit[:, 400:].any()
+    assert (GREY == 128).all()
+
+
+def test_small_pictures_are_enlarged_and_boxes_with_them():
+    picture = draw_boxes(np.zeros((96, 128, 3), np.uint8), [[32, 48, 64, 90]], [0], ["a"])
+    assert picture.size == (640, 480)
+    hit = _coloured(picture, class_colour(0))
+    assert hit[240:451, 160].all() and hit[240:451, 320].all()
+
+
+def test_label_of_a_box_at_the_border_stays_on_the_picture_and_labels_do_not_cover_each_other():
+    taken = []
+    for box in ([0.0, 0, 30, 30], [0, 0, 30, 30], [0, 0, 30, 30], [780, 390, 799, 399]):
+        x0, y0, x1, y1 = _place(tuple(box), (0, 0, 60, 12), (800, 400), taken)
+        assert 0 <= x0 and 0 <= y0 and x1 <= 800 and y1 <= 400
+        assert not any(_overlap((x0, y0, x1, y1), other) for other in taken)
+        taken.append((x0, y0, x1, y1))
+
+
+def test_label_tells_the_name_and_the_score():
+    with_score, without = (draw_boxes(GREY, [[100, 150, 300, 350]], [0], ["cat"], s) for s in ([0.5], None))
+    other = draw_boxes(GREY, [[100, 150, 300, 350]], [0], ["dog"], [0.5])
+    wide = [_coloured(p, class_colour(0))[148].sum() for p in (with_score, without)]
+    assert wide[0] > wide[1] > 0
+    assert not np.array_equal(np.asarray(with_score), np.asarray(other))
+
+
+def test_nothing_found_is_the_picture_itself():
+    assert np.array_equal(np.asarray(draw_boxes(GREY, [], [], ["a"], [])), GREY)
+
+
+def test_classes_have_their_own_colours():
+    assert len({class_colour(k) for k in range(80)}) == 80
+
+
+def test_pictures_stand_beside_each_other():
+    left, right = Image.new("RGB", (50, 40), "red"), Image.new("RGB", (70, 60), "blue")
+    both = beside([left, right], ["predicted", "ground truth"])
+    assert both.width > 120 and both.height > 60
+    pixels = np.asarray(both)
+    assert (pixels == (255, 0, 0)).all(-1).sum() == 2000 and (pixels == (0, 0, 255)).all(-1).sum() == 4200
+
+
+def _run(folder, rows):
+    folder.mkdir()
+    (folder / "metrics.json").write_text("\n".join(json.dumps(r) for r in rows) + '\n{"iteration": 99, "tot')
+    return folder
+
+
+def test_metrics_of_a_resumed_and_killed_run(tmp_path):
+    rows = [
+        {"iteration": 19, "total_loss": 5.0, "lr": 1e-3},
+        {"iteration": 39, "total_loss": 4.0, "lr": 1e-3, "bbox/AP": 10.0},
+        {"iteration": 39, "total_loss": 3.5, "lr": 1e-3, "bbox/AP": 11.0},
+        {"iteration": 59, "total_loss": float("nan"), "lr": 1e-4},
+    ]
+    metrics = read_metrics(_run(tmp_path / "run", rows))
+    assert metrics["total_loss"] == [(19, 5.0), (39, 3.5)]
+    assert metrics["bbox/AP"] == [(39, 11.0)]
+    assert metrics["lr"][-1] == (59, 1e-4)
+
+
+def test_curves_of_two_runs(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    rows = [{"iteration": i, "total_loss": 9.0 / i, "lr": 1e-3, "bbox/AP": i, "bbox/AP50": 2 * i} for i in (1, 2, 3)]
+    runs = [_run(tmp_path / "one", rows), _run(tmp_path / "two", rows[:2])]
+    assert main([str(r) for r in runs]) == 0
+    assert "total_loss, lr, bbox/AP, bbox/AP50" in capsys.readouterr().out
+    with Image.open(runs[0] / "curves.png") as picture:
+        assert picture.format == "PNG" and picture.width > 3 * picture.height
+    assert plot_curves(runs, tmp_path / "new" / "lr.png", ["lr"]) == ["lr"]
+    assert (tmp_path / "new" / "lr.png").stat().st_size > 1000
+    with pytest.raises(UserError, match="no run has 'losss'; there are: bbox/AP, "):
+        plot_curves(runs, tmp_path / "x.png", ["losss"])
+
+
+def test_runs_without_metrics_and_without_matplotlib(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="no metrics.json there"):
+        read_metrics(tmp_path)
+    (tmp_path / "metrics.json").write_text("")
+    with pytest.raises(UserError, match="holds no metrics yet"):
+        read_metrics(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"pip install 'detrex_ext\[viz\]'"):
+        plot_curves([tmp_path], tmp_path / "x.png")
