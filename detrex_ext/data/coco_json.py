@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json as jsonlib
-import math
 from collections import Counter
 from pathlib import Path
 
+from detrex_ext.data.annotation_checks import check_annotations, is_box, is_size
 from detrex_ext.data.report import SIZES, Report
 from detrex_ext.errors import UserError
 
-# COCO's borders between small, medium and large, in pixels of area.
-_SMALL, _MEDIUM = 32.0**2, 96.0**2
-# A box may pass the border by this much (rounding of the tool that wrote it) without being reported, in pixels.
-_BORDER_TOLERANCE = 0.5
+__all__ = ["check_categories", "check_json", "class_table", "is_box", "read_classes", "read_json"]
 
 
 def read_json(path: str | Path) -> dict:
@@ -112,7 +109,7 @@ def check_json(data: dict, report: Report) -> None:
     names, ids = class_table(data) if not _bad_categories(report) else ([], [])
     by_id = dict(zip(ids, names, strict=True))
     report.classes = {name: dict.fromkeys(("total", *SIZES, "images"), 0) for name in names}
-    _check_annotations(data.get("annotations", []), images, by_id, report)
+    check_annotations(data.get("annotations", []), images, by_id, report)
     for name, row in report.classes.items():
         if row["total"] == 0 and report.num_annotations:
             report.add("class_without_boxes", "warning", "nothing can be learnt of it here", name)
@@ -142,94 +139,6 @@ def _check_images(images: list[dict], report: Report) -> dict:
             report.add("duplicate_file_name", "warning", "the same picture stands in the list twice", label)
         by_id[image["id"]] = image
         files.add(name)
-        if not (_positive(image.get("width")) and _positive(image.get("height"))):
+        if not (is_size(image.get("width")) and is_size(image.get("height"))):
             report.add("missing_size", "warning", "no width or height; read from the pictures instead", label)
     return by_id
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 1
-
-
-def _check_annotations(annotations: list, images: dict, names: dict, report: Report) -> None:
-    seen: set = set()
-    class_images: set = set()
-    with_boxes: set = set()
-    for position, ann in enumerate(annotations):
-        if not isinstance(ann, dict):
-            report.add("malformed_annotation", "error", "an annotation is an object", f"annotations[{position}]")
-            continue
-        image = images.get(ann.get("image_id"))
-        where = f"annotation {ann.get('id', f'number {position}')}, image {image['file_name'] if image else '?'}"
-        _check_ids(ann, image, where, names, seen, report)
-        box = ann.get("bbox")
-        if not is_box(box):
-            text = "a box is [x, y, width, height], four finite numbers in pixels"
-            report.add("malformed_box", "error", text, f"{where}: bbox {box!r}")
-            continue
-        if image is None:
-            continue
-        if ann.get("iscrowd", 0):
-            report.num_crowd += 1
-            continue
-        _check_box(box, image, where, report)
-        with_boxes.add(ann["image_id"])
-        name = names.get(ann.get("category_id"))
-        if name is not None:
-            row = report.classes[name]
-            row["total"] += 1
-            row[size_of(ann)] += 1
-            if (name, ann["image_id"]) not in class_images:
-                class_images.add((name, ann["image_id"]))
-                row["images"] += 1
-    report.num_empty = len(images) - len(with_boxes)
-
-
-def _check_ids(ann: dict, image: dict | None, where: str, names: dict, seen: set, report: Report) -> None:
-    number = ann.get("id")
-    if number is None:
-        report.add("missing_annotation_id", "warning", "COCO's evaluation needs ids; they are numbered for it", where)
-    elif number in seen:
-        report.add("duplicate_annotation_id", "error", "give every annotation its own id", where)
-    seen.add(number)
-    if image is None:
-        text = "the image is not in the list; these boxes are left out"
-        report.add("unknown_image", "warning", text, f"{where}: image_id {ann.get('image_id')}")
-    if ann.get("category_id") is None:
-        report.add("missing_category", "error", "every box needs a category_id; add it or remove the box", where)
-    elif names and ann["category_id"] not in names:
-        known = ", ".join(str(i) for i in sorted(names)[:12]) + (", ..." if len(names) > 12 else "")
-        text = f"its categories are {known}; add the missing ones to 'categories', or remove these annotations"
-        report.add("unknown_category", "error", text, f"{where}: category_id {ann['category_id']}")
-
-
-def is_box(box: object) -> bool:
-    """Whether `box` is a list of four finite numbers."""
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box)
-    )
-
-
-def _check_box(box: list, image: dict, where: str, report: Report) -> None:
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        report.add("degenerate_box", "warning", "no width or height; left out of training", f"{where}: bbox {box}")
-        return
-    if not (_positive(image.get("width")) and _positive(image.get("height"))):
-        return
-    width, height = image["width"], image["height"]
-    outside = f"{where}: bbox {box}, image {width} x {height}"
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        report.add("box_outside_image", "warning", "nothing of it is on the picture; left out of training", outside)
-    elif min(x, y) < -_BORDER_TOLERANCE or x + w > width + _BORDER_TOLERANCE or y + h > height + _BORDER_TOLERANCE:
-        report.add("box_over_border", "warning", "it passes the picture's border; cut there in training", outside)
-
-
-def size_of(ann: dict) -> str:
-    """"small", "medium" or "large" by COCO's area ("area", or width * height where that is absent)."""
-    area = ann.get("area")
-    if not isinstance(area, (int, float)):
-        area = ann["bbox"][2] * ann["bbox"][3]
-    return "small" if area < _SMALL else "medium" if area < _MEDIUM else "large"

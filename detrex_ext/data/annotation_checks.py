@@ -1,0 +1,108 @@
+"""What is wrong with the boxes of a COCO annotation file."""
+
+from __future__ import annotations
+
+import math
+
+from detrex_ext.data.report import Report
+
+# COCO's borders between small, medium and large, in pixels of area.
+_SMALL, _MEDIUM = 32.0**2, 96.0**2
+# A box may pass the border by this much (rounding of the tool that wrote it) without being reported, in pixels.
+_BORDER_TOLERANCE = 0.5
+
+
+def is_size(value: object) -> bool:
+    """Whether `value` is a number of pixels, 1 or more."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 1
+
+
+def check_annotations(annotations: list, images: dict, names: dict, report: Report) -> None:
+    """Add what is wrong with the annotations, and their counts per class and size, to the report.
+
+    Args:
+        annotations: the file's list.
+        images: image id -> entry of the images list.
+        names: category id -> class name; `report.classes` has a row for each.
+    """
+    seen: set = set()
+    class_images: set = set()
+    with_boxes: set = set()
+    for position, ann in enumerate(annotations):
+        if not isinstance(ann, dict):
+            report.add("malformed_annotation", "error", "an annotation is an object", f"annotations[{position}]")
+            continue
+        image = images.get(ann.get("image_id"))
+        where = f"annotation {ann.get('id', f'number {position}')}, image {image['file_name'] if image else '?'}"
+        _check_ids(ann, image, where, names, seen, report)
+        box = ann.get("bbox")
+        if not is_box(box):
+            text = "a box is [x, y, width, height], four finite numbers in pixels"
+            report.add("malformed_box", "error", text, f"{where}: bbox {box!r}")
+            continue
+        if image is None:
+            continue
+        if ann.get("iscrowd", 0):
+            report.num_crowd += 1
+            continue
+        _check_box(box, image, where, report)
+        with_boxes.add(ann["image_id"])
+        name = names.get(ann.get("category_id"))
+        if name is not None:
+            row = report.classes[name]
+            row["total"] += 1
+            row[size_of(ann)] += 1
+            if (name, ann["image_id"]) not in class_images:
+                class_images.add((name, ann["image_id"]))
+                row["images"] += 1
+    report.num_empty = len(images) - len(with_boxes)
+
+
+def _check_ids(ann: dict, image: dict | None, where: str, names: dict, seen: set, report: Report) -> None:
+    number = ann.get("id")
+    if number is None:
+        report.add("missing_annotation_id", "warning", "harmless here; other COCO tools need ids", where)
+    elif number in seen:
+        report.add("duplicate_annotation_id", "error", "give every annotation its own id", where)
+    seen.add(number)
+    if image is None:
+        text = "the image is not in the list; these boxes are left out"
+        report.add("unknown_image", "warning", text, f"{where}: image_id {ann.get('image_id')}")
+    if ann.get("category_id") is None:
+        report.add("missing_category", "error", "every box needs a category_id; add it or remove the box", where)
+    elif names and ann["category_id"] not in names:
+        known = ", ".join(str(i) for i in sorted(names)[:12]) + (", ..." if len(names) > 12 else "")
+        text = f"its categories are {known}; add the missing ones to 'categories', or remove these annotations"
+        report.add("unknown_category", "error", text, f"{where}: category_id {ann['category_id']}")
+
+
+def is_box(box: object) -> bool:
+    """Whether `box` is a list of four finite numbers."""
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box)
+    )
+
+
+def _check_box(box: list, image: dict, where: str, report: Report) -> None:
+    x, y, w, h = box
+    if w <= 0 or h <= 0:
+        report.add("degenerate_box", "warning", "no width or height; left out of training", f"{where}: bbox {box}")
+        return
+    if not (is_size(image.get("width")) and is_size(image.get("height"))):
+        return
+    width, height = image["width"], image["height"]
+    outside = f"{where}: bbox {box}, image {width} x {height}"
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        report.add("box_outside_image", "warning", "nothing of it is on the picture; left out of training", outside)
+    elif min(x, y) < -_BORDER_TOLERANCE or x + w > width + _BORDER_TOLERANCE or y + h > height + _BORDER_TOLERANCE:
+        report.add("box_over_border", "warning", "it passes the picture's border; cut there in training", outside)
+
+
+def size_of(ann: dict) -> str:
+    """"small", "medium" or "large" by COCO's area ("area", or width * height where that is absent)."""
+    area = ann.get("area")
+    if not isinstance(area, (int, float)):
+        area = ann["bbox"][2] * ann["bbox"][3]
+    return "small" if area < _SMALL else "medium" if area < _MEDIUM else "large"
