@@ -1,8 +1,9 @@
 """Optimizers. ``params.model`` is set by the trainer.
 
-A lower learning rate for a part of the model: ``optimizer.params.lr_factor_func = L(LrFactor)(factors={"backbone": 0.1})``.
-No weight decay on 1-d parameters: ``weight_decay_norm=0, weight_decay_bias=0`` and the biases that torch names otherwise,
-``overrides={"in_proj_bias": {"weight_decay": 0}}``.
+A lower learning rate for a part of the model:
+``optimizer.params.lr_factor_func = L(LrFactor)(factors={"backbone": 0.1})``, from ``detrex_ext.engine``.
+No weight decay on 1-d parameters: ``weight_decay_norm=0, weight_decay_bias=0`` and the biases that torch names
+otherwise, ``overrides={"in_proj_bias": {"weight_decay": 0}}``.
 """
 
 import torch

@@ -4,9 +4,10 @@ The ``lr_multiplier_{N}ep`` steps are COCO's at batch 16 (7,500 iterations an ep
 progress, so another ``train.max_iter`` scales it. Warm-up is counted in iterations: ``lr_multiplier.warmup_iters=500``.
 """
 
+from fvcore.common.param_scheduler import CosineParamScheduler
+
 from detrex_ext.engine.schedule import constant_then_cosine, multistep_schedule, warmed_up
 from detrex_ext.runtime import LazyCall as L
-from fvcore.common.param_scheduler import CosineParamScheduler
 
 _EPOCH = 7500
 

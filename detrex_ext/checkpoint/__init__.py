@@ -1,6 +1,6 @@
 """Checkpoints: atomic writing, safe reading, and weights of other projects by tables of key names."""
 
-from .checkpointer import Checkpointer
+from .checkpointer import Checkpointer, Saved
 from .files import FORMAT_HELP, read_checkpoint, resolve, write_checkpoint
 from .layouts import to_layout
 from .load import LoadReport, load_state, load_weights
@@ -9,6 +9,7 @@ __all__ = [
     "Checkpointer",
     "FORMAT_HELP",
     "LoadReport",
+    "Saved",
     "load_state",
     "load_weights",
     "read_checkpoint",

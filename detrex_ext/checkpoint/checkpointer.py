@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,16 @@ from detrex_ext.runtime import PathManager, comm
 from .files import read_checkpoint, remove_leftovers, write_checkpoint, write_whole
 from .load import load_state
 
+logger = logging.getLogger(__name__)
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth$")
+
+
+@dataclass
+class Saved:
+    """A checkpoint in memory, and the file it was read from."""
+
+    path: str
+    data: dict[str, Any]
 
 
 class Checkpointer(_FvcoreCheckpointer):
@@ -68,7 +79,7 @@ class Checkpointer(_FvcoreCheckpointer):
         if not self.save_to_disk:
             return
         path = os.path.join(self.save_dir, f"{name}.pth")
-        self.logger.info("Saving checkpoint to %s", path)
+        logger.info("Saving checkpoint to %s", path)
         if "://" in path:  # not a local file system: the handler decides what is atomic
             with self.path_manager.open(path, "wb") as file:
                 torch.save(data, file)
@@ -86,7 +97,7 @@ class Checkpointer(_FvcoreCheckpointer):
 
     def has_checkpoint(self) -> bool:
         """Whether the folder holds anything to resume from, named by ``last_checkpoint`` or not."""
-        return bool(self._candidates())
+        return bool(_candidates(self.save_dir))
 
     def load(self, path: str, checkpointables: Iterable[str] | None = None) -> dict[str, Any]:
         """Loads model and checkpointables from a file written by ``save``; "" loads nothing.
@@ -98,9 +109,27 @@ class Checkpointer(_FvcoreCheckpointer):
             UserError: a file that cannot be read, or that is of another model.
         """
         if not path:
-            self.logger.info("No checkpoint named: the model keeps its initial weights")
+            logger.info("No checkpoint named: the model keeps its initial weights")
             return {}
-        return self._apply(read_checkpoint(path, self.path_manager), path, checkpointables)
+        return self.apply(Saved(path, read_checkpoint(path, self.path_manager)), checkpointables)
+
+    @staticmethod
+    def newest(save_dir: str) -> Saved | None:
+        """The newest readable checkpoint of a folder; None where it holds no checkpoint.
+
+        Raises:
+            UserError: there are checkpoints, and none can be read.
+        """
+        tried = []
+        for path in _candidates(save_dir):
+            try:
+                return Saved(path, read_checkpoint(path))
+            except UserError as error:
+                tried.append(str(error).splitlines()[0])
+                logger.warning("skipped while resuming: %s", tried[-1])
+        if tried:
+            raise UserError(f"--resume: no readable checkpoint in {save_dir}; tried\n  " + "\n  ".join(tried))
+        return None
 
     def resume(self) -> dict[str, Any]:
         """Loads everything from the newest readable file of the folder.
@@ -111,18 +140,8 @@ class Checkpointer(_FvcoreCheckpointer):
         Raises:
             UserError: there are checkpoints, and none can be read.
         """
-        tried = []
-        for path in self._candidates():
-            try:
-                data = read_checkpoint(path, self.path_manager)
-            except UserError as error:
-                tried.append(str(error).splitlines()[0])
-                self.logger.warning("skipped while resuming: %s", tried[-1])
-                continue
-            return self._apply(data, path, None)
-        if tried:
-            raise UserError(f"--resume: no readable checkpoint in {self.save_dir}; tried\n  " + "\n  ".join(tried))
-        return {}
+        saved = self.newest(self.save_dir)
+        return {} if saved is None else self.apply(saved)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """``resume`` if asked and possible, else the model's weights only from ``path``."""
@@ -132,27 +151,33 @@ class Checkpointer(_FvcoreCheckpointer):
 
     def periodic_files(self) -> list[str]:
         """Paths of the periodic files ``model_{iteration}.pth`` in the folder, oldest iteration first."""
-        paths = Path(self.save_dir).glob("model_*.pth")
-        found = [(int(m[1]), str(p)) for p in paths if (m := _PERIODIC.search(p.name))]
-        return [path for _, path in sorted(found)]
+        return _periodic_files(self.save_dir)
 
-    def _candidates(self) -> list[str]:
-        """Files to resume from, best first: the tagged one, then the newest."""
-        if not self.save_dir or not os.path.isdir(self.save_dir):
-            return []
-        tagged = self.get_checkpoint_file()
-        final = os.path.join(self.save_dir, "model_final.pth")
-        others = [p for p in (final, *self.periodic_files()) if os.path.isfile(p)]
-        newest_first = sorted(others, key=lambda p: (os.path.getmtime(p), p), reverse=True)
-        exists = [p for p in (tagged, *newest_first) if p and os.path.isfile(p)]
-        if tagged and tagged not in exists:
-            self.logger.warning("last_checkpoint names %s, which does not exist", os.path.basename(tagged) or "nothing")
-        return list(dict.fromkeys(exists))
-
-    def _apply(self, data: dict[str, Any], path: str, checkpointables: Iterable[str] | None) -> dict[str, Any]:
-        self.logger.info("Loading from %s", path)
-        load_state(self.model, data.pop("model"), strict=True, name=path)
+    def apply(self, saved: Saved, checkpointables: Iterable[str] | None = None) -> dict[str, Any]:
+        """Loads a checkpoint that was read already into model and checkpointables (None = all)."""
+        logger.info("Loading from %s", saved.path)
+        data = dict(saved.data)
+        load_state(self.model, data.pop("model"), strict=True, name=saved.path)
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key in data:
                 self.checkpointables[key].load_state_dict(data.pop(key))
         return data
+
+
+def _candidates(folder: str) -> list[str]:
+    """Files to resume from, best first: the tagged one, then the newest."""
+    if not folder or not os.path.isdir(folder):
+        return []
+    tag = Path(folder, "last_checkpoint")
+    name = tag.read_text(encoding="utf-8").strip() if tag.is_file() else None
+    tagged = os.path.join(folder, name or "")
+    others = [p for p in (os.path.join(folder, "model_final.pth"), *_periodic_files(folder)) if os.path.isfile(p)]
+    newest_first = sorted(others, key=lambda p: (os.path.getmtime(p), p), reverse=True)
+    if name is not None and not os.path.isfile(tagged):
+        logger.warning("%s names %s, which does not exist", tag, name or "nothing")
+    return list(dict.fromkeys(p for p in (tagged, *newest_first) if os.path.isfile(p)))
+
+
+def _periodic_files(folder: str) -> list[str]:
+    found = [(int(m[1]), str(p)) for p in Path(folder).glob("model_*.pth") if (m := _PERIODIC.search(p.name))]
+    return [path for _, path in sorted(found)]

@@ -1,0 +1,8 @@
+"""``python -m detrex_ext VERB ...``"""
+
+import sys
+
+from detrex_ext.cli import dispatch
+
+if __name__ == "__main__":
+    sys.exit(dispatch())

@@ -1,0 +1,61 @@
+"""The commands: one module per verb, each with ``main(argv) -> exit code``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+# verb -> (module, what it does); a module is imported when its verb is used
+VERBS: dict[str, tuple[str, str]] = {
+    "train": ("train", "train a model, or evaluate one with --eval-only"),
+    "predict": ("predict", "draw and save what a model finds in pictures"),
+    "check": ("check", "check annotation files and their pictures"),
+    "plot": ("plot", "draw the curves of runs"),
+}
+
+
+def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """Calls a verb's ``main``; bad input ends as one message on standard error.
+
+    Returns:
+        the exit code: what ``main`` returned, 2 for bad input, 130 for Ctrl-C.
+    """
+    from detrex_ext.errors import UserError
+
+    try:
+        return main(argv) or 0
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def dispatch(argv: Sequence[str] | None = None) -> int:
+    """``python -m detrex_ext VERB ...``."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb = argv[0] if argv else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if verb == "--version":
+        from detrex_ext import __version__
+
+        print(__version__)
+        return 0
+    if verb not in VERBS:
+        print(f"unknown verb '{verb}'\n{_usage()}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"detrex_ext.cli.{VERBS[verb][0]}")
+    return run(module.main, argv[1:])
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items())
+    return f"usage: python -m detrex_ext VERB ...\n\n{verbs}\n\npython -m detrex_ext VERB --help says more"

@@ -1,0 +1,46 @@
+"""``python -m detrex_ext train``: train from a config, or evaluate with ``--eval-only``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+EPILOG = """\
+examples:
+  train on your own COCO-format data:
+    python -m detrex_ext train --config-file small dataset.train_json=train.json dataset.val_json=val.json
+  go on after an interruption:  the same with --resume
+  evaluate:                     the same with --eval-only train.init_checkpoint=model_final.pth
+  several GPUs:                 --num-gpus 8, or torchrun --nproc-per-node=8 -m detrex_ext train ...
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Raises:
+        UserError: bad input.
+    """
+    from detrex_ext.runtime import default_argument_parser, launch
+
+    parser = default_argument_parser(EPILOG)
+    parser.prog = "python -m detrex_ext train"
+    args = parser.parse_args(argv)
+    cfg = _config(args)  # errors in it are told here, once, before any process is started
+    where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    launch(_work, *where, args=(args,), device=str(cfg.train.device))
+    return 0
+
+
+def _config(args: argparse.Namespace):
+    from detrex_ext.config import load_config
+
+    return load_config(args.config_file, args.overlay, args.opts)
+
+
+def _work(args: argparse.Namespace) -> None:
+    """What each process does."""
+    from detrex_ext import engine
+
+    cfg = _config(args)
+    (engine.evaluate if args.eval_only else engine.train)(cfg, args)

@@ -1,0 +1,158 @@
+"""What is built and checked before the first step."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from detrex_ext.checkpoint import load_weights
+from detrex_ext.config import save_config
+from detrex_ext.errors import UserError
+from detrex_ext.runtime import comm, instantiate
+
+logger = logging.getLogger(__name__)
+EMA_KEY = "ema_state"
+
+
+@dataclass
+class Classes:
+    """The classes a model is trained on, by class index."""
+
+    names: list[str]
+    category_ids: list[int]
+
+    @staticmethod
+    def of(dataset: Any) -> Classes:
+        """Those of a data set."""
+        return Classes(list(dataset.class_names), list(dataset.category_ids))
+
+
+def settle(cfg: DictConfig) -> None:
+    """Applies ``fast_dev_run`` and checks values that only make sense together, in place.
+
+    Raises:
+        UserError: a value that cannot be used.
+    """
+    if cfg.train.fast_dev_run.enabled:
+        cfg.train.update(max_iter=20, eval_period=10, log_period=1)
+    for key in ("max_iter", "log_period", "accumulate_steps"):
+        if cfg.train[key] < 1:
+            raise UserError(f"train.{key}={cfg.train[key]}: expected at least 1")
+    if cfg.train.checkpointer.period < 1:
+        raise UserError(f"train.checkpointer.period={cfg.train.checkpointer.period}: expected at least 1")
+
+
+def set_num_classes(cfg: DictConfig, classes: Classes, source: str) -> None:
+    """Writes the number of classes into the config, or checks the one that is there.
+
+    Raises:
+        UserError: the config states another number than the data.
+    """
+    found, stated = len(classes.names), cfg.model.get("num_classes")
+    if stated is not None and stated != found:
+        names = ", ".join(classes.names[:8]) + (", ..." if found > 8 else "")
+        raise UserError(
+            f"model.num_classes={stated}, but {source} has {found} classes ({names})\n"
+            "  leave model.num_classes=null: it is read from the data"
+        )
+    cfg.model.num_classes = found
+
+
+def build_train_loader(cfg: DictConfig) -> Any:
+    """The training loader, its data checked.
+
+    Raises:
+        UserError: data that cannot be trained on, or a batch that does not divide.
+    """
+    from detrex_ext.data import check_before_training
+
+    total, steps, world = cfg.dataloader.train.total_batch_size, cfg.train.accumulate_steps, comm.get_world_size()
+    if total % (world * steps):
+        raise UserError(
+            f"dataloader.train.total_batch_size={total} does not divide by {world} process(es) x "
+            f"train.accumulate_steps={steps} = {world * steps}"
+        )
+    loader = instantiate(cfg.dataloader.train)
+    if hasattr(getattr(loader, "dataset", None), "report"):
+        check_before_training(loader.dataset)
+    return loader
+
+
+def build_evaluation(cfg: DictConfig, train_dataset: Any = None) -> tuple[Any, Any] | None:
+    """Loader and evaluator of the validation data, opened and checked now; None where the config names none.
+
+    Raises:
+        UserError: data that cannot be read, or classes that are not those of the training data.
+    """
+    from detrex_ext.data import check_before_training, check_same_classes
+
+    if "test" not in cfg.dataloader or OmegaConf.select(cfg, "dataset.val_json") == "":
+        logger.warning("no validation data (dataset.val_json): nothing will be evaluated")
+        return None
+    loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    if hasattr(getattr(loader, "dataset", None), "report"):
+        check_before_training(loader.dataset)
+        if train_dataset is not None:
+            check_same_classes(train_dataset, loader.dataset)
+    return loader, evaluator
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """The model of the config on its device, with the weights of ``train.init_checkpoint``."""
+    model = instantiate(cfg.model).to(cfg.train.device)
+    if cfg.train.get("channels_last"):
+        model = model.to(memory_format=torch.channels_last)
+    return model
+
+
+def init_weights(cfg: DictConfig, model: nn.Module) -> None:
+    """Loads ``train.init_checkpoint``, as far as it fits; "" leaves the weights as they are.
+
+    Raises:
+        UserError: the file cannot be read or is of another model.
+    """
+    if cfg.train.init_checkpoint:
+        load_weights(model, cfg.train.init_checkpoint, strict=False)
+    else:
+        logger.info("training from random weights: train.init_checkpoint names no file")
+
+
+def save_final_config(cfg: DictConfig) -> str:
+    """Writes ``config.yaml`` with what was filled in, on rank 0; its text, "" on other ranks."""
+    if not comm.is_main_process():
+        return ""
+    path = os.path.join(cfg.train.output_dir, "config.yaml")
+    save_config(cfg, path)
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def log_start(cfg: DictConfig, model: nn.Module, loader: Any) -> None:
+    """The lines a person looks for at the start: parameters, classes, batch and learning rate."""
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    logger.info("model: %s parameters, %s trainable", f"{total:,}", f"{trainable:,}")
+    dataset = getattr(loader, "dataset", None)
+    rows = getattr(getattr(dataset, "report", None), "classes", {})
+    if rows:
+        shown = ", ".join(f"{name} {row['total']:,}" for name, row in list(rows.items())[:20])
+        more = f", ... ({len(rows)} classes)" if len(rows) > 20 else ""
+        logger.info("data: %d images, boxes per class: %s%s", len(dataset), shown, more)
+    logger.info(batch_line(cfg))
+
+
+def batch_line(cfg: DictConfig) -> str:
+    """``batch 2 x 1 GPU x 8 accum = 16 (reference 16), lr 1e-4``."""
+    total, steps, world = cfg.dataloader.train.total_batch_size, cfg.train.accumulate_steps, comm.get_world_size()
+    unit = "GPU" if str(cfg.train.device).startswith("cuda") else "process"
+    plural = "" if world == 1 else "s" if unit == "GPU" else "es"
+    return (
+        f"batch {total // world // steps} x {world} {unit}{plural} x {steps} accum = {total} "
+        f"(reference {cfg.train.reference_batch}), lr {float(cfg.optimizer.lr):g}"
+    )

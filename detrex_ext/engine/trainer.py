@@ -1,0 +1,205 @@
+"""The trainer: one optimiser step per iteration, whatever the precision, number of processes and micro-batches."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detrex_ext.errors import UserError
+from detrex_ext.runtime import TrainerBase, comm
+
+from .metrics import MetricBuffer
+from .optim import load_optimizer_state
+from .precision import Precision
+from .rng import RngState
+
+logger = logging.getLogger(__name__)
+Batch = list[dict[str, Any]]
+
+
+class Trainer(TrainerBase):
+    """Trains ``model(batch) -> dict of losses``.
+
+    Args:
+        model: the model, wrapped for several processes or not; put into training mode.
+        loader: yields this rank's whole batch per iteration; ``set_start(iteration)`` where it can begin in between.
+        optimizer: over the model's parameters.
+        precision: autocast and loss scaling.
+        accumulate_steps: micro-batches a batch is run in. Losses are those of the whole batch where their
+            normalisers depend on objects or images only (see ``detrex_ext.criterion.normalizers``).
+        clip_grad: arguments of ``clip_grad_norm_``, or None.
+        log_period: iterations between transfers of losses from the device.
+
+    Attributes:
+        stop_signal: number of a signal that asked this process to stop, 0 = none.
+        stopping: signal that some process was asked to stop by, agreed on by all ranks.
+        rng: random states, saved with a checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        precision: Precision | None = None,
+        accumulate_steps: int = 1,
+        clip_grad: Mapping[str, Any] | None = None,
+        log_period: int = 20,
+    ) -> None:
+        super().__init__()
+        model.train()
+        self.model, self.loader, self.optimizer = model, loader, optimizer
+        self.device = next(model.parameters()).device
+        self.precision = precision or Precision(self.device.type)
+        self.accumulate_steps, self.clip_grad = accumulate_steps, clip_grad
+        self.log_period = log_period
+        self.metrics, self.rng = MetricBuffer(), RngState()
+        self.stop_signal = self.stopping = 0
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        inner = model.module if isinstance(model, DistributedDataParallel) else model
+        self._takes_effective = "effective" in inspect.signature(inner.forward).parameters
+        self._batches: Iterator[Batch] | None = None
+
+    def before_train(self) -> None:
+        if hasattr(self.loader, "set_start"):
+            self.loader.set_start(self.start_iter)
+        self._batches = iter(self.loader)
+        self.rng.restore()
+        super().before_train()
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        batch = next(self._batches)
+        data_time = time.perf_counter() - start
+        self.optimizer.zero_grad(set_to_none=True)
+        scalars = self._forward_backward(batch)
+        self.after_backward()
+        if self.clip_grad is not None:
+            scalars["grad_norm"] = self._clip()
+        self.precision.scaler.step(self.optimizer)
+        self.precision.scaler.update()
+        self.metrics.add(self.iter, scalars, data_time)
+        done = self.iter + 1
+        if done % self.log_period == 0 or done == self.max_iter:
+            self.metrics.flush(self.storage)
+            if self.precision.scaler.is_enabled():
+                self.storage.put_scalar("[metric]grad_scaler", self.precision.scaler.get_scale())
+
+    def _forward_backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradients of the whole batch; returns its losses and statistics, summed over micro-batches."""
+        parts = split(batch, self.accumulate_steps)
+        effective = self._totals(batch) if len(parts) > 1 else None
+        finite, failure = torch.ones((), dtype=torch.bool, device=self.device), ""
+        sums: dict[str, Tensor] = {}
+        for part in parts:
+            last = part is parts[-1]
+            with contextlib.nullcontext() if last else self._no_sync():
+                try:
+                    losses, stats = self._forward(part, effective, len(parts))
+                except FloatingPointError as error:
+                    failure = str(error)
+                    break
+                total = sum(losses.values())
+                finite &= torch.isfinite(total.detach())
+                for name, value in {"total_loss": total, **losses, **stats}.items():
+                    sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+                if last:
+                    self._agree(finite, failure, sums, batch)
+                self.precision.scaler.scale(total).backward()
+        if failure:
+            self._agree(~finite & finite, failure, sums, batch)
+        return sums
+
+    def _forward(self, part: Batch, effective: tuple[float, float] | None, parts: int):
+        with self.precision.autocast():
+            out = self.model(part, effective=effective) if self._takes_effective else self.model(part)
+        losses = dict(out) if isinstance(out, Mapping) else {"loss": out}
+        if not self._takes_effective and parts > 1:  # a model that knows no totals: the mean of the micro-batches
+            losses = {name: value / parts for name, value in losses.items()}
+        return losses, getattr(out, "stats", {})
+
+    def _no_sync(self) -> contextlib.AbstractContextManager:
+        """Gradients of all micro-batches but the last stay on this rank."""
+        if isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return contextlib.nullcontext()
+
+    def _totals(self, batch: Batch) -> tuple[float, float]:
+        """Objects and images of the step over all ranks."""
+        objects = sum(len(sample["instances"]) for sample in batch)
+        if comm.get_world_size() == 1:
+            return float(objects), float(len(batch))
+        totals = torch.tensor([objects, len(batch)], dtype=torch.float64, device=self.device)
+        dist.all_reduce(totals)
+        return tuple(totals.tolist())
+
+    def _agree(self, finite: Tensor, failure: str, losses: Mapping[str, Tensor], batch: Batch) -> None:
+        """All ranks go on, or all raise: one small reduction before the backward pass that needs all of them.
+
+        Raises:
+            FloatingPointError: on every rank, where a loss of any rank is not finite; no weight was changed.
+        """
+        flags = torch.stack([(~finite).long(), torch.tensor(self.stop_signal, device=self.device)])
+        if comm.get_world_size() > 1:
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        bad, self.stopping = flags.tolist()
+        if not bad and not failure:
+            return
+        names = [name for name, value in losses.items() if "/" not in name and not torch.isfinite(value)]
+        reason = failure or (f"{', '.join(names)} not finite" if names else "a loss of another process is not finite")
+        files = ", ".join(str(sample.get("file_name", "?")) for sample in batch)
+        raise FloatingPointError(
+            f"iteration {self.iter}: {reason}\n  batch: {files}\n"
+            "  the weights are as before this step; try a lower optimizer.lr, train.clip_grad.enabled=true, or "
+            "train.amp.enabled=false"
+        )
+
+    def _clip(self) -> Tensor:
+        """Clips gradients; their norm before it."""
+        self.precision.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_([p for p in self._parameters if p.grad is not None], **self.clip_grad)
+        # free on the CPU; on a GPU a norm is looked at when it is logged, and always before a checkpoint
+        if norm.device.type == "cpu" and not self.precision.scaler.is_enabled() and not torch.isfinite(norm):
+            raise FloatingPointError(f"iteration {self.iter}: the gradient norm is {norm.item()}")
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, hooks, recent scalars, optimizer, loss scaler. Collective: every rank calls it."""
+        self.metrics.flush(self.storage)
+        state = super().state_dict()
+        state["optimizer"] = self.optimizer.state_dict()
+        state["max_iter"] = self.max_iter
+        if self.precision.scaler.is_enabled():
+            state["grad_scaler"] = self.precision.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        if self.precision.scaler.is_enabled() and "grad_scaler" in state:
+            self.precision.scaler.load_state_dict(state["grad_scaler"])
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """Equal parts of a batch, in order.
+
+    Raises:
+        UserError: it does not divide.
+    """
+    size, rest = divmod(len(batch), parts)
+    if rest or not size:
+        raise UserError(
+            f"train.accumulate_steps={parts}: a process's batch of {len(batch)} does not divide into {parts} parts\n"
+            "  choose dataloader.train.total_batch_size as a multiple of processes x accumulate_steps"
+        )
+    return [batch[i : i + size] for i in range(0, len(batch), size)]
