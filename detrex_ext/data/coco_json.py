@@ -19,6 +19,9 @@ def read_json(path: str | Path) -> dict:
     Raises:
         UserError: it is missing, no JSON, or not shaped as COCO's ({"images", "annotations", "categories"}).
     """
+    if not str(path):
+        raise UserError("no annotation file is named\n  set dataset.train_json and dataset.val_json to COCO JSON files "
+                        "(and dataset.train_images, dataset.val_images to their picture folders)")  # fmt: skip
     path = Path(path)
     try:
         with open(path, encoding="utf-8") as file:

@@ -28,6 +28,11 @@ class Finding:
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
+    @property
+    def label(self) -> str:
+        """The kind in words, with its count."""
+        return self.kind.replace("_", " ") + (f" ({self.count} times)" if self.count > 1 else "")
+
     def add(self, example: str) -> None:
         """Count one more occurrence."""
         self.count += 1
@@ -70,7 +75,7 @@ class Report:
         """Raise one UserError that names every kind of error, or do nothing."""
         if not self.errors:
             return
-        lines = [f"{self.json}: " + "; ".join(f"{f.count} {f.kind.replace('_', ' ')}" for f in self.errors)]
+        lines = [f"{self.json}: " + "; ".join(finding.label for finding in self.errors)]
         for finding in self.errors:
             lines.append(f"  {finding.text}")
             lines.append(f"  first: {finding.examples[0]}")

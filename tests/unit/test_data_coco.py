@@ -133,7 +133,7 @@ def test_unknown_category_message_has_what_where_and_expected(tmp_path):
     with pytest.raises(UserError) as raised:
         CocoDataset(write(tmp_path, data))
     message = str(raised.value)
-    for part in ("2 unknown category", "its categories are 10, 20", "annotation 101, image 1.png: category_id 7"):
+    for part in ("unknown category (2 times)", "its categories are 10, 20", "annotation 101, image 1.png: category_id 7"):
         assert part in message
 
 
@@ -221,6 +221,8 @@ def test_missing_files_and_folders_are_explained(tmp_path):
     path = write(tmp_path, coco())
     with pytest.raises(UserError, match=r"not found[\s\S]*set\.json"):
         CocoDataset(tmp_path / "sett.json")
+    with pytest.raises(UserError, match="no annotation file is named"):
+        CocoDataset("")
     with pytest.raises(UserError, match="nearest that exists"):
         CocoDataset(tmp_path / "a" / "b" / "set.json")
     with pytest.raises(UserError, match="image folder not found"):
