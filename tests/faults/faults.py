@@ -1,0 +1,138 @@
+"""Faults that people make in detectors, as edits of this package, and the tests that must notice each.
+
+A fault is one replacement in one file: `old` stands there exactly once. `tests` is what a person would run after
+touching that file; at least one test in it must fail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One wrong edit.
+
+    Attributes:
+        name: what is wrong, in a few words.
+        file: below `detrex_ext/`.
+        old, new: the text that is replaced, and by what.
+        tests: paths given to pytest.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+PROTOCOL = ("tests/unit/test_staged_protocol.py",)
+
+FAULTS = (
+    Fault(
+        "GIoU with the wrong sign of the enclosing box",
+        "layers/box_ops.py",
+        "return iou - (hull - union) / (hull + EPS)",
+        "return iou + (hull - union) / (hull + EPS)",
+        ("tests/unit/test_box_ops.py",),
+    ),
+    Fault(
+        "a reference is not detached between decoder stages",
+        "modeling/decoders/deformable.py",
+        "new = new if self.look_forward_twice else new.detach()",
+        "new = new if self.look_forward_twice else new.clone()",
+        PROTOCOL,
+    ),
+    Fault(
+        "the attention mask with the opposite polarity",
+        "layers/attention.py",
+        'scores.masked_fill(~mask, float("-inf"))',
+        'scores.masked_fill(mask, float("-inf"))',
+        PROTOCOL,
+    ),
+    Fault(
+        "matching queries may look at denoising queries",
+        "modeling/queries/denoising.py",
+        "mask[P:, :P] = False",
+        "mask[P:, :P] = True",
+        PROTOCOL,
+    ),
+    Fault(
+        "strategies act at inference too",
+        "modeling/decoders/staged.py",
+        "strategies = tuple(strategies) if self.training else ()",
+        "strategies = tuple(strategies)",
+        (*PROTOCOL, "tests/unit/test_recollection.py"),
+    ),
+    Fault(
+        "recollected queries share self-attention with the plain path",
+        "structures/queries.py",
+        "names[slot.domain] = slot.domain if part is parts[-1] else fresh",
+        "names[slot.domain] = slot.domain",
+        (*PROTOCOL, "tests/unit/test_recollection.py"),
+    ),
+    Fault(
+        "losses divided by images instead of objects",
+        "criterion/normalizers.py",
+        "return float(s.targets.num)",
+        "return float(s.stack.shape[1])",
+        ("tests/unit/test_criterion.py",),
+    ),
+    Fault(
+        "the number of denoising groups left out of the normaliser",
+        "criterion/normalizers.py",
+        "(s.stack.given.scale if n.scaled else 1.0)",
+        "(1.0 if n.scaled else 1.0)",
+        ("tests/unit/test_criterion.py",),
+    ),
+    Fault(
+        "alpha of the focal loss given to the negatives",
+        "criterion/losses.py",
+        "return 1 - self.alpha",
+        "return self.alpha",
+        ("tests/unit/test_criterion_losses.py",),
+    ),
+    Fault(
+        "the matcher prefers boxes that overlap least",
+        "matching/costs.py",
+        "_corners(candidates.object_boxes)).neg_()",
+        "_corners(candidates.object_boxes))",
+        ("tests/unit/test_matching_costs.py",),
+    ),
+    Fault(
+        "height and width exchanged when boxes go to pixels",
+        "modeling/postprocess.py",
+        "limit_B14 = hw.flip(1).repeat(1, 2)[:, None]",
+        "limit_B14 = hw.repeat(1, 2)[:, None]",
+        ("tests/unit/test_postprocess.py",),
+    ),
+    Fault(
+        "mirrored boxes off by one pixel",
+        "data/transforms.py",
+        "boxes[:, [0, 2]] = width - boxes[:, [2, 0]]",
+        "boxes[:, [0, 2]] = width - 1 - boxes[:, [2, 0]]",
+        ("tests/unit/test_data_transforms.py",),
+    ),
+    Fault(
+        "class ids shifted by one",
+        "data/coco.py",
+        "index = {category_id: k for k, category_id in enumerate(self.category_ids)}",
+        "index = {category_id: k for k, category_id in enumerate(self.category_ids, 1)}",
+        ("tests/unit/test_data_coco.py",),
+    ),
+    Fault(
+        "every epoch in the same order",
+        "data/samplers.py",
+        "np.random.default_rng((self.seed, epoch, 0, _ORDER_STREAM))",
+        "np.random.default_rng((self.seed, 0, 0, _ORDER_STREAM))",
+        ("tests/unit/test_data_samplers.py",),
+    ),
+    Fault(
+        "padding takes part in deformable attention",
+        "layers/ms_deform_attn.py",
+        "value = value.masked_fill(pad_BS[..., None], 0.0)",
+        "value = value.masked_fill(pad_BS[..., None], 1.0)",
+        ("tests/parity/test_golden_deformable.py",),
+    ),
+)
