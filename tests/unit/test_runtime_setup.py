@@ -1,0 +1,207 @@
+"""Flags, launching, logging and the set-up of a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from detrex_ext.errors import UserError
+from detrex_ext.runtime import (
+    collect_env_info,
+    default_argument_parser,
+    default_setup,
+    launch,
+    seed_all_rng,
+    setup_logger,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    names = ("detrex_ext", "fvcore", "detectron2", "detrex_ext_test")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(list(x.handlers), x.level, x.propagate) for x in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        for handler in logger.handlers:
+            if handler not in handlers:
+                handler.close()
+        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
+
+
+# ---- flags
+
+
+def test_flags_and_overrides_come_in_any_order():
+    parse = default_argument_parser().parse_args
+    args = parse("a.b=1 --resume c=-2 --overlay sqr,dac --num-gpus 2 +d=1 --overlay x --config-file f.py".split())
+    assert args.opts == ["a.b=1", "c=-2", "+d=1"] and args.overlay == ["sqr", "dac", "x"]
+    assert args.resume and not args.eval_only and args.num_gpus == 2 and args.config_file == "f.py"
+    bare = parse([])
+    assert (bare.opts, bare.overlay, bare.num_gpus, bare.num_machines, bare.machine_rank) == ([], [], 1, 1, 0)
+    assert parse([]).overlay == []
+
+
+def test_an_unknown_flag_is_an_error(capsys):
+    with pytest.raises(SystemExit) as caught:
+        default_argument_parser().parse_args(["a=1", "--resum-it"])
+    assert caught.value.code == 2 and "--resum-it" in capsys.readouterr().err
+
+
+# ---- launching
+
+
+def test_one_process_is_a_plain_call():
+    assert launch(lambda a, b: (a, b), 1, args=(1, 2), device="cpu") == (1, 2)
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for GPUs that are not there")
+@pytest.mark.parametrize(("gpus", "device"), [(2, "cuda"), (2, None), (1, "cuda")])
+def test_missing_gpus_are_one_message(gpus, device):
+    with pytest.raises(UserError, match=f"--num-gpus {gpus}.*no GPU") as caught:
+        launch(print, gpus, device=device)
+    assert "train.device=cpu" in str(caught.value)
+
+
+def test_impossible_numbers_are_refused():
+    with pytest.raises(UserError, match="at least one process"):
+        launch(print, 0, device="cpu")
+    with pytest.raises(UserError, match="0..machines-1"):
+        launch(print, 1, num_machines=2, machine_rank=2, device="cpu")
+    with pytest.raises(UserError, match="--dist-url tcp://"):
+        launch(print, 1, num_machines=2, device="cpu")
+
+
+_SCRIPT = """
+    import json, pathlib, sys
+    import torch
+    from detrex_ext.errors import UserError
+    from detrex_ext.runtime import comm, create_ddp_model, launch
+
+    def work(folder, fail):
+        rank = comm.get_rank()
+        out = {
+            "world": comm.get_world_size(), "local": [comm.get_local_rank(), comm.get_local_size()],
+            "gathered": comm.all_gather({"rank": rank}), "to_main": comm.gather(rank),
+            "seed": comm.shared_random_seed(),
+            "mean": comm.reduce_dict({"a": torch.tensor(float(rank)), "b": torch.tensor(2.0)})["a"].item(),
+        }
+        model = create_ddp_model(torch.nn.Linear(2, 1))
+        model(torch.full((1, 2), float(rank))).sum().backward()
+        out["grad"] = model.module.weight.grad.tolist()
+        pathlib.Path(folder, f"{rank}.json").write_text(json.dumps(out))
+        if fail and rank == 1:
+            raise UserError("what\\n  what to do")
+        comm.synchronize()
+
+    if __name__ == "__main__":
+        try:
+            launch(work, 2, args=(sys.argv[1], sys.argv[2] == "fail"), device="cpu")
+        except UserError as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize(("through", "end"), [("launch", "fail"), ("torchrun", "well")])
+def test_two_processes(through, end, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(_SCRIPT))
+    command = [sys.executable, "-W", "ignore"]
+    if through == "torchrun":
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script), str(tmp_path), end], capture_output=True, text=True, timeout=300, env=env
+    )
+    if end == "fail":
+        assert (done.returncode, done.stderr) == (2, "what\n  what to do\n")
+    else:
+        assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first["world"] == 2 and first["local"] == [0, 2] and second["local"] == [1, 2]
+    assert first["gathered"] == second["gathered"] == [{"rank": 0}, {"rank": 1}]
+    assert (first["to_main"], second["to_main"]) == ([0, 1], [])
+    assert first["seed"] == second["seed"] and first["mean"] == 0.5
+    assert first["grad"] == second["grad"] == [[0.5, 0.5]]
+
+
+# ---- logging
+
+
+def test_files_get_the_contract_form_and_handlers_are_replaced(tmp_path, capsys):
+    name = "detrex_ext_test"
+    setup_logger(str(tmp_path / "one"), name=name)
+    logger = setup_logger(str(tmp_path / "one"), name=name)
+    assert len(logger.handlers) == 2
+    logging.getLogger(f"{name}.part").info("first")
+    setup_logger(str(tmp_path / "two"), name=name)
+    logger.warning("second")
+    assert len(logger.handlers) == 2
+    one, two = ((tmp_path / d / "log.txt").read_text() for d in ("one", "two"))
+    assert one.endswith(f"] {name}.part INFO: first\n") and one.startswith("[") and "second" not in one
+    assert two.endswith(f"] {name} WARNING: second\n")
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 2 and out[0].endswith(f" {name}.part]: first") and "WARNING" in out[1]
+
+
+def test_other_ranks_log_to_their_own_file_only(tmp_path, capsys):
+    setup_logger(str(tmp_path / "run.txt"), distributed_rank=3, name="detrex_ext_test").info("hello")
+    assert "hello" in (tmp_path / "run.txt.rank3").read_text() and capsys.readouterr().out == ""
+
+
+def test_detectron2_is_abbreviated(capsys):
+    logging.getLogger("detectron2").setLevel(logging.INFO)
+    setup_logger().info("x")
+    assert " d2]: x" in capsys.readouterr().out
+
+
+# ---- set-up
+
+
+def test_set_up_writes_log_and_config_and_seeds(tmp_path):
+    cfg = OmegaConf.create({"train": {"output_dir": str(tmp_path / "out"), "seed": 3}})
+    args = default_argument_parser().parse_args([])
+    assert default_setup(cfg, args) == 3
+    first = (torch.rand(1).item(), np.random.rand(), random.random())
+    assert default_setup(cfg, {}) == 3
+    assert (torch.rand(1).item(), np.random.rand(), random.random()) == first
+    assert OmegaConf.load(tmp_path / "out/config.yaml").train.seed == 3
+    log = (tmp_path / "out/log.txt").read_text()
+    assert "Rank of current process: 0. World size: 1" in log and "runtime" in log
+    cfg.train.seed = -1
+    assert default_setup(cfg, args) != default_setup(cfg, args)
+
+
+def test_seed_all_rng_draws_when_none_is_given():
+    seed = seed_all_rng(None)
+    drawn = torch.rand(1)
+    seed_all_rng(seed)
+    assert torch.rand(1) == drawn
+
+
+def test_environment_table_names_runtime_and_versions():
+    from detrex_ext import runtime
+
+    table = collect_env_info()
+    assert torch.__version__ in table and runtime.name() in table
+
+
+def test_seam_is_lazy():
+    code = "import sys, detrex_ext.runtime; print('torch' in sys.modules, 'detectron2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["False", "False"], done.stderr
