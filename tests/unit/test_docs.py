@@ -40,7 +40,9 @@ def of_verbs(document: Path) -> list[tuple[str, list[str]]]:
     return found
 
 
-CASES = [pytest.param(d, v, a, id=f"{d.name}-{i}-{v}") for d in DOCUMENTS for i, (v, a) in enumerate(of_verbs(d))]
+# `VERB` and `...` stand for whatever the reader fills in
+CASES = [pytest.param(d, v, a, id=f"{d.relative_to(ROOT)}-{i}-{v}") for d in DOCUMENTS
+         for i, (v, a) in enumerate(of_verbs(d)) if v.islower() and "..." not in a]  # fmt: skip
 
 
 def help_of(verb: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -51,7 +53,7 @@ def help_of(verb: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_there_are_commands_to_check() -> None:
-    assert {verb for case in CASES for verb in [case.values[1]]} >= {"train", "predict", "check", "plot"}
+    assert {case.values[1] for case in CASES} >= {"train", "predict", "check", "plot"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.relative_to(ROOT).as_posix())
@@ -67,8 +69,6 @@ def test_files_and_targets_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document, verb, arguments", CASES)
 def test_flags_exist(document: Path, verb: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    if "..." in arguments:
-        return
     known = set(re.findall(r"--[\w-]+", help_of(verb, capsys)))
     used = {word.split("=")[0] for word in arguments if word.startswith("--")}
     assert used <= known, f"{document.name}: {verb} has no {sorted(used - known)}"
@@ -80,4 +80,6 @@ def test_config_keys_exist(document: Path, verb: str, arguments: list[str]) -> N
     from detrex_ext.config import load_config
 
     overrides = [word for word in arguments if re.match(r"^\+?[a-z][\w.]*=", word)]
-    assert load_config(arguments[arguments.index("--config-file") + 1], overrides=overrides)
+    named = dict(zip(arguments, arguments[1:], strict=False))
+    overlays = named["--overlay"].split(",") if "--overlay" in named else []
+    assert load_config(named["--config-file"], overlays, overrides)
