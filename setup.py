@@ -24,6 +24,10 @@ REQUIRES = [
     "fvcore",
     "iopath",
     "pycocotools",
+    "cloudpickle",
+    "pyyaml",
+    "tabulate",
+    "termcolor",
 ]
 EXTRAS = {
     "test": ["pytest", "pytest-xdist"],

@@ -67,6 +67,30 @@ def test_setup_states_no_version_and_imports_no_torch() -> None:
     assert detrex_ext.__version__ not in text
 
 
+def stated(name: str) -> set[str]:
+    """Distributions named in a literal of setup.py, without versions."""
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    value = next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == name)
+    found = ast.literal_eval(value)
+    return {re.split(r"[<>=]", item)[0] for item in (found if isinstance(found, list) else sum(found.values(), []))}
+
+
+def test_everything_imported_is_a_stated_dependency() -> None:
+    """What arrives only because another package happens to need it is missing on somebody's machine."""
+    distribution = {"PIL": "pillow", "yaml": "pyyaml", "hydra": "hydra-core", "faster_coco_eval": "faster-coco-eval"}
+    peers = {"detectron2", "detrex", "detrex_ext"}
+    known = stated("REQUIRES") | stated("EXTRAS")
+    unstated = set()
+    for path in [p for folder in ("detrex_ext", "configs", "projects", "tools") for p in (ROOT / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - peers:
+                if distribution.get(top, top) not in known:
+                    unstated.add(f"{path.relative_to(ROOT)}: {top}")
+    assert "torch" in known and not unstated, sorted(unstated)
+
+
 def test_the_tool_settings_file_declares_no_package() -> None:
     """Two places that describe one package drift apart: pyproject.toml holds settings of tools only."""
     tables = re.findall(r"^\[+([^\]]+)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
