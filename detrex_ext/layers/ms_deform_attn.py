@@ -7,32 +7,12 @@ K points.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-Shapes = Sequence[tuple[int, int]]
-
-
-def _sample_torch(value_BSHD: Tensor, shapes: Shapes, at_BTHLK2: Tensor, weight_BTHLK: Tensor) -> Tensor:
-    """The reference backend: torch's bilinear ``grid_sample`` level by level."""
-    B, _, H, D = value_BSHD.shape
-    T = at_BTHLK2.shape[1]
-    grid = 2 * at_BTHLK2 - 1
-    total = None
-    for level, v_BNHD in enumerate(value_BSHD.split([h * w for h, w in shapes], 1)):
-        h, w = shapes[level]
-        maps = v_BNHD.permute(0, 2, 3, 1).reshape(B * H, D, h, w)
-        points = grid[:, :, :, level].transpose(1, 2).flatten(0, 1)
-        sampled = F.grid_sample(maps, points, mode="bilinear", padding_mode="zeros", align_corners=False)
-        part = (sampled * weight_BTHLK[:, :, :, level].transpose(1, 2).reshape(B * H, 1, T, -1)).sum(-1)
-        total = part if total is None else total + part
-    return total.view(B, H * D, T).transpose(1, 2)
-
-
-BACKENDS: dict[str, Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]] = {"torch": _sample_torch}
+from . import ms_deform_backends
+from .ms_deform_backends import Shapes
 
 
 def ms_deform_attn(
@@ -40,28 +20,31 @@ def ms_deform_attn(
 ) -> Tensor:
     """Weighted sum of values sampled bilinearly at points of every level; zero outside a map.
 
-    Sampling runs in at least fp32 whatever the autocast type.
+    Sampling runs in at least fp32 whatever the autocast type; values may stay in half precision.
 
     Args:
         value_BSHD: projected memory, levels side by side.
         shapes: (height, width) of each level.
         at_BTHLK2: sampling points as (x, y) in [0, 1] of each level's map.
         weight_BTHLK: attention weights.
-        backend: a key of ``BACKENDS``, or ``auto``.
+        backend: a name of :data:`ms_deform_backends.NAMES`, or ``auto``: what the environment variable
+            ``DETREX_EXT_MS_DEFORM`` says, or the fastest for the device.
 
     Returns:
-        (B, T, C).
+        (B, T, C), in at least fp32.
 
     Raises:
         ValueError: for an unknown backend.
+        RuntimeError: for one that is not usable here.
     """
-    if backend != "auto" and backend not in BACKENDS:
-        raise ValueError(f"unknown backend '{backend}' of ms_deform_attn: one of auto, {', '.join(BACKENDS)}")
-    sample = BACKENDS["torch" if backend == "auto" else backend]
-    if value_BSHD.dtype in (torch.float16, torch.bfloat16):
-        value_BSHD = value_BSHD.float()
+    sample = ms_deform_backends.load(ms_deform_backends.choose(value_BSHD) if backend == "auto" else backend)
+    dtype = torch.promote_types(torch.promote_types(value_BSHD.dtype, at_BTHLK2.dtype), torch.float32)
     with torch.autocast(value_BSHD.device.type, enabled=False):
-        return sample(value_BSHD, shapes, at_BTHLK2.to(value_BSHD.dtype), weight_BTHLK.to(value_BSHD.dtype))
+        if not at_BTHLK2.shape[1]:
+            # no query, as on a rank without denoising: an empty result that keeps its inputs in the graph
+            empty = (value_BSHD.sum() + at_BTHLK2.sum() + weight_BTHLK.sum()).to(dtype)
+            return empty.expand(len(value_BSHD), 0, value_BSHD[0, 0].numel())
+        return sample(value_BSHD, shapes, at_BTHLK2.to(dtype), weight_BTHLK.to(dtype))
 
 
 class MSDeformAttn(nn.Module):

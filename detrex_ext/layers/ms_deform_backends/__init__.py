@@ -1,0 +1,64 @@
+"""Backends of multi-scale deformable sampling: one contract, many machines.
+
+A backend is a function ``(value_BSHD, shapes, at_BTHLK2, weight_BTHLK) -> (B, T, C)``; see
+:func:`detrex_ext.layers.ms_deform_attn.ms_deform_attn`, which prepares types and chooses.
+
+    torch   grid_sample per level: any device, any order of derivative, export. The yardstick of the others.
+    cpu     gathers and scatters as embedding bags: several times faster on a CPU, keeps nothing but its inputs.
+    triton  one kernel for all levels on a GPU, nothing to compile at install.
+    detrex  detrex's compiled operator, where it is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Shapes = Sequence[tuple[int, int]]
+Sample = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
+
+NAMES = ("torch", "cpu", "triton", "detrex")
+FORCE = "DETREX_EXT_MS_DEFORM"
+
+
+@functools.cache
+def load(name: str) -> Sample:
+    """The function of a backend; what it needs is imported here and not before.
+
+    Raises:
+        ValueError: an unknown name.
+        RuntimeError: what the backend needs is not installed.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown backend '{name}' of ms_deform_attn: one of auto, {', '.join(NAMES)}")
+    try:
+        return importlib.import_module(f"{__name__}.{name}_backend").sample
+    except ImportError as e:
+        raise RuntimeError(f"backend '{name}' of ms_deform_attn is not usable here: {e}") from e
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def choose(value_BSHD: Tensor) -> str:
+    """The backend ``auto`` stands for: the environment variable ``DETREX_EXT_MS_DEFORM``, or the best for the device.
+
+    A graph that is being traced, compiled or exported gets ``torch``, which is made of ordinary operators.
+    """
+    forced = os.environ.get(FORCE, "auto")
+    if forced != "auto":
+        return forced
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "torch"
+    kind = value_BSHD.device.type
+    if kind == "cuda" and _has_triton():
+        return "triton"
+    return "cpu" if kind == "cpu" else "torch"

@@ -1,0 +1,205 @@
+"""Deformable sampling on a CPU as embedding bags.
+
+All levels of an image lie one below the other on one zero-padded canvas of common width, so that a sampling point is
+one index (its upper left cell), its four corners are the same index into four shifted views of the canvas, and points
+outside a map need no test. Forward, each corner is an embedding bag: a weighted sum of rows, torch's best vectorised
+gather. Backward, the gradient of the corner weights is a sampled matrix product, and the gradient of the values is
+again four bags, of the points sorted by cell. Nothing is kept between the passes but the inputs.
+
+Shape legend: T queries, S memory tokens, H heads, D channels of a head, L levels, K points, R = H L K, N cells of
+the canvas.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from . import Shapes
+
+
+def _pattern(starts: Tensor, column_P: Tensor, values_P: Tensor, size: tuple[int, int]) -> Tensor:
+    """A sparse matrix by rows whose columns need neither order nor uniqueness."""
+    return torch.sparse_csr_tensor(starts, column_P, values_P, size, check_invariants=False)
+
+
+with warnings.catch_warnings():
+    # torch says once per process that sparse matrices are in beta, which is no news to who trains a detector
+    warnings.simplefilter("ignore")
+    _pattern(torch.tensor([0, 1]), torch.tensor([0]), torch.zeros(1), (1, 1))
+
+
+class _Canvas(NamedTuple):
+    """Where each level lies. Rows of ``width`` cells; one empty row above each level and column left of it.
+
+    R = H L K points of a query; constants are spelled out for all of them, which vectorises better than broadcasting.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    width: int
+    cells: int  # N, those that can be the upper left corner of a point
+    firsts: tuple[int, ...]  # cell of x = 0, y = 0 of each level
+    size_X: Tensor  # (2R,) width and height of the point's level, x and y in turn
+    row_R: Tensor  # row of that cell and the point's head
+
+
+@functools.lru_cache(maxsize=64)
+def _canvas(shapes: tuple[tuple[int, int], ...], heads: int, points: int, dtype: torch.dtype) -> _Canvas:
+    width = max(w for _, w in shapes) + 1
+    rows, firsts = 1, []
+    for h, _ in shapes:
+        firsts.append(rows * width + 1)
+        rows += h + 1
+    size = torch.tensor([[w, h] for h, w in shapes], dtype=dtype)
+    head_HL1 = torch.tensor(firsts, dtype=torch.int32)[:, None] * heads + torch.arange(heads).int()[:, None, None]
+    return _Canvas(
+        shapes,
+        width,
+        rows * width + 1,
+        tuple(firsts),
+        size[:, None].expand(heads, -1, points, 2).flatten(),
+        head_HL1.expand(-1, -1, points).flatten(),
+    )
+
+
+def _levels(canvas: _Canvas, table_NX: Tensor) -> list[Tensor]:
+    """Views (h, w, ...) of the levels of a canvas."""
+    views = []
+    for (h, w), first in zip(canvas.shapes, canvas.firsts, strict=True):
+        rows = table_NX[first : first + h * canvas.width].unflatten(0, (h, canvas.width))
+        views.append(rows[:, :w])
+    return views
+
+
+def _spread(canvas: _Canvas, value_SHD: Tensor, dtype: torch.dtype) -> Tensor:
+    """(S, H, D) -> (N + width + 1, H, D)."""
+    table = value_SHD.new_zeros(canvas.cells + canvas.width + 1, *value_SHD.shape[1:], dtype=dtype)
+    parts = value_SHD.split([h * w for h, w in canvas.shapes])
+    for view, part in zip(_levels(canvas, table), parts, strict=True):
+        view.copy_(part.unflatten(0, view.shape[:2]))
+    return table
+
+
+def _locate(
+    canvas: _Canvas, at_TX: Tensor, heads: int, want_inside: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Row (cell, head) of each point's upper left corner, int32, fractions x and y, all (T, R); 1 inside and 0 out.
+
+    A point outside moves onto the border of the padding, where all it can reach is zero or has weight zero.
+    """
+    xy = torch.mul(at_TX, canvas.size_X).sub_(0.5)
+    # comparisons in place stay floats, and multiplying by them is much faster than masking
+    inside = xy.clone().ge_(-1).mul_(xy.clone().lt_(canvas.size_X)) if want_inside else None
+    xy.clamp_(min=-1).clamp_(max=canvas.size_X)
+    corner = xy.floor()
+    fx, fy = (f.contiguous() for f in xy.sub_(corner).unflatten(-1, (-1, 2)).unbind(-1))
+    x, y = corner.unflatten(-1, (-1, 2)).unbind(-1)
+    # whole numbers, exact in floats for canvases of up to 2^24 cells
+    row = torch.add(x, y, alpha=canvas.width).to(torch.int32).mul_(heads).add_(canvas.row_R)
+    # NaN has no cell: any will do, as it stays in the fractions and so in the result
+    return row.clamp_(0, canvas.cells * heads - 1), fx, fy, inside
+
+
+def _corner_weights(fx: Tensor, fy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights of the corners (y, x) = 00, 01, 10, 11; by products only, so that they sum to ``weight``."""
+    right = fx * weight
+    left = weight - right
+    low_left, low_right = fy * left, fy * right
+    return left.sub_(low_left), right.sub_(low_right), low_left, low_right
+
+
+def _corners(canvas: _Canvas, table_NX: Tensor, per_cell: int = 1) -> list[Tensor]:
+    """Four views of N cells: itself, one right, one down, both. ``per_cell`` rows of the table make a cell."""
+    shifts = (0, 1, canvas.width, canvas.width + 1)
+    return [table_NX[s * per_cell : (s + canvas.cells) * per_cell] for s in shifts]
+
+
+def _forward(canvas: _Canvas, value_SHD: Tensor, at_TX: Tensor, weight_TR: Tensor) -> Tensor:
+    """(T, C) of one image."""
+    T, H = len(at_TX), value_SHD.shape[1]
+    row, fx, fy, _ = _locate(canvas, at_TX, H, False)
+    table = _spread(canvas, value_SHD, at_TX.dtype).flatten(0, 1)
+    total = None
+    for part, w in zip(_corners(canvas, table, H), _corner_weights(fx, fy, weight_TR), strict=True):
+        bag = F.embedding_bag(row.view(T * H, -1), part, mode="sum", per_sample_weights=w.view(T * H, -1))
+        total = bag if total is None else total.add_(bag)
+    return total.view(T, -1)
+
+
+def _point_grads(
+    canvas: _Canvas, located: tuple[Tensor, ...], table: Tensor, grad_XD: Tensor, weight_TR: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of locations (T, 2R) and weights: each corner's <gradient, value>, then the bilinear rule."""
+    row, fx, fy, inside = located
+    H, queries = len(table) // (canvas.cells + canvas.width + 1), len(grad_XD)
+    starts = torch.arange(0, row.numel() + 1, row.numel() // queries, dtype=torch.int32)
+    pattern = _pattern(starts, row.view(-1), torch.zeros_like(fx).view(-1), (queries, canvas.cells * H))
+    d00, d01, d10, d11 = (
+        torch.sparse.sampled_addmm(pattern, grad_XD, part.t(), beta=0.0).values().view_as(fx)
+        for part in _corners(canvas, table, H)
+    )
+    high, low = torch.lerp(d00, d01, fx), torch.lerp(d10, d11, fx)
+    grad_at = torch.empty(*fx.shape, 2, dtype=fx.dtype)
+    torch.mul(d01.sub_(d00).lerp_(d11.sub_(d10), fy), weight_TR, out=grad_at[..., 0])
+    torch.mul(low - high, weight_TR, out=grad_at[..., 1])
+    return grad_at.flatten(-2).mul_(inside.mul_(canvas.size_X)), high.lerp_(low, fy)
+
+
+def _value_grad(
+    canvas: _Canvas, located: tuple[Tensor, ...], grad_XD: Tensor, weight_TR: Tensor, heads: int
+) -> Tensor:
+    """(S, H, D): each cell's bag of the points on it, once per corner, shifted to that corner and added."""
+    row, fx, fy, _ = located
+    order = row.view(-1).sort().indices.to(torch.int32)
+    count = torch.bincount(row.view(-1), minlength=canvas.cells * heads)
+    starts = (count.cumsum(0) - count).to(torch.int32)
+    source = torch.div(order, row.numel() // len(grad_XD), rounding_mode="floor")
+    sorted_by_cell = (x.reshape(-1).index_select(0, order) for x in (fx, fy, weight_TR))
+    table = grad_XD.new_zeros(canvas.cells + canvas.width + 1, heads, grad_XD.shape[1])
+    for part, w in zip(_corners(canvas, table), _corner_weights(*sorted_by_cell), strict=True):
+        part += F.embedding_bag(source, grad_XD, starts, mode="sum", per_sample_weights=w).view_as(part)
+    return torch.cat([view.reshape(-1, *view.shape[2:]) for view in _levels(canvas, table)])
+
+
+class _Sample(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, at: Tensor, weight: Tensor, shapes: tuple[tuple[int, int], ...]) -> Tensor:
+        ctx.save_for_backward(value, at, weight)
+        ctx.canvas = _canvas(shapes, value.shape[2], weight.shape[-1], at.dtype)
+        flat = zip(value, at.flatten(2), weight.flatten(2), strict=True)
+        return torch.stack([_forward(ctx.canvas, *one) for one in flat])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BTC: Tensor) -> tuple[Tensor | None, ...]:
+        value, at, weight = ctx.saved_tensors
+        canvas, heads = ctx.canvas, value.shape[2]
+        of_value, *of_points = ctx.needs_input_grad[:3]
+        grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (value, at, weight)]
+        for b, (at_TX, weight_TR) in enumerate(zip(at.flatten(2), weight.flatten(2), strict=True)):
+            grad_XD = grad_BTC[b].unflatten(-1, (heads, -1)).reshape(-1, value.shape[3])
+            located = _locate(canvas, at_TX, heads, any(of_points))
+            if any(of_points):
+                table = _spread(canvas, value[b], at.dtype).flatten(0, 1)
+                of_at, of_weight = _point_grads(canvas, located, table, grad_XD, weight_TR)
+                grads[1][b], grads[2][b] = of_at.view_as(at[b]), of_weight.view_as(weight[b])
+            if of_value:
+                grads[0][b] = _value_grad(canvas, located, grad_XD, weight_TR, heads)
+        return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), None
+
+
+def sample(value_BSHD: Tensor, shapes: Shapes, at_BTHLK2: Tensor, weight_BTHLK: Tensor) -> Tensor:
+    """See :mod:`detrex_ext.layers.ms_deform_backends`. Differentiable once.
+
+    Raises:
+        RuntimeError: off the CPU.
+    """
+    if value_BSHD.device.type != "cpu":
+        raise RuntimeError("the cpu backend of ms_deform_attn runs on a CPU only; choose another")
+    return _Sample.apply(value_BSHD, at_BTHLK2, weight_BTHLK, tuple((int(h), int(w)) for h, w in shapes))

@@ -1,0 +1,144 @@
+"""Every backend of multi-scale deformable sampling computes what grid_sample computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detrex_ext.layers import ms_deform_backends
+from detrex_ext.layers.ms_deform_attn import MSDeformAttn, ms_deform_attn
+
+SHAPES = {
+    "square": ((8, 8), (4, 4), (2, 2), (1, 1)),
+    "odd": ((5, 11), (3, 6), (7, 2)),
+    "grows": ((1, 1), (1, 9), (9, 1), (6, 12)),
+    "one": ((3, 4),),
+}
+
+
+def case(shapes, B=2, T=13, H=2, D=8, K=3, dtype=torch.float64, spread=0.4, seed=0):
+    make = torch.Generator().manual_seed(seed)
+    S, L = sum(h * w for h, w in shapes), len(shapes)
+    value = torch.randn(B, S, H, D, dtype=dtype, generator=make)
+    # a good part of the points lies outside the maps, some far away
+    at = 0.5 + spread * torch.randn(B, T, H, L, K, 2, dtype=dtype, generator=make)
+    if T:
+        at[:, :2] = 40 * at[:, :2]
+    weight = torch.randn(B, T, H, L, K, dtype=dtype, generator=make)
+    return [x.requires_grad_() for x in (value, at, weight)]
+
+
+def outcome(backend, shapes, inputs, seed=1):
+    value, at, weight = inputs
+    out = ms_deform_attn(value, shapes, at, weight, backend)
+    upstream = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(seed))
+    return [out, *torch.autograd.grad(out, inputs, upstream.to(out.device))]
+
+
+def assert_same(backend, shapes, inputs, tolerance):
+    expected = outcome("torch", shapes, inputs)
+    computed = outcome(backend, shapes, inputs)
+    for name, want, got in zip(("out", "value", "at", "weight"), expected, computed, strict=True):
+        scale = want.abs().max().clamp(min=1e-3) if want.numel() else 1.0
+        assert got.shape == want.shape and got.dtype == want.dtype, name
+        assert not want.numel() or (got - want).abs().max() <= tolerance * scale, name
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 3e-5)])
+def test_cpu_equals_torch(name, dtype, tolerance):
+    assert_same("cpu", SHAPES[name], case(SHAPES[name], dtype=dtype), tolerance)
+
+
+@pytest.mark.parametrize("B", [1, 2, 3, 5])
+def test_cpu_any_batch(B):
+    assert_same("cpu", SHAPES["odd"], case(SHAPES["odd"], B=B), 1e-12)
+
+
+@pytest.mark.parametrize("B, T, H, D, K", [(2, 0, 2, 8, 3), (1, 1, 1, 1, 1), (2, 5, 3, 32, 4), (1, 40, 8, 5, 2)])
+def test_cpu_any_size(B, T, H, D, K):
+    assert_same("cpu", SHAPES["odd"], case(SHAPES["odd"], B, T, H, D, K), 1e-12)
+
+
+def test_cpu_gradients_equal_differences():
+    inputs = case(((3, 5), (2, 2)), B=2, T=3, H=2, D=3, K=2, spread=0.6)
+    assert torch.autograd.gradcheck(lambda *x: ms_deform_attn(x[0], ((3, 5), (2, 2)), x[1], x[2], "cpu"), inputs)
+
+
+def test_cpu_on_borders_and_cell_centres():
+    """On cell centres, map borders and one cell outside, where the bilinear rule changes pieces: values agree."""
+    shapes = ((4, 4), (2, 8))
+    value, _, _ = case(shapes, T=1, K=1)
+    ticks = torch.tensor([-1.0, -0.125, 0.0, 0.125, 0.5, 0.875, 1.0, 1.125, 2.0], dtype=torch.float64)
+    grid = torch.cartesian_prod(ticks, ticks)[None, :, None, None, None]
+    at = grid.expand(2, -1, 2, 2, 1, 2).clone().requires_grad_()
+    weight = torch.ones(at.shape[:-1], dtype=torch.float64, requires_grad=True)
+    assert_same("cpu", shapes, [value, at, weight], 1e-12)
+
+
+def test_cpu_values_of_half_precision_are_sampled_in_full():
+    value, at, weight = case(SHAPES["odd"], dtype=torch.float32)
+    half = value.detach().bfloat16().requires_grad_()
+    want, wanted, *_ = outcome("torch", SHAPES["odd"], [half.detach().float().requires_grad_(), at, weight])
+    got, grad, *_ = outcome("cpu", SHAPES["odd"], [half, at, weight])
+    assert got.dtype == torch.float32 and grad.dtype == torch.bfloat16
+    assert (got - want).abs().max() < 1e-4
+    assert (grad.float() - wanted).abs().max() < 1e-2 * wanted.abs().max()
+
+
+def test_cpu_gradient_of_one_input_only():
+    value, at, weight = case(SHAPES["odd"])
+    for i in range(3):
+        inputs = [x.detach().requires_grad_(j == i) for j, x in enumerate((value, at, weight))]
+        grads = [
+            torch.autograd.grad(ms_deform_attn(inputs[0], SHAPES["odd"], *inputs[1:], b).square().sum(), inputs[i])[0]
+            for b in ("cpu", "torch")
+        ]
+        torch.testing.assert_close(*grads)
+
+
+def test_cpu_not_a_number_stays_where_it_is():
+    value, at, weight = (x.detach() for x in case(SHAPES["odd"]))
+    at[0, 3, 1, 0, 0, 0] = float("nan")
+    at[1, 4, 0, 0, 0, 1] = float("inf")
+    out = ms_deform_attn(value, SHAPES["odd"], at, weight, "cpu").view(2, 13, 2, 8)
+    assert out[0, 3, 1].isnan().all()
+    out[0, 3, 1] = 0
+    assert out.isfinite().all()
+
+
+def test_cpu_keeps_only_its_inputs():
+    value, at, weight = case(SHAPES["square"])
+    kept = []
+
+    def pack(x):
+        kept.append(x.untyped_storage().data_ptr())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        ms_deform_attn(value, SHAPES["square"], at, weight, "cpu")
+    assert set(kept) == {x.untyped_storage().data_ptr() for x in (value, at, weight)}
+
+
+def test_choice(monkeypatch):
+    value, at, weight = (x.detach() for x in case(SHAPES["odd"]))
+    assert ms_deform_backends.choose(value) == "cpu"
+    monkeypatch.setenv("DETREX_EXT_MS_DEFORM", "torch")
+    assert ms_deform_backends.choose(value) == "torch"
+    with pytest.raises(ValueError, match="unknown backend 'mine'.*auto, torch, cpu, triton, detrex"):
+        ms_deform_attn(value, SHAPES["odd"], at, weight, "mine")
+
+
+def test_padding_never_reaches_a_query():
+    """Values at padded tokens do not matter, whatever they are."""
+    torch.manual_seed(0)
+    layer = MSDeformAttn(16, 2, 1, 2)
+    torch.nn.init.normal_(layer.sampling_offsets.weight)
+    memory = torch.randn(1, 12, 16)
+    pad = torch.zeros(1, 12, dtype=torch.bool)
+    pad[0, 8:] = True
+    x, centre, unit = torch.randn(1, 5, 16), torch.rand(1, 5, 1, 2), torch.full((1, 1, 1, 2), 0.1)
+    other = memory.clone()
+    other[pad] = 7.0
+    outs = [layer(x, None, centre, unit, layer.project(m, pad), ((3, 4),)) for m in (memory, other)]
+    assert torch.equal(*outs)
