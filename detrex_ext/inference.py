@@ -11,7 +11,7 @@ from torch import nn
 
 from .errors import UserError
 from .runtime import instantiate
-from .runtime.standalone.lazy import locate
+from .runtime.standalone.calls import locate
 
 # Packages whose models and transforms a config inside a checkpoint may name.
 _TRUSTED = (

@@ -13,7 +13,7 @@ from PIL import Image
 import detrex_ext
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import instantiate
-from detrex_ext.runtime.standalone.lazy import to_yaml
+from detrex_ext.runtime.standalone.yaml_text import to_yaml
 
 NAMES = ["circle", "square", "star"]
 

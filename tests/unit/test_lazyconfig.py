@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,6 +111,16 @@ def test_saved_configs_read_back_as_they_were(tmp_path):
     assert cfg.model._target_ is torch.nn.Linear
     again.n = 4
     assert again.model.in_features == 4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.yaml"]
+
+
+def test_a_dataclass_is_saved_as_the_call_that_makes_it(tmp_path):
+    from detrex_ext.runtime import ShapeSpec
+
+    cfg = OmegaConf.create({"a": L(SimpleNamespace)(spec=ShapeSpec(channels=3))}, flags={"allow_objects": True})
+    save_config(cfg, tmp_path / "c.yaml")
+    again = load_config(tmp_path / "c.yaml")
+    assert instantiate(again.a).spec == instantiate(cfg.a).spec == ShapeSpec(channels=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.yaml"]
 
 

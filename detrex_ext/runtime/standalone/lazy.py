@@ -1,4 +1,4 @@
-"""LazyConfig: configs that are Python files, and calls that are made later; detectron2's semantics.
+"""LazyConfig: configs that are Python files, with detectron2's semantics.
 
 Two differences in how it is done: relative imports inside a config file are taken over through the builtins of that
 file's own namespace, so nothing global is ever patched, and YAML is read without running code.
@@ -7,99 +7,24 @@ file's own namespace, so nothing global is ever patched, and YAML is read withou
 from __future__ import annotations
 
 import builtins
-import copy
-import dataclasses
 import inspect
 import logging
 import os
-import pydoc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import cloudpickle
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
-from omegaconf._utils import get_yaml_loader
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from detrex_ext.runtime.standalone.yaml_text import check_targets, to_yaml, yaml_loader
 
 PACKAGE = "detrex_ext._cfg_loader"
 """`__package__` of every config file that is being run; how frames of config files are told from others."""
 
 _log = logging.getLogger(__name__)
 _loading: list[str] = []
-
-
-class LazyCall:
-    """`LazyCall(target)(**kwargs)` describes the call `target(**kwargs)` as a config node, made by `instantiate`."""
-
-    def __init__(self, target: Callable | str | Mapping) -> None:
-        if not (callable(target) or isinstance(target, str | Mapping)):
-            raise TypeError(f"the target of LazyCall must be callable, a name or a config, found {target!r}")
-        self._target = target
-
-    def __call__(self, **kwargs: Any) -> DictConfig:
-        target = self._target
-        if dataclasses.is_dataclass(target):
-            target = to_name(target)
-        return DictConfig(content={**kwargs, "_target_": target}, flags={"allow_objects": True})
-
-
-def locate(name: str) -> Any:
-    """The object with the dotted name.
-
-    Raises:
-        ImportError: there is none.
-    """
-    found = pydoc.locate(name)
-    if found is None:
-        from hydra.utils import _locate
-
-        found = _locate(name)
-    return found
-
-
-def to_name(target: Any) -> str:
-    """The dotted name of a class or function, by the shortest package prefix that has it."""
-    module, qualname = target.__module__, target.__qualname__
-    parts = (module or "").split(".")
-    for count in range(1, len(parts)):
-        name = ".".join([*parts[:count], qualname])
-        try:
-            if locate(name) is target:
-                return name
-        except ImportError:
-            continue
-    return f"{module}.{qualname}"
-
-
-def instantiate(cfg: Any) -> Any:
-    """Make the calls a config describes, innermost first.
-
-    A mapping with `_target_` becomes the result of the call; a list has its items made; a config of a dataclass
-    becomes the dataclass; everything else, a plain dict too, is returned as it is.
-    """
-    if isinstance(cfg, ListConfig):
-        return ListConfig([instantiate(item) for item in cfg], flags={"allow_objects": True})
-    if isinstance(cfg, list):
-        return [instantiate(item) for item in cfg]
-    if isinstance(cfg, DictConfig) and dataclasses.is_dataclass(cfg._metadata.object_type):
-        return OmegaConf.to_object(cfg)
-    if not (isinstance(cfg, Mapping) and "_target_" in cfg):
-        return cfg
-    kwargs = {key: instantiate(value) for key, value in cfg.items()}
-    target = instantiate(kwargs.pop("_target_"))
-    name = target
-    if isinstance(target, str):
-        target = locate(target)
-    else:
-        name = getattr(target, "__qualname__", repr(target))
-    if not callable(target):
-        raise AssertionError(f"_target_ {name} is not callable")
-    try:
-        return target(**kwargs)
-    except TypeError:
-        _log.error(f"the call of {name} failed; its arguments were {sorted(kwargs)}")
-        raise
 
 
 def _to_config(value: Any) -> Any:
@@ -153,18 +78,6 @@ def run_file(filename: str) -> dict[str, Any]:
     return {name: value for name, value in namespace.items() if name != "__builtins__"}
 
 
-def _yaml_loader() -> type:
-    """omegaconf's safe loader, which also reads tuples and the names of functions (importing, never calling)."""
-
-    class Loader(get_yaml_loader()):
-        pass
-
-    tag = "tag:yaml.org,2002:python/"
-    Loader.add_constructor(f"{tag}tuple", lambda self, node: tuple(self.construct_sequence(node, deep=True)))
-    Loader.add_multi_constructor(f"{tag}name:", lambda self, suffix, node: locate(suffix))
-    return Loader
-
-
 class LazyConfig:
     """Reading, writing and overriding of configs."""
 
@@ -185,7 +98,7 @@ class LazyConfig:
             found = run_file(filename)
         elif extension in (".yaml", ".yml"):
             with open(filename, encoding="utf-8") as file:
-                found = OmegaConf.create(yaml.load(file, Loader=_yaml_loader()), flags={"allow_objects": True})
+                found = OmegaConf.create(yaml.load(file, Loader=yaml_loader()), flags={"allow_objects": True})
         else:
             raise ValueError(f"config {filename} must end with .py, .yaml or .yml")
         if isinstance(keys, str):
@@ -218,7 +131,7 @@ class LazyConfig:
             with open(f"{filename}.tmp", "w", encoding="utf-8") as file:
                 file.write(text)
             os.replace(f"{filename}.tmp", filename)
-            _check_targets(yaml.load(text, Loader=_yaml_loader()))
+            check_targets(yaml.load(text, Loader=yaml_loader()))
         except Exception as error:
             state = "cannot be written" if text is None else "is for reading only"
             _log.warning(f"config {filename} {state} ({_first_line(error)}); saved as {filename}.pkl too")
@@ -238,36 +151,3 @@ class LazyConfig:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def to_yaml(cfg: Any) -> str:
-    """The config as YAML: targets by name, interpolations kept."""
-    cfg = copy.deepcopy(cfg)
-    _name_targets(cfg)
-    plain = OmegaConf.to_container(cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE)
-    return yaml.dump(plain, default_flow_style=None, allow_unicode=True, width=9999)
-
-
-def _check_targets(node: Any) -> None:
-    """Raise ImportError for a target that cannot be found by its name, such as a function of a config file."""
-    if isinstance(node, dict):
-        if isinstance(node.get("_target_"), str):
-            locate(node["_target_"])
-        node = list(node.values())
-    for child in node if isinstance(node, list | tuple) else ():
-        _check_targets(child)
-
-
-def _name_targets(node: Any) -> None:
-    if isinstance(node, DictConfig) and not node._is_interpolation() and not node._is_none():
-        target = node._get_node("_target_")
-        if target is not None and callable(target._value()):
-            node._set_flag("allow_objects", True)
-            node["_target_"] = to_name(target._value())
-        children = [node._get_node(key) for key in node.keys()]
-    elif isinstance(node, ListConfig) and not node._is_interpolation() and not node._is_none():
-        children = [node._get_node(index) for index in range(len(node))]
-    else:
-        return
-    for child in children:
-        _name_targets(child)

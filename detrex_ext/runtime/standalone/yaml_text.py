@@ -1,0 +1,71 @@
+"""Configs as YAML text that can be read without running code."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
+from omegaconf._utils import get_yaml_loader
+
+from detrex_ext.runtime.standalone.calls import locate, to_name
+
+
+def yaml_loader() -> type:
+    """omegaconf's safe loader, which also reads tuples and the names of functions (importing, never calling)."""
+
+    class Loader(get_yaml_loader()):
+        pass
+
+    tag = "tag:yaml.org,2002:python/"
+    Loader.add_constructor(f"{tag}tuple", lambda self, node: tuple(self.construct_sequence(node, deep=True)))
+    Loader.add_multi_constructor(f"{tag}name:", lambda self, suffix, node: locate(suffix))
+    return Loader
+
+
+def to_yaml(cfg: Any) -> str:
+    """The config as YAML: targets by name, interpolations kept."""
+    cfg = copy.deepcopy(cfg)
+    _name_targets(cfg)
+    plain = OmegaConf.to_container(cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE)
+    return yaml.dump(plain, Dumper=_Dumper, default_flow_style=None, allow_unicode=True, width=9999)
+
+
+class _Dumper(yaml.Dumper):
+    """Writes a dataclass as the call that makes it, which needs no unsafe YAML to be read."""
+
+    def represent_any(self, data: Any) -> yaml.Node:
+        if dataclasses.is_dataclass(data) and not isinstance(data, type):
+            fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+            return self.represent_dict({"_target_": to_name(type(data)), **fields})
+        return self.represent_object(data)
+
+
+_Dumper.add_multi_representer(object, _Dumper.represent_any)
+
+
+def check_targets(node: Any) -> None:
+    """Raise ImportError for a target that cannot be found by its name, such as a function of a config file."""
+    if isinstance(node, dict):
+        if isinstance(node.get("_target_"), str):
+            locate(node["_target_"])
+        node = list(node.values())
+    for child in node if isinstance(node, list | tuple) else ():
+        check_targets(child)
+
+
+def _name_targets(node: Any) -> None:
+    if isinstance(node, DictConfig) and not node._is_interpolation() and not node._is_none():
+        target = node._get_node("_target_") if "_target_" in node.keys() else None
+        if target is not None and callable(target._value()):
+            node._set_flag("allow_objects", True)
+            node["_target_"] = to_name(target._value())
+        children = [node._get_node(key) for key in node.keys()]
+    elif isinstance(node, ListConfig) and not node._is_interpolation() and not node._is_none():
+        children = [node._get_node(index) for index in range(len(node))]
+    else:
+        return
+    for child in children:
+        _name_targets(child)
