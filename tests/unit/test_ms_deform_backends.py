@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -129,6 +134,12 @@ def test_choice(monkeypatch):
         ms_deform_attn(value, SHAPES["odd"], at, weight, "mine")
 
 
+def test_triton_that_fails_is_not_chosen():
+    """Without its interpreter Triton cannot run on a CPU: noticed, said, and done without."""
+    with pytest.warns(UserWarning, match="Triton"):
+        assert not ms_deform_backends._triton_works(torch.device("cpu"))
+
+
 def test_padding_never_reaches_a_query():
     """Values at padded tokens do not matter, whatever they are."""
     torch.manual_seed(0)
@@ -142,3 +153,30 @@ def test_padding_never_reaches_a_query():
     other[pad] = 7.0
     outs = [layer(x, None, centre, unit, layer.project(m, pad), ((3, 4),)) for m in (memory, other)]
     assert torch.equal(*outs)
+
+
+def interpreted():
+    """Run by :func:`test_triton_equals_torch` in a process of its own."""
+    assert ms_deform_backends._triton_works(torch.device("cpu"))
+    assert_same("triton", SHAPES["grows"], case(SHAPES["grows"], T=3, D=5, K=2), 1e-12)
+    assert_same("triton", SHAPES["one"], case(SHAPES["one"], B=3, T=17, dtype=torch.float32), 3e-5)
+    frozen = [x.detach().requires_grad_(i == 2) for i, x in enumerate(case(SHAPES["one"]))]
+    grads = [
+        torch.autograd.grad(ms_deform_attn(frozen[0], SHAPES["one"], *frozen[1:], b).sum(), frozen[2])[0]
+        for b in ("triton", "torch")
+    ]
+    torch.testing.assert_close(*grads)
+    print("equal")
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+def test_triton_equals_torch():
+    """The kernels, in Triton's interpreter, which must be on before triton is imported."""
+    run = subprocess.run(
+        [sys.executable, "-c", "from tests.unit.test_ms_deform_backends import interpreted as f; f()"],
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.split() == ["equal"]
