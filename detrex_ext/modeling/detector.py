@@ -48,13 +48,21 @@ class Detector(nn.Module):
         self.postprocess, self.num_classes = postprocess, num_classes
         # instantiate() does not look into plain dicts, and a config's dicts of parts are plain, to be overlaid
         self.strategies: dict[str, Strategy] = {k: instantiate(s) for k, s in (strategies or {}).items() if s}
+        self.rules: dict[str, Rule] = {}
         self.criterion = None
         if rules:
-            from detrex_ext.criterion import SetCriterion, rules_by_group
+            from detrex_ext.criterion import rules_by_group
 
-            host = rules_by_group(rules)
-            added = [r for s in self.strategies.values() for r in s.rules(host)]
-            self.criterion = SetCriterion([*added, *host.values()])
+            self.rules = rules_by_group(rules)
+            self.use(self.strategies)
+
+    def use(self, strategies: Mapping[str, Strategy]) -> None:
+        """Train with these strategies: their rules come before the host's."""
+        from detrex_ext.criterion import SetCriterion
+
+        self.strategies = dict(strategies)
+        added = [r for s in self.strategies.values() for r in s.rules(self.rules)]
+        self.criterion = SetCriterion([*added, *self.rules.values()])
 
     @property
     def device(self) -> torch.device:

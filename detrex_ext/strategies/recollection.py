@@ -30,7 +30,7 @@ class QueryRecollection(Strategy):
         start_stage: first stage (0-based) that takes more than its predecessor's output.
         lift_points: where initial references are points but those of a stage are boxes (one-stage hosts with
             refinement), a recollected point becomes a box of the size at which first boxes start. Without it such a
-            host needs ``start_stage=2``, so that the points are never recollected.
+            host needs a ``start_stage`` of at least ``window``, so that the points are never recollected.
     """
 
     def __init__(self, window: int | None = 2, start_stage: int = 1, lift_points: bool = False) -> None:
@@ -58,8 +58,8 @@ class QueryRecollection(Strategy):
         if not self.lift_points:
             raise ValueError(
                 "recollection: the initial references are points, those of later stages boxes, and one stage cannot "
-                "refine both with one head. Set model.strategies.sqr.start_stage=2 (points are then never "
-                "recollected) or model.strategies.sqr.lift_points=true"
+                "refine both with one head. Set model.strategies.sqr.lift_points=true, or "
+                "model.strategies.sqr.start_stage to its window (2 by default): points are then never recollected"
             )
         return taken.replace(ref_BT4=_lift(taken.ref_BT4), slots=tuple(replace(s, point=False) for s in taken.slots))
 

@@ -129,7 +129,7 @@ def test_chunks_give_the_same_values_and_gradients():
 def test_mixed_points_and_boxes_are_refused_with_the_way_out():
     model, mem = build(4, "refine"), memory()
     q, _ = model["source"](mem)
-    with pytest.raises(ValueError, match="start_stage=2.*lift_points"):
+    with pytest.raises(ValueError, match="lift_points=true.*start_stage"):
         model["decoder"](q, mem, [QueryRecollection()])
 
 

@@ -1,0 +1,86 @@
+"""The table of the contract: one row to add per host, strategy or source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from detrex_ext.criterion import detr_rules
+from detrex_ext.modeling.backbones import BasicResNet
+from detrex_ext.modeling.decoders import DeformableDecoder
+from detrex_ext.modeling.detector import Detector
+from detrex_ext.modeling.encoders import DeformableEncoder, FlattenEncoder
+from detrex_ext.modeling.necks import PAFPN, ChannelMapper
+from detrex_ext.modeling.postprocess import Postprocess
+from detrex_ext.modeling.preprocess import Preprocess
+from detrex_ext.modeling.queries import DenoisingQueries, LearnedQueries, TwoStageQueries
+from detrex_ext.strategies import QueryRecollection, Strategy
+
+CLASSES, QUERIES, LAYERS = 4, 6, 4
+
+
+def narrow(source, groups, encoder=True, enc_objectness=False, **decoder) -> Detector:
+    """A detector of the shipped parts, narrow, frozen norms, perturbed so that no head is at its zero start."""
+    torch.manual_seed(0)
+    levels = 4 if encoder else 3
+    channels = {"res3": 8, "res4": 8, "res5": 8}
+    neck = ChannelMapper(channels, 32, 4) if encoder else PAFPN(channels, 32, norm="FrozenBN")
+    model = Detector(
+        Preprocess(),
+        BasicResNet((4, 8), (8, 8, 8, 8), norm="FrozenBN"),
+        neck,
+        DeformableEncoder(32, 2, levels, 2, 32, 0.0, 1) if encoder else FlattenEncoder(),
+        source,
+        DeformableDecoder(CLASSES, 32, 2, levels, 2, 32, 0.0, LAYERS, **decoder),
+        Postprocess(20),
+        CLASSES,
+        rules=detr_rules(groups, enc_objectness),
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
+def plain() -> Detector:
+    return narrow(LearnedQueries(QUERIES, 32), ("main",), first_size_logit=-2.0)
+
+
+def refine() -> Detector:
+    return narrow(LearnedQueries(QUERIES, 32), ("main",), refine=True, first_size_logit=-2.0)
+
+
+def two_stage() -> Detector:
+    source = TwoStageQueries(CLASSES, QUERIES, 32)
+    return narrow(source, ("main", "enc"), enc_objectness=True, refine=True)
+
+
+def two_stage_denoising() -> Detector:
+    source = DenoisingQueries(TwoStageQueries(CLASSES, QUERIES, 32), CLASSES, 32, groups=2)
+    return narrow(source, ("main", "enc", "dn"), enc_objectness=True, refine=True)
+
+
+def mixed_selection_denoising() -> Detector:
+    options = {"content": "learned", "score": "max", "supervise": "selected", "anchor_size": 0.08}
+    source = DenoisingQueries(TwoStageQueries(CLASSES, QUERIES, 32, **options), CLASSES, 32, number=4)
+    return narrow(
+        source, ("main", "enc", "dn"), encoder=False, refine=True, position="reference", look_forward_twice=True,
+        post_norm=True,
+    )  # fmt: skip
+
+
+HOSTS: dict[str, Callable[[], Detector]] = {
+    "deformable": plain,
+    "deformable, refine": refine,
+    "deformable, two-stage": two_stage,
+    "deformable, two-stage, dn": two_stage_denoising,
+    "deformable, no encoder, mixed, dn": mixed_selection_denoising,
+}
+
+STRATEGIES: dict[str, Callable[[str], Strategy]] = {
+    "none": lambda host: Strategy(),
+    "sqr": lambda host: QueryRecollection(start_stage=2 if host == "deformable, refine" else 1),
+    "sqr, lifted": lambda host: QueryRecollection(lift_points=True),
+    "dqr": lambda host: QueryRecollection(window=None, lift_points=True),
+}

@@ -1,0 +1,118 @@
+"""The invariants of the protocol over hosts x strategies x batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from detrex_ext.strategies import QueryRecollection
+from detrex_ext.structures import Targets
+from detrex_ext.testing import BrokenInvariant, check_host, check_strategy, example_batch
+
+from .hosts import HOSTS, STRATEGIES
+
+CASES = {
+    "1, objects": (3,),
+    "2, one without": (3, 0),
+    "2, none": (0, 0),
+    "3, objects": (2, 1, 4),
+}
+
+
+@pytest.mark.parametrize("objects", CASES.values(), ids=list(CASES))
+@pytest.mark.parametrize("host", HOSTS)
+def test_host(host, objects):
+    assert "sets alone or together" in check_host(HOSTS[host](), objects)
+
+
+@pytest.mark.parametrize("objects", CASES.values(), ids=list(CASES))
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("host", HOSTS)
+def test_strategy_on_host(host, strategy, objects):
+    model = HOSTS[host]()
+    held = check_strategy(STRATEGIES[strategy](host), model, objects)
+    assert {"eval identity", "plain path", "isolation", "finite gradients"} <= set(held)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_no_gradient_leaks_between_images(host):
+    model = HOSTS[host]().train()
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 64, 96, requires_grad=True)
+    instances = [x["instances"] for x in example_batch(model.num_classes, (2, 2))]
+    sets = model.core(images, torch.tensor([[64.0, 96.0], [56.0, 80.0]]), Targets.from_instances(instances, "cpu"))
+    read = sum(s.logits_BQK[0].sin().sum() + s.boxes_BQ4[0].sum() for s in sets if s.group == "main")
+    (grad,) = torch.autograd.grad(read, images)
+    assert grad[0].abs().max() > 0
+    assert grad[1].abs().max() == 0
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_bf16_autocast_trains(host):
+    model = HOSTS[host]().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(example_batch(model.num_classes, (2, 0)))
+    sum(losses.values()).backward()
+    assert all(v.dtype == torch.float32 and v.isfinite() for v in losses.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_padding_beyond_the_valid_area_changes_nothing(host):
+    """Given equal features inside the valid area, what stands in the padding must not matter (true masks)."""
+    model = HOSTS[host]().double().eval()
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 128, 128, dtype=torch.float64)
+    valid = torch.tensor([[128.0, 64.0]], dtype=torch.float64)
+    neck = model.neck
+    outs = []
+    for noise in (0.0, 1e3):
+
+        def padded(features, noise=noise):
+            maps = neck(features)
+            for m in maps:
+                m[..., m.shape[3] // 2 :] = noise
+            return maps
+
+        model.__dict__["_modules"]["neck"] = _Call(padded)
+        with torch.no_grad():
+            outs.append(model.core(images, valid)[-1])
+    torch.testing.assert_close(outs[0].boxes_BQ4, outs[1].boxes_BQ4, rtol=0, atol=1e-10)
+    torch.testing.assert_close(outs[0].logits_BQK, outs[1].logits_BQK, rtol=0, atol=1e-10)
+
+
+class _Call(torch.nn.Module):
+    def __init__(self, fn):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x):
+        return self.fn(x)
+
+
+def test_a_wrong_strategy_is_named():
+    class SharesTheDomain(QueryRecollection):
+        def after_stage(self, step, history, sets, q):
+            sets, out = super().after_stage(step, history, sets, q)
+            return sets, out.replace(slots=tuple(replace(s, domain=0) for s in out.slots), masks={})
+
+    with pytest.raises(BrokenInvariant) as e:
+        check_strategy(SharesTheDomain(), HOSTS["deformable, two-stage"]())
+    assert {"plain path", "isolation"} <= set(e.value.names)
+
+
+def test_a_wrong_host_is_named():
+    model = HOSTS["deformable, two-stage"]()
+    attend = type(model.decoder).cross_attend
+
+    class Leaks(type(model.decoder)):
+        def cross_attend(self, layer, x, kv, mem):
+            out = attend(self, layer, x, kv, mem)
+            return out.replace(content_BTC=out.content_BTC + out.content_BTC.mean(1, keepdim=True))
+
+    model.decoder.__class__ = Leaks
+    with pytest.raises(BrokenInvariant, match="sets alone or together") as e:
+        check_host(model)
+    assert "chunks" in e.value.names
