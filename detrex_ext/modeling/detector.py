@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detrex_ext.runtime import instantiate
-from detrex_ext.structures import Features, LossDict, SupervisedSet, Targets
+from detrex_ext.structures import Features, SupervisedSet, Targets
 
 from .preprocess import Preprocess
 
@@ -106,22 +106,11 @@ class Detector(nn.Module):
             effective: total (objects, images) of all micro-batches of a step, for exact gradient accumulation.
 
         Returns:
-            Training: :class:`LossDict` of weighted losses. Inference: ``[{"instances": Instances}]``.
+            Training: a ``LossDict`` of weighted losses. Inference: ``[{"instances": Instances}]``.
         """
         sets, targets, image_hw_B2 = self._run(batched_inputs)
         if not self.training:
             return self.postprocess(sets, image_hw_B2, batched_inputs)
         if self.criterion is None:
             raise RuntimeError("this model was built without rules (model.rules), so it can only predict: call .eval()")
-        return self._losses(sets, targets, effective)
-
-    def _losses(self, sets: list[SupervisedSet], targets: Targets, effective) -> LossDict:
-        # losses in fp32 whatever the autocast type
-        with torch.autocast(self.device.type, enabled=False):
-            for s in sets:
-                s.logits_BQK, s.boxes_BQ4 = _at_least_fp32(s.logits_BQK), _at_least_fp32(s.boxes_BQ4)
-            return self.criterion(sets, targets, effective)
-
-
-def _at_least_fp32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        return self.criterion(sets, targets, effective)
