@@ -21,6 +21,7 @@ from detrex_ext.checkpoint.files import write_whole
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import EvalHook as _RuntimeEvalHook
 from detrex_ext.runtime import HookBase, comm
+from detrex_ext.runtime import PeriodicWriter as _RuntimePeriodicWriter
 
 from . import rng
 
@@ -92,6 +93,20 @@ class PeriodicCheckpointer(HookBase):
             return
         for path in self.checkpointer.periodic_files()[: -self.max_to_keep]:
             os.unlink(path)
+
+
+class PeriodicWriter(_RuntimePeriodicWriter):
+    """Calls writers every ``period`` iterations and after a training that ended well.
+
+    One that was stopped writes no line of its own for where it stopped: a run that was not would have none.
+    """
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+        else:
+            for writer in self._writers:
+                writer.close()
 
 
 class EvalHook(_RuntimeEvalHook):

@@ -17,7 +17,6 @@ from detrex_ext.errors import UserError
 from detrex_ext.runtime import (
     IterationTimer,
     LRScheduler,
-    PeriodicWriter,
     comm,
     create_ddp_model,
     default_setup,
@@ -27,7 +26,7 @@ from detrex_ext.runtime import (
 
 from . import folder, setup
 from .ema import EMAHook, ModelEMA
-from .hooks import BestCheckpointer, EvalHook, PeriodicCheckpointer, SignalHook
+from .hooks import BestCheckpointer, EvalHook, PeriodicCheckpointer, PeriodicWriter, SignalHook
 from .optim import build_optimizer
 from .precision import Precision
 from .trainer import Trainer

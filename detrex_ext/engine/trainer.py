@@ -24,6 +24,7 @@ from .rng import RngState
 
 logger = logging.getLogger(__name__)
 Batch = list[dict[str, Any]]
+_TIMES = ("time", "data_time", "eta_seconds")
 
 
 class Trainer(TrainerBase):
@@ -177,6 +178,9 @@ class Trainer(TrainerBase):
         """Iteration, hooks, recent scalars, optimizer, loss scaler. Collective: every rank calls it."""
         self.metrics.flush(self.storage)
         state = super().state_dict()
+        # times of this process say nothing about the one that resumes; left in, they would get lines of their own
+        for name in _TIMES:
+            state["scalars"].pop(name, None)
         state["optimizer"] = self.optimizer.state_dict()
         state["max_iter"] = self.max_iter
         if self.precision.scaler.is_enabled():

@@ -1,0 +1,212 @@
+"""A run that was killed and resumed equals one that was not, to the bit."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+import pytest
+from training import MAX_ITER, assert_same_run, die, in_process, metrics, train
+
+from detrex_ext.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def whole(shapes_data, tmp_path_factory):
+    """A run without interruption."""
+    out = tmp_path_factory.mktemp("whole")
+    assert in_process(train, shapes_data, out) == 0
+    return out
+
+
+def before_step():
+    """In iteration 5, its predecessors being saved up to 3."""
+    from detrex_ext.engine import Trainer
+
+    inner = Trainer._forward_backward
+    Trainer._forward_backward = lambda self, batch: die() if self.iter == 5 else inner(self, batch)
+
+
+def after_step():
+    """Weights of iteration 5 are changed, nothing of it is saved."""
+    from detrex_ext.engine import EMAHook
+
+    inner = EMAHook.after_step
+    EMAHook.after_step = lambda self: die() if self.trainer.iter == 5 else inner(self)
+
+
+def in_first_save():
+    """Half of the first checkpoint is written."""
+    _in_save(1)
+
+
+def in_later_save():
+    """Half of the third checkpoint is written."""
+    _in_save(3)
+
+
+def _in_save(number: int):
+    import torch
+
+    inner, count = torch.save, []
+
+    def save(data, file, *args):
+        count.append(1)
+        if len(count) == number:
+            file.write(b"half a checkpoint")
+            file.flush()
+            die()
+        inner(data, file, *args)
+
+    torch.save = save
+
+
+def between_save_and_tag():
+    from detrex_ext.checkpoint import Checkpointer
+
+    inner = Checkpointer.tag_last_checkpoint
+    Checkpointer.tag_last_checkpoint = lambda self, name: die() if "0005" in name else inner(self, name)
+
+
+def in_evaluation():
+    """The evaluation of iteration 7, which was saved right before."""
+    _in_evaluation(3)
+
+
+def in_last_evaluation():
+    """The one after the training, when only the figures are missing."""
+    _in_evaluation(5)
+
+
+def _in_evaluation(number: int):
+    from detrex_ext.evaluation import CocoEvaluator
+
+    inner, count = CocoEvaluator.evaluate, []
+
+    def evaluate(self):
+        count.append(1)
+        return die() if len(count) == number else inner(self)
+
+    CocoEvaluator.evaluate = evaluate
+
+
+def after_evaluation():
+    """Figures of iteration 7 are known, no metrics line has them."""
+    from detrex_ext.engine import BestCheckpointer
+
+    inner = BestCheckpointer.after_step
+    BestCheckpointer.after_step = lambda self: die() if self.trainer.iter == 7 else inner(self)
+
+
+def in_metrics():
+    """Half of a line of metrics.json is written."""
+    from detrex_ext.runtime import JSONWriter
+
+    inner, count = JSONWriter.write, []
+
+    def write(self):
+        count.append(1)
+        if len(count) == 2:
+            self._file.write('{"half": ')
+            self._file.flush()
+            die()
+        inner(self)
+
+    JSONWriter.write = write
+
+
+MOMENTS = [
+    before_step,
+    after_step,
+    in_first_save,
+    in_later_save,
+    between_save_and_tag,
+    in_evaluation,
+    after_evaluation,
+    in_last_evaluation,
+    in_metrics,
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda f: f.__name__)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(moment, shapes_data, whole, tmp_path):
+    assert in_process(train, shapes_data, tmp_path, sabotage=moment) == -signal.SIGKILL
+    assert in_process(train, shapes_data, tmp_path, resume=True) == 0
+    assert_same_run(whole, tmp_path)
+    assert not list(tmp_path.glob(".saving-*"))
+
+
+def test_killed_with_workers(shapes_data, whole, tmp_path):
+    workers = ("dataloader.train.num_workers=2",)
+    assert in_process(train, shapes_data, tmp_path, workers, sabotage=after_step) == -signal.SIGKILL
+    assert in_process(train, shapes_data, tmp_path, workers, resume=True) == 0
+    assert_same_run(whole, tmp_path)
+
+
+def term_in_step_4():
+    import os
+
+    from detrex_ext.engine import Trainer
+
+    inner = Trainer._forward_backward
+
+    def step(self, batch):
+        if self.iter == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inner(self, batch)
+
+    Trainer._forward_backward = step
+
+
+def test_a_signal_saves_at_the_end_of_the_step(shapes_data, whole, tmp_path):
+    assert in_process(train, shapes_data, tmp_path, sabotage=term_in_step_4) == 128 + signal.SIGTERM
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000004.pth"
+    assert in_process(train, shapes_data, tmp_path, resume=True) == 0
+    assert_same_run(whole, tmp_path)
+
+
+def test_resuming_a_finished_run_changes_nothing(shapes_data, whole, tmp_path):
+    assert in_process(train, shapes_data, tmp_path) == 0
+    assert in_process(train, shapes_data, tmp_path, resume=True) == 0
+    assert_same_run(whole, tmp_path)
+
+
+def test_metrics_are_whole_and_in_order(whole):
+    lines = metrics(whole)
+    iterations = [line["iteration"] for line in lines]
+    assert iterations == sorted(set(iterations)) and iterations[-1] == MAX_ITER
+    evaluated = [line["iteration"] for line in lines if "bbox/AP" in line]
+    assert evaluated == [3, 7, MAX_ITER]
+    assert all("stage0/loss_class" in line for line in lines if "total_loss" in line)
+
+
+def test_another_run_is_not_written_over(shapes_data, whole):
+    before = {p.name: p.stat().st_mtime_ns for p in whole.iterdir()}
+    with pytest.raises(UserError, match=r"(?s)holds another run: .*--resume.*train.overwrite=true"):
+        train(shapes_data, whole)
+    assert before == {p.name: p.stat().st_mtime_ns for p in whole.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_twenty_random_moments(workers, shapes_data, tmp_path):
+    """Time decides where: in a step, a save, an evaluation, the start."""
+    import multiprocessing
+
+    options = (f"dataloader.train.num_workers={workers}", "train.max_iter=60")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    start = time.monotonic()
+    assert in_process(train, shapes_data, whole, options) == 0
+    length = time.monotonic() - start
+    rng, context, kills = random.Random(workers), multiprocessing.get_context("forkserver"), 0
+    while kills < 20:
+        process = context.Process(target=train, args=(shapes_data, killed, options, True))
+        process.start()
+        process.join(rng.uniform(0.2, 0.6) * length)
+        if process.exitcode is None:
+            process.kill()
+            kills += 1
+        process.join()
+    assert in_process(train, shapes_data, killed, options, True) == 0
+    assert_same_run(whole, killed)
