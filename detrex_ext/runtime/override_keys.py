@@ -63,16 +63,30 @@ def all_keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def nearest(key: str, keys: list[str], count: int = 3) -> list[str]:
-    """Keys that look like the whole key, then keys that end as it does."""
-    keys = [k for k in keys if k != key and not k.endswith("_target_")]
-    near = difflib.get_close_matches(key, keys, n=count, cutoff=0.75)
-    near += [k for k in keys if k.endswith(f".{key}")]
-    if not near:
-        last = key.rpartition(".")[2]
-        ends = difflib.get_close_matches(last, {k.rpartition(".")[2]: None for k in keys}, n=1, cutoff=0.75)
-        near = [k for k in keys if k.rpartition(".")[2] in ends]
-        near = sorted(near, key=lambda k: -difflib.SequenceMatcher(None, k, key).ratio())
-    return list(dict.fromkeys(near))[: 1 if len(near) == 1 else count]
+    """Keys whose last part looks like that of `key`, those that look like it as a whole first."""
+    last = key.rpartition(".")[2]
+    scores = {}
+    for candidate in keys:
+        end = candidate.rpartition(".")[2]
+        close = difflib.SequenceMatcher(None, end, last).ratio()
+        if candidate != key and end != "_target_" and close >= 0.7:
+            bonus = 1.0 if candidate.endswith(f".{key}") else 0.0
+            scores[candidate] = bonus + close + difflib.SequenceMatcher(None, candidate, key).ratio()
+    best = max(scores.values(), default=0.0)
+    near = sorted((k for k, score in scores.items() if score >= best - 0.1), key=lambda k: -scores[k])
+    return near[:count]
+
+
+def neighbours(cfg: DictConfig, key: str) -> list[str]:
+    """The keys of the section that `key` would lie in; empty where there is no such section."""
+    *path, _ = key.split(".")
+    node: Any = cfg
+    for part in path:
+        if not has(node, part):
+            return []
+        node = value_of(node, part)
+    names = [str(name) for name in node.keys()] if path and isinstance(node, DictConfig) else []
+    return [name for name in dict.fromkeys([*names, *keywords(node)]) if name != "_target_"]
 
 
 def describe(cfg: DictConfig, key: str) -> str:

@@ -25,6 +25,7 @@ from detrex_ext.runtime.override_keys import (
     describe,
     has,
     nearest,
+    neighbours,
     short,
     show,
     type_name,
@@ -177,6 +178,8 @@ class _Override:
         if near:
             described = [f"{name} ({describe(self.cfg, name)})" for name in near]
             hint.append(f"did you mean {' or '.join(described)}?")
+        elif beside := neighbours(self.cfg, key):
+            lines.append(f"  {key.rpartition('.')[0]} has: {', '.join(beside)}")
         if "@" not in key and not key.startswith("-"):
             value = self.raw if key == self.key else "..."
             hint.append(f"a new key on purpose: +{key}={value}")
