@@ -1,0 +1,215 @@
+"""Checkpoints, evaluation, the best weights, random states, the folder of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from test_engine_trainer import trainer
+
+from detrex_ext import get_config
+from detrex_ext.checkpoint import Checkpointer, read_checkpoint
+from detrex_ext.config import load_config, save_config
+from detrex_ext.engine import BestCheckpointer, EvalHook, PeriodicCheckpointer, build_optimizer, folder, rng, setup
+from detrex_ext.errors import UserError
+from detrex_ext.runtime import instantiate
+
+
+def run(tmp_path, steps=10, start=0, scores=None, period=3, keep=None, mode="max"):
+    """A training with checkpoints and evaluations that return the given scores by iteration."""
+    t = trainer()
+    calls = []
+
+    def evaluate():
+        torch.rand(3)  # an evaluation may draw numbers
+        iteration = t.storage.iter
+        calls.append(iteration)
+        return {"bbox": {"AP": (scores or {}).get(iteration, 0.0)}}
+
+    checkpointer = Checkpointer(t.model, str(tmp_path), trainer=t, rng=t.rng)
+    best = BestCheckpointer(checkpointer, 2, "bbox/AP", mode)
+    t.register_hooks(
+        [PeriodicCheckpointer(checkpointer, period, keep), EvalHook(2, evaluate, str(tmp_path)), best]
+    )
+    if start:
+        checkpointer.resume()
+    t.train(start, steps)
+    return t, calls, best
+
+
+def names(tmp_path):
+    return sorted(p.name for p in tmp_path.glob("model_*"))
+
+
+def test_periodic_and_final_files(tmp_path):
+    run(tmp_path)
+    assert names(tmp_path) == [f"model_000000{i}.pth" for i in (2, 5, 8)] + ["model_best.pth", "model_final.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert read_checkpoint(tmp_path / "model_0000005.pth")["iteration"] == 5
+
+
+def test_old_files_are_removed_those_of_an_earlier_start_too(tmp_path):
+    run(tmp_path, steps=6, keep=2)
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
+    run(tmp_path, steps=12, start=6, keep=2)
+    assert [n for n in names(tmp_path) if "0000" in n] == ["model_0000008.pth", "model_0000011.pth"]
+
+
+def test_evaluation_runs_each_period_and_once_at_the_end(tmp_path):
+    t, calls, _ = run(tmp_path, steps=6)
+    assert calls == [1, 3, 6]
+    assert [i for _, i in t.storage.history("bbox/AP").values()] == [1, 3, 6]
+    assert json.loads((tmp_path / "evaluation.json").read_text())["iteration"] == 6
+
+
+def test_a_failed_training_is_not_evaluated(tmp_path):
+    t = trainer()
+    calls = []
+
+    def step():
+        raise RuntimeError("stop")
+
+    t.run_step = step
+    t.register_hooks([EvalHook(1, lambda: calls.append(1) or {})])
+    with pytest.raises(RuntimeError, match="stop"):
+        t.train(0, 1)
+    assert calls == []
+
+
+def test_evaluation_leaves_random_numbers_alone(tmp_path):
+    with rng.preserved():
+        trainer().train(0, 6)  # building the model sets the seed
+        without = torch.rand(1)
+        _, calls, _ = run(tmp_path, steps=6)
+        assert calls and torch.equal(torch.rand(1), without)
+
+
+def test_resuming_evaluates_what_was_due_or_takes_the_known_figures(tmp_path):
+    run(tmp_path, steps=6, period=2)
+    for name in ("model_final.pth", "model_0000005.pth"):
+        (tmp_path / name).unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+    (tmp_path / "evaluation.json").write_text('{"iteration": 3, "key": "", "results": {"bbox": {"AP": null}}}')
+    t, calls, _ = run(tmp_path, steps=6, start=4, period=2)
+    assert calls == [6]
+    figures = {i: v for v, i in t.storage.history("bbox/AP").values()}
+    assert math.isnan(figures[3]) and list(figures) == [1, 3, 6]
+    (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+    (tmp_path / "evaluation.json").write_text("{")
+    _, calls, _ = run(tmp_path, steps=6, start=4, period=2)
+    assert calls == [3, 6]
+
+
+@pytest.mark.parametrize("mode, best_iter", [("max", 3), ("min", 5)])
+def test_the_best_is_kept_and_not_resumed_from(tmp_path, mode, best_iter):
+    scores = {1: 5.0, 3: 9.0, 5: 1.0, 7: math.nan, 10: 5.0}
+    _, _, best = run(tmp_path, scores=scores, mode=mode)
+    assert best.best_iter == best_iter
+    assert read_checkpoint(tmp_path / "model_best.pth")["iteration"] == best_iter
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_the_best_is_remembered_over_a_resume(tmp_path):
+    run(tmp_path, steps=6, scores={1: 9.0}, period=2)
+    _, _, best = run(tmp_path, steps=10, start=6, scores={7: 8.0, 10: 3.0}, period=2)
+    assert (best.best, best.best_iter) == (9.0, 1)
+    assert read_checkpoint(tmp_path / "model_best.pth")["iteration"] == 1
+
+
+def test_random_states_come_back():
+    state = rng.get_state()
+    drawn = random.random(), np.random.rand(), torch.rand(1).item()
+    rng.set_state(state)
+    assert drawn == (random.random(), np.random.rand(), torch.rand(1).item())
+
+
+class TestFolder:
+    def test_a_folder_of_another_run_is_refused_untouched(self, tmp_path):
+        (tmp_path / "model_0000004.pth").write_bytes(b"x")
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(UserError, match="(?s)holds another run: model_0000004.pth.*--resume"):
+            folder.claim(str(tmp_path), resume=False, overwrite=False)
+        folder.claim(str(tmp_path), resume=True, overwrite=False)
+        assert len(list(tmp_path.iterdir())) == 2
+        folder.claim(str(tmp_path), resume=False, overwrite=True)
+        assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+    def test_a_start_that_failed_early_blocks_nothing(self, tmp_path):
+        for name in ("config.yaml", "log.txt", "metrics.json"):
+            (tmp_path / name).write_text("" if name == "metrics.json" else "x")
+        folder.claim(str(tmp_path), resume=False, overwrite=False)
+        folder.claim(str(tmp_path / "new"), resume=False, overwrite=False)
+
+
+class TestConfig:
+    def test_the_batch_line(self):
+        cfg = OmegaConf.create(
+            {
+                "dataloader": {"train": {"total_batch_size": 16}},
+                "train": {"accumulate_steps": 8, "device": "cuda", "reference_batch": 16},
+                "optimizer": {"lr": 1e-4},
+            }
+        )
+        assert setup.batch_line(cfg) == "batch 2 x 1 GPU x 8 accum = 16 (reference 16), lr 0.0001"
+
+    def test_the_number_of_classes_is_the_data_s(self):
+        classes = setup.Classes(["bolt", "nut"], [1, 7])
+        cfg = OmegaConf.create({"model": {"num_classes": None}})
+        setup.set_num_classes(cfg, classes, "train.json")
+        assert cfg.model.num_classes == 2
+        cfg.model.num_classes = 80
+        with pytest.raises(UserError, match=r"num_classes=80, but train.json has 2 classes \(bolt, nut\)"):
+            setup.set_num_classes(cfg, classes, "train.json")
+
+    def test_values_that_cannot_be(self):
+        cfg = OmegaConf.create({"train": get_config("common/train.py").train})
+        cfg.train.max_iter = 0
+        with pytest.raises(UserError, match="train.max_iter=0: expected at least 1"):
+            setup.settle(cfg)
+
+    def test_fast_dev_run_is_short(self):
+        cfg = OmegaConf.create({"train": get_config("common/train.py").train})
+        cfg.train.fast_dev_run.enabled = True
+        setup.settle(cfg)
+        assert (cfg.train.max_iter, cfg.train.eval_period, cfg.train.log_period) == (20, 10, 1)
+
+    @pytest.mark.parametrize("name", ["50ep", "36ep", "24ep", "12ep", "cosine", "constant_cosine"])
+    def test_schedules_of_the_config(self, name):
+        cfg = OmegaConf.create({"train": {"max_iter": 1000}}, flags={"allow_objects": True})
+        cfg.lr_multiplier = get_config("common/schedule.py")[f"lr_multiplier_{name}"]
+        cfg.lr_multiplier.warmup_iters = 10
+        schedule = instantiate(cfg.lr_multiplier)
+        assert schedule(0.0) == pytest.approx(0.001) and schedule(0.01) == pytest.approx(1.0, abs=1e-3)
+        assert schedule(0.999) == pytest.approx(0.1 if name.endswith("ep") else 0.01, rel=0.05)
+
+    def test_groups_without_decay_on_vectors_and_with_a_slow_backbone(self, tmp_path):
+        parts = dict(
+            backbone=torch.nn.Linear(2, 2), norm=torch.nn.LayerNorm(2), attn=torch.nn.MultiheadAttention(2, 1)
+        )
+        model, file = torch.nn.ModuleDict(parts), tmp_path / "c.py"
+        file.write_text(
+            "from detrex_ext import get_config\n"
+            "from detrex_ext.engine import LrFactor\n"
+            "from detrex_ext.runtime import LazyCall as L\n"
+            "optimizer = get_config('common/optim.py').AdamW\n"
+            "optimizer.params.lr_factor_func = L(LrFactor)(factors={'backbone': 0.1})\n"
+            "optimizer.params.weight_decay_bias = 0.0\n"
+            "optimizer.params.overrides = {'in_proj_bias': dict(weight_decay=0.0)}\n"
+            "optimizer.fused = True\n"
+        )
+        cfg = load_config(file)
+        save_config(cfg, tmp_path / "config.yaml")
+        for one in (cfg, load_config(tmp_path / "config.yaml")):
+            optimizer = build_optimizer(one, model)
+            assert "model" not in one.optimizer.params
+            decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+            rate = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+            for name, p in model.named_parameters():
+                assert decay[id(p)] == (0.0 if p.dim() == 1 else 0.1), name
+                assert rate[id(p)] == pytest.approx(1e-5 if "backbone" in name else 1e-4), name
