@@ -27,8 +27,8 @@ TIMES = ("time", "data_time", "eta_seconds", "rank_data_time")
 MAX_ITER = 10
 
 
-def config(data: Path, out: Path, *overrides: str):
-    """``configs/small.py`` made narrow, on a small shapes data set."""
+def overrides(data: Path, out: Path) -> list[str]:
+    """What makes ``configs/small.py`` narrow, and puts it on a small data set."""
     narrow = [
         "model.backbone.stem=[8,8]",
         "model.backbone.widths=[8,16,16,16]",
@@ -52,7 +52,12 @@ def config(data: Path, out: Path, *overrides: str):
     ]
     places = [f"dataset.{part}_json={data}/{part}.json" for part in ("train", "val")]
     places += [f"dataset.{part}_images={data}/images" for part in ("train", "val")]
-    return load_config("small", (), [*narrow, *places, f"train.output_dir={out}", *overrides])
+    return [*narrow, *places, f"train.output_dir={out}"]
+
+
+def config(data: Path, out: Path, *more: str):
+    """``configs/small.py`` made narrow, on a small data set."""
+    return load_config("small", (), [*overrides(data, out), *more])
 
 
 class Flags:
@@ -64,14 +69,14 @@ class Flags:
         self.resume = resume
 
 
-def train(data: Path, out: Path, overrides: tuple[str, ...] = (), resume: bool = False, sabotage=None) -> None:
+def train(data: Path, out: Path, more: tuple[str, ...] = (), resume: bool = False, sabotage=None) -> None:
     """One training in this process; ``sabotage(out)`` is called first and may plant the end of the process."""
     from detrex_ext import engine
 
     torch.set_num_threads(1)
     if sabotage is not None:
         sabotage()
-    engine.train(config(data, out, *overrides), Flags(resume))
+    engine.train(config(data, out, *more), Flags(resume))
 
 
 def in_process(target, *args, **kwargs) -> int:
