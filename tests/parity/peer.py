@@ -80,6 +80,11 @@ class Peer:
     def __call__(self, items: list[dict[str, Any]], chosen_BQ: Tensor | None = None) -> Any:
         """detrex's answer; ``chosen_BQ`` makes it take these proposals."""
         self.seen, self.chosen_BQ = {}, None
+        if self.model.training:
+            # both projects read objects in fp32, whatever the type of the model
+            read = type(self.model).prepare_targets(self.model, [x["instances"] for x in items])
+            targets = [{**one, "boxes": one["boxes"].to(self.dtype)} for one in read]
+            self.model.prepare_targets = lambda _: targets
         with self._proposals(chosen_BQ), _all_in(self.dtype):
             return self.model(items)
 
@@ -104,13 +109,10 @@ class Peer:
 @contextmanager
 def _all_in(dtype: torch.dtype) -> Iterator[None]:
     """Let code that names fp32 outright (position codes, valid ratios, proposals) compute in another type."""
-    names, original_float = {name: getattr(torch, name) for name in ("float32", "float")}, Tensor.float
+    originals = torch.float32, Tensor.float
     if dtype != torch.float32:
-        torch.float32 = torch.float = dtype
-        Tensor.float = lambda self, *a, **k: self.to(dtype)
+        torch.float32, Tensor.float = dtype, lambda self, *a, **k: self.to(dtype)
     try:
         yield
     finally:
-        for name, value in names.items():
-            setattr(torch, name, value)
-        Tensor.float = original_float
+        torch.float32, Tensor.float = originals

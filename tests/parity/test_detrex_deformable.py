@@ -65,7 +65,7 @@ def with_proposals(model, chosen_BQ):
 
 
 def gap(a, b):
-    return float((a - b).abs().max())
+    return float((a - b).detach().abs().max())
 
 
 @pytest.fixture(scope="module", params=list(VARIANTS))
@@ -117,16 +117,18 @@ def test_training(models, images):
         assert gap(s.boxes_BQ4, boxes[s.stage]) < 1e-5
     assert {s.group for s in sets} == ({"main", "enc"} if variant == "two_stage" else {"main"})
     losses = ours(items)
-    compare_with(peer, expected, ours, losses, 1e-5, 1e-4)
+    # one ReLU or bilinear cell that flips under rounding moves a tensor by more than rounding does; without rounding,
+    # below, there is no such excuse
+    compare_with(peer, expected, ours, losses, 1e-5, whole=1e-4, each=5e-3)
 
 
-def compare_with(peer, expected, ours, losses, loss_gap, grad_gap):
+def compare_with(peer, expected, ours, losses, loss_gap, whole, each):
     compare_losses(losses, expected, loss_gap)
     for model, values in ((ours, losses), (peer.model, expected)):
         model.zero_grad(set_to_none=True)
         sum(values.values()).backward()
     theirs = {k: p.grad for k, p in peer.model.named_parameters(remove_duplicate=False)}
-    compare_gradients(ours, theirs, 6, grad_gap)
+    compare_gradients(ours, theirs, 6, whole, each)
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
@@ -153,7 +155,7 @@ def test_gradients_in_double_precision(variant):
     ours.train()
     expected = peer(items)
     losses = ours(items)
-    compare_with(peer, expected, ours, losses, 1e-12, 1e-9)
+    compare_with(peer, expected, ours, losses, 1e-12, whole=1e-9, each=1e-9)
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_losses_and_gradients(variant, objects, dtype, loss_gap, grad_gap):
     sum(found.values()).backward()
     sum(expected.values()).backward()
     reference = {name: leaves[canonical(name, dims.refine)].grad for name in state}
-    compare_gradients(model, reference, dims.decoder_layers, grad_gap)
+    compare_gradients(model, reference, dims.decoder_layers, grad_gap, grad_gap)
 
 
 def test_padding_matters():

@@ -119,7 +119,7 @@ def random_state(
         elif name.endswith("sampling_offsets.bias"):
             value = noise
         elif len(shape) < 2:
-            value = 0.1 * noise - (1.0 if name.startswith("class_embed") else 0.0)
+            value = 0.1 * noise - (3.0 if name.startswith("class_embed") else 0.0)
         elif name in ("query_embedding.weight", "transformer.level_embeds"):
             value = noise
         else:
