@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_DEFORMABLE = "projects.deformable_detr.modeling"
 
 
 def detrex_installed() -> bool:
@@ -26,3 +31,67 @@ def detrex_msda_op() -> Callable | None:
         return importlib.import_module("detrex.layers.multi_scale_deform_attn").MultiScaleDeformableAttnFunction.apply
     except (ImportError, AttributeError):
         return None
+
+
+@functools.cache
+def why_no_detrex() -> str | None:
+    """Why detrex's Deformable-DETR cannot be built here; None where it can.
+
+    detrex only builds its sampling layer where ``detrex._C`` imports; an empty module of that name is enough on a CPU.
+    """
+    for name in ("detectron2", "detrex", "detrex._C", _DEFORMABLE):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            return f"{name}: {error}"
+    return None
+
+
+def detrex_importable() -> bool:
+    """Whether detrex's Deformable-DETR can be built here."""
+    return why_no_detrex() is None
+
+
+def detrex_deformable(num_classes: int = 80, device: str = "cpu") -> Any:
+    """detrex's Deformable-DETR with a ResNet-50, one-stage without refinement, with random weights.
+
+    Raises:
+        ImportError: detrex is not importable.
+    """
+    cfg = _deformable_config().model
+    cfg.device = device
+    cfg.num_classes = cfg.criterion.num_classes = num_classes
+    return importlib.import_module("detectron2.config").instantiate(cfg).to(device)
+
+
+def detrex_criterion(num_sets: int, num_classes: int = 80) -> Callable:
+    """Its criterion for so many sets: ``({"pred_logits", "pred_boxes", "aux_outputs"}, targets) -> weighted losses``.
+
+    Raises:
+        ImportError: detrex is not importable.
+    """
+    cfg = _deformable_config().model.criterion
+    cfg.num_classes = num_classes
+    criterion = importlib.import_module("detectron2.config").instantiate(cfg)
+    weights = {name: w for name, w in criterion.weight_dict.items() if name.count("_") == 1}
+
+    def weighted(outputs: dict, targets: list) -> dict:
+        losses = criterion(outputs, targets)
+        return {k: v * weights[stem] for k, v in losses.items() for stem in weights if k.startswith(stem)}
+
+    return weighted
+
+
+def detrex_sampling() -> Callable | None:
+    """detrex's deformable sampling in plain torch, ``(value_BSHD, shapes_L2, at_BTHLK2, weight_BTHLK)``, or None."""
+    if not detrex_importable():
+        return None
+    return importlib.import_module("detrex.layers.multi_scale_deform_attn").multi_scale_deformable_attn_pytorch
+
+
+def _deformable_config() -> Any:
+    if why_no_detrex():
+        raise ImportError(f"detrex's Deformable-DETR needs {why_no_detrex()}")
+    folder = Path(importlib.import_module(_DEFORMABLE).__file__).parents[1] / "configs" / "models"
+    return importlib.import_module("detectron2.config").LazyConfig.load(str(folder / "deformable_detr_r50.py"))
+

@@ -20,8 +20,8 @@ ORDER = [
     {"layers"},
     {"matching", "criterion", "modeling", "data"},
     {"strategies", "checkpoint", "visualization", "integrations"},
-    {"engine", "evaluation", "inference", "analysis", "export", "testing"},
-    {"api"},
+    {"engine", "evaluation", "inference", "analysis", "export", "testing", "benchmark"},
+    {"api", "benchmark"},
     {"cli", "__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}

@@ -1,0 +1,88 @@
+"""Work of the suite `attention`: deformable sampling and dense attention, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detrex_ext.layers.attention import attention
+from detrex_ext.layers.ms_deform_attn import ms_deform_attn
+from detrex_ext.layers.ms_deform_backends import choose, load
+from detrex_ext.runtime import peers
+
+from .measure import Work
+
+BATCH, HEADS, WIDTH, POINTS, STRIDES = 2, 8, 32, 4, (8, 16, 32, 64)
+SAMPLING: dict[str, dict[str, Any]] = {
+    "sampling, encoder, 320 px": {"side": 320},
+    "sampling, encoder, 480 px": {"side": 480},
+    "sampling, decoder, 480 px, 300 queries": {"side": 480, "queries": 300},
+    "sampling, decoder, 480 px, 1800 queries": {"side": 480, "queries": 1800},
+}
+DENSE: dict[str, dict[str, Any]] = {
+    "self-attention, 300 queries": {"queries": 300},
+    "self-attention, 300 queries, dropout 0.1": {"queries": 300, "dropout": 0.1},
+    "self-attention, 500 queries, mask": {"queries": 500, "masked": True},
+    "cross-attention, 300 queries, 900 keys": {"queries": 300, "keys": 900},
+}
+DENSE_IMPLEMENTATIONS = ("fused", "map", "detrex_ext")
+
+
+def samplers(device: str) -> list[str]:
+    """Backends that run here; detrex's pure torch function first, where there is one."""
+    found = ["detrex"] if peers.detrex_sampling() is not None else []
+    best = choose(torch.zeros(1, device=device))
+    return [*found, *dict.fromkeys(("torch", best))]
+
+
+def sampling(impl: str, device: str, side: int, queries: int | None = None) -> Work:
+    """Deformable sampling near each cell (an encoder) or near points anywhere (a decoder)."""
+    shapes = tuple((-(-side // s),) * 2 for s in STRIDES)
+    make = torch.Generator().manual_seed(0)
+    centres = torch.cat([_centres(h) for h, _ in shapes]) if queries is None else torch.rand(queries, 2, generator=make)
+    T, S, L = len(centres), sum(h * w for h, w in shapes), len(shapes)
+    value = torch.randn(BATCH, S, HEADS, WIDTH, generator=make)
+    cells = torch.tensor([h for h, _ in shapes])[:, None, None]
+    at = centres[None, :, None, None, None] + 2 * torch.randn(BATCH, T, HEADS, L, POINTS, 2, generator=make) / cells
+    weight = torch.rand(BATCH, T, HEADS, L, POINTS, generator=make)
+    upstream = torch.randn(BATCH, T, HEADS * WIDTH, generator=make).to(device)
+    inputs = [x.to(device).requires_grad_() for x in (value, at, weight)]
+    if impl == "detrex":
+        sample = peers.detrex_sampling()
+        hw = torch.tensor(shapes, device=device)
+        return lambda: torch.autograd.grad(sample(inputs[0], hw, inputs[1], inputs[2]), inputs, upstream)
+    load(impl)
+    return lambda: torch.autograd.grad(ms_deform_attn(inputs[0], shapes, *inputs[1:], impl), inputs, upstream)
+
+
+def _centres(cells: int) -> Tensor:
+    tick = (torch.arange(cells) + 0.5) / cells
+    return torch.cartesian_prod(tick, tick).flip(-1)
+
+
+def dense(
+    impl: str, device: str, queries: int, keys: int | None = None, dropout: float = 0.0, masked: bool = False
+) -> Work:
+    """Dense attention by torch's fused kernel, by a map formed step by step, and by what the models use."""
+    make = torch.Generator().manual_seed(0)
+    sizes = (queries, keys or queries, keys or queries)
+    inputs = [torch.randn(BATCH, HEADS, n, WIDTH, generator=make).to(device).requires_grad_() for n in sizes]
+    mask = None
+    if masked:
+        mask = torch.rand(sizes[:2], generator=make).to(device) < 0.7
+        mask.fill_diagonal_(True)
+
+    def attend() -> Tensor:
+        q, k, v = inputs
+        if impl == "detrex_ext":
+            return attention(q, k, v, mask, dropout)
+        if impl == "fused":
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        scores = q @ k.transpose(-1, -2) * WIDTH**-0.5
+        scores = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
+        return F.dropout(scores.softmax(-1), dropout) @ v
+
+    return lambda: torch.autograd.grad(attend().sum(), inputs)

@@ -1,0 +1,131 @@
+"""Time of several pieces of work in turn, peak memory of one in a process of its own, and what the machine can do."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+Work = Callable[[], Any]
+
+
+def wait(device: str) -> None:
+    """Until the device has done what it was told."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(work: Work, device: str = "cpu") -> float:
+    """Wall time of one call."""
+    wait(device)
+    start = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def medians(works: Sequence[Work], repeats: int, device: str = "cpu") -> list[float]:
+    """Median seconds of each. They run in turn, so that what disturbs the machine disturbs all of them."""
+    for work in works:
+        work()
+    taken = [[seconds(work, device) for work in works] for _ in range(repeats)]
+    return [statistics.median(column) for column in zip(*taken, strict=True)]
+
+
+def peak_mib(device: str = "cpu") -> float:
+    """Largest resident size of this process so far, in MiB; on CUDA the most memory that was allocated there."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        # unlike getrusage it does not start from the size of the process that started this one
+        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+def peak_alone(spec: Mapping[str, Any]) -> float:
+    """Peak memory in MiB of one cell, run a few times in a fresh process.
+
+    Raises:
+        RuntimeError: the process failed; with the end of what it said.
+    """
+    command = [sys.executable, "-m", "detrex_ext.benchmark.alone", json.dumps(dict(spec))]
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    if done.returncode:
+        raise RuntimeError(f"{spec['case']}, {spec['impl']} failed in a process of its own:\n{done.stderr[-2000:]}")
+    return float(json.loads(done.stdout.splitlines()[-1])["peak_mib"])
+
+
+class _Bytes(TorchDispatchMode):
+    """Counts bytes that operators read and write; views move none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+            self.total += sum(x.numel() * x.element_size() for x in tensors if x.layout == torch.strided)
+        return out
+
+
+def work_of(work: Work) -> tuple[float, float]:
+    """(operations, bytes) of one call: those of products and convolutions, and what operators read and write.
+
+    Bytes are counted as if no operator found its input in a cache, so they are an upper bound.
+    """
+    flops, moved = FlopCounterMode(display=False), _Bytes()
+    with flops:
+        work()
+    with moved:
+        work()
+    gc.collect()
+    return float(flops.get_total_flops()), float(moved.total)
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What it is, its GEMM rates (operations a second) and its memory bandwidth (bytes a second, read and written)."""
+    found: dict[str, Any] = {
+        "processor": _processor() if device == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((4096, 1024), (1024, 1024)))
+        found[f"gemm_{name}"] = 2 * 4096 * 1024 * 1024 / _best(lambda a=a, b=b: a @ b, device)
+    x = torch.zeros(64 * 2**20, device=device)
+    y = torch.empty_like(x)
+    found["bandwidth"] = 2 * x.numel() * 4 / _best(lambda: y.copy_(x), device)
+    return found
+
+
+def _best(work: Work, device: str, repeats: int = 7) -> float:
+    return min(seconds(work, device) for _ in range(repeats))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,141 @@
+"""Running a suite, and its figures as rows, Markdown and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from . import models
+from .measure import medians, peak_alone, work_of
+from .suites import Cell, cells, spec_of
+
+Row = dict[str, Any]
+REPEATS = {"criterion": 15, "step": 5, "attention": 15, "inference": 7}
+
+
+def run(
+    suite: str,
+    strategies: Sequence[str],
+    device: str,
+    machine: dict[str, Any],
+    repeats: int | None = None,
+    only: str = "",
+    memory: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[Row]:
+    """Rows of a suite, case after case.
+
+    Args:
+        suite, strategies, device: as for :func:`~detrex_ext.benchmark.suites.cells`.
+        machine: from :func:`~detrex_ext.benchmark.measure.machine`.
+        repeats: of each cell; the median is taken.
+        only: cases that contain this text.
+        memory: whether to start a process for each cell to measure its peak.
+        say: told what is going on.
+    """
+    chosen = [c for c in cells(suite, strategies, device) if only in c.case]
+    for case, group in groupby(chosen, key=lambda c: c.case):
+        members = list(group)
+        say(f"{suite}: {case}: {len(members)} implementations")
+        works = [c.build() for c in members]
+        taken = medians(works, repeats or REPEATS[suite], device)
+        counted = [work_of(w) if suite in ("step", "inference") else None for w in works]
+        del works
+        peaks = [peak_alone(spec_of(c, strategies, device)) if memory else None for c in members]
+        for i, cell in enumerate(members):
+            limits = _limits(counted[i], cell.dtype, machine)
+            yield _row(cell, members[0], taken[i], taken[0], peaks[i], peaks[0], limits)
+
+
+def _row(
+    cell: Cell, first: Cell, taken: float, base: float, peak: float | None, peak_base: float | None, limits: Row
+) -> Row:
+    return {
+        "suite": cell.suite,
+        "case": cell.case,
+        "impl": cell.impl,
+        "dtype": cell.dtype,
+        "median_s": taken,
+        "peak_mib": peak,
+        "ratio_to": f"{first.impl} {first.dtype}",
+        "ratio": taken / base,
+        "peak_ratio": None if peak is None or not peak_base else peak / peak_base,
+        **limits,
+    }
+
+
+def _limits(counted: tuple[float, float] | None, dtype: str, machine: dict[str, Any]) -> Row:
+    """Work of a step, and the least seconds the machine could take: all at its GEMM rate, all at its bandwidth."""
+    if counted is None:
+        return {}
+    flops, moved = counted
+    return {
+        "gflop": flops / 1e9,
+        "gib_moved": moved / 2**30,
+        "gemm_s": flops / machine[f"gemm_{dtype}"],
+        "bandwidth_s": moved / machine["bandwidth"],
+    }
+
+
+def markdown(rows: Sequence[Row], machine: dict[str, Any]) -> str:
+    """A table for each case, under the machine it was measured on."""
+    lines = [
+        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}: "
+        f"{machine['gemm_fp32'] / 1e9:.0f} GFLOP/s in fp32, {machine['gemm_bf16'] / 1e9:.0f} in bf16, "
+        f"{machine['bandwidth'] / 2**30:.1f} GiB/s.",
+    ]
+    for (suite, case), group in groupby(rows, key=lambda r: (r["suite"], r["case"])):
+        members = list(group)
+        limits = "gflop" in members[0]
+        head = ["implementation", "type", "median", "ratio", "peak MiB", "ratio"]
+        head += ["GFLOP", "at GEMM rate", "GiB moved", "at bandwidth"] if limits else []
+        lines += ["", f"**{suite}: {case}** (ratios to {members[0]['ratio_to']})", "", _line(head)]
+        lines.append("|".join(["", "---", "---", *["---:"] * (len(head) - 2), ""]))
+        lines += [_line(_cells(r, limits)) for r in members]
+    return "\n".join(lines)
+
+
+def _cells(r: Row, limits: bool) -> list[str]:
+    peak = ["-", "-"] if r["peak_mib"] is None else [f"{r['peak_mib']:.0f}", f"{r['peak_ratio']:.2f}"]
+    found = [r["impl"], r["dtype"], _time(r["median_s"]), f"{r['ratio']:.2f}", *peak]
+    if limits:
+        found += [f"{r['gflop']:.0f}", _time(r["gemm_s"]), f"{r['gib_moved']:.1f}", _time(r["bandwidth_s"])]
+    return found
+
+
+def _line(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def notes(rows: Sequence[Row], strategies: Sequence[str]) -> list[str]:
+    """What the rows say together: the solver's share of the criterion, the price of a recollected set."""
+    found = []
+    for (suite, case), group in groupby(rows, key=lambda r: (r["suite"], r["case"])):
+        by = {(r["impl"], r["dtype"]): r for r in group}
+        ours = by.get(("detrex_ext", "fp32"))
+        solver = by.get(("assignment solver alone", "fp32"))
+        if ours and solver:
+            share = solver["median_s"] / ours["median_s"]
+            found.append(f"{case}: the assignment solver is {share:.0%} of detrex_ext's time")
+        if ours and suite == "step":
+            found += _price(case, by, ours, strategies)
+    return found
+
+
+def _price(case: str, by: dict[tuple[str, str], Row], bare: Row, strategies: Sequence[str]) -> list[str]:
+    found = []
+    for name in strategies:
+        row = by.get((f"detrex_ext+{name}", "fp32"))
+        more = models.count_sets((name,)) - models.count_sets(()) if row else 0
+        if more > 0:
+            added = (row["median_s"] - bare["median_s"]) / more
+            text = f"{case}: {name} adds {more} sets, {_time(added)}"
+            if row["peak_mib"] is not None:
+                text += f" and {(row['peak_mib'] - bare['peak_mib']) / more:.1f} MiB"
+            found.append(text + " for each")
+    return found

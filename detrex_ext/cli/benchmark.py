@@ -1,0 +1,98 @@
+"""`python -m detrex_ext benchmark`: time and memory, beside detrex where it is importable."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detrex_ext.errors import UserError
+
+SUITES = ("criterion", "step", "attention", "inference")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The verb's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m detrex_ext benchmark",
+        description="Median times of implementations run in turn, and the peak memory of each in a process of its own.",
+    )
+    parser.add_argument("suite", choices=SUITES, help="what to measure")
+    parser.add_argument("--strategies", default="", metavar="A,B", help="overlays, each measured beside the bare model")
+    parser.add_argument("--json", metavar="FILE", help="write the rows, with the machine and the versions")
+    parser.add_argument("--repeats", type=int, metavar="N", help="runs of each (default 5 to 15, by suite)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it, such as '320 px'")
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: its own choice)")
+    parser.add_argument("--no-memory", action="store_true", help="times only, which is much quicker")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a suite; the table goes to standard output, progress to standard error.
+
+    Raises:
+        UserError: an unknown strategy or device, or a file that cannot be written.
+    """
+    args = build_parser().parse_args(argv)
+    strategies = [name for name in args.strategies.split(",") if name]
+    _check(args, strategies)
+
+    import torch
+
+    from detrex_ext.benchmark import measure, report
+    from detrex_ext.runtime import peers
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if peers.why_no_detrex():
+        _say(f"detrex is not measured, as it is not importable: {peers.why_no_detrex()}")
+    machine = measure.machine(args.device)
+    rows = list(
+        report.run(args.suite, strategies, args.device, machine, args.repeats, args.only, not args.no_memory, _say)
+    )
+    if not rows:
+        raise UserError(f"suite {args.suite} has no case whose name contains '{args.only}'")
+    notes = report.notes(rows, strategies)
+    print(report.markdown(rows, machine))
+    print("".join(f"\n- {note}" for note in notes))
+    if args.json:
+        document = {"suite": args.suite, "strategies": strategies, "machine": machine, "notes": notes, "rows": rows}
+        _write(args.json, document)
+    return 0
+
+
+def _check(args: argparse.Namespace, strategies: Sequence[str]) -> None:
+    from detrex_ext.config import find_overlay
+
+    for name in strategies:
+        find_overlay(name)
+    if (args.repeats is not None and args.repeats < 1) or (args.threads is not None and args.threads < 1):
+        raise UserError("--repeats and --threads must be 1 or more")
+    if args.json and not Path(args.json).resolve().parent.is_dir():
+        raise UserError(f"--json {args.json}: there is no folder {Path(args.json).resolve().parent}")
+    if args.device != "cpu":
+        import torch
+
+        if not args.device.startswith("cuda") or not torch.cuda.is_available():
+            raise UserError(f"--device {args.device}: this machine offers cpu{_cuda()}")
+
+
+def _cuda() -> str:
+    import torch
+
+    return " and cuda" if torch.cuda.is_available() else " only (torch finds no CUDA device)"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _write(file: str, document: dict[str, Any]) -> None:
+    try:
+        Path(file).write_text(json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--json {file} cannot be written: {error}") from error
