@@ -59,7 +59,8 @@ def test_there_are_commands_to_check() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.relative_to(ROOT).as_posix())
 def test_files_and_targets_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    linked = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", text)
+    prose = re.sub(r"```.*?```|^ {4}.*?$|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+    linked = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", prose)
     missing = [link for link in linked if not (document.parent / link).exists()]
     named = re.findall(r"(?<![\w/.-])((?:tools|configs|docs|tests|projects|benchmarks)/[\w/.-]+\.(?:py|md|png))", text)
     missing += [name for name in named if not (ROOT / name).exists()]
