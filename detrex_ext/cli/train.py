@@ -27,6 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.prog = "python -m detrex_ext train"
     args = parser.parse_args(argv)
     cfg = _config(args)  # errors in it are told here, once, before any process is started
+    if not args.eval_only:
+        from detrex_ext.engine.setup import check_batch, settle
+
+        settle(cfg)
+        check_batch(cfg, args.num_gpus * args.num_machines)
     where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     launch(_work, *where, args=(args,), device=str(cfg.train.device))
     return 0

@@ -12,12 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from detrex_ext.checkpoint import load_weights
-from detrex_ext.config import save_config
+from detrex_ext.config import get_config, save_config
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, instantiate
 
 logger = logging.getLogger(__name__)
 EMA_KEY = "ema_state"
+_SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
 
 
 @dataclass
@@ -34,11 +35,18 @@ class Classes:
 
 
 def settle(cfg: DictConfig) -> None:
-    """Applies ``fast_dev_run`` and checks values that only make sense together, in place.
+    """Fills what the config does not state under ``train`` with the shipped values, applies ``fast_dev_run``, in place.
 
     Raises:
-        UserError: a value that cannot be used.
+        UserError: a missing section, or a value that cannot be used.
     """
+    missing = [name for name in _SECTIONS if name not in cfg]
+    if missing:
+        raise UserError(
+            f"the config has no '{missing[0]}'; to train it needs {', '.join(_SECTIONS)}\n"
+            "  configs/small.py shows one that is whole"
+        )
+    _fill(cfg.train, get_config("common/train.py").train)
     if cfg.train.fast_dev_run.enabled:
         cfg.train.update(max_iter=20, eval_period=10, log_period=1)
     for key in ("max_iter", "log_period", "accumulate_steps"):
@@ -46,6 +54,30 @@ def settle(cfg: DictConfig) -> None:
             raise UserError(f"train.{key}={cfg.train[key]}: expected at least 1")
     if cfg.train.checkpointer.period < 1:
         raise UserError(f"train.checkpointer.period={cfg.train.checkpointer.period}: expected at least 1")
+
+
+def _fill(cfg: DictConfig, defaults: DictConfig) -> None:
+    for key, value in defaults.items():
+        if key not in cfg:
+            cfg[key] = value
+        elif isinstance(value, DictConfig) and isinstance(cfg[key], DictConfig):
+            _fill(cfg[key], value)
+
+
+def check_batch(cfg: DictConfig, world: int) -> None:
+    """Checks that the batch divides over processes and micro-batches.
+
+    Raises:
+        UserError: it does not; names the nearest that does.
+    """
+    total, steps = cfg.dataloader.train.total_batch_size, cfg.train.accumulate_steps
+    unit = world * steps
+    if total < 1 or total % unit:
+        near = max(unit, total // unit * unit)
+        raise UserError(
+            f"dataloader.train.total_batch_size={total} does not divide by {world} process{'es' * (world > 1)} x "
+            f"train.accumulate_steps={steps} = {unit}\n  for example dataloader.train.total_batch_size={near}"
+        )
 
 
 def set_num_classes(cfg: DictConfig, classes: Classes, source: str) -> None:
@@ -72,12 +104,7 @@ def build_train_loader(cfg: DictConfig) -> Any:
     """
     from detrex_ext.data import check_before_training
 
-    total, steps, world = cfg.dataloader.train.total_batch_size, cfg.train.accumulate_steps, comm.get_world_size()
-    if total % (world * steps):
-        raise UserError(
-            f"dataloader.train.total_batch_size={total} does not divide by {world} process(es) x "
-            f"train.accumulate_steps={steps} = {world * steps}"
-        )
+    check_batch(cfg, comm.get_world_size())
     loader = instantiate(cfg.dataloader.train)
     if hasattr(getattr(loader, "dataset", None), "report"):
         check_before_training(loader.dataset)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import subprocess
 import sys
 
@@ -71,7 +70,8 @@ def test_launch(shapes_data, alone, tmp_path):
 
 
 def torchrun(*argv):
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "detrex_ext", *argv]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return [*launcher, "-m", "detrex_ext", *argv]
 
 
 def test_torchrun_with_micro_batches(shapes_data, alone, tmp_path):

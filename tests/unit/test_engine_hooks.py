@@ -167,15 +167,27 @@ class TestConfig:
         with pytest.raises(UserError, match=r"num_classes=80, but train.json has 2 classes \(bolt, nut\)"):
             setup.set_num_classes(cfg, classes, "train.json")
 
+    @staticmethod
+    def whole(**train):
+        """A config with every section, of which only ``train`` holds anything."""
+        return OmegaConf.create({"train": train, "model": {}, "dataloader": {}, "optimizer": {}, "lr_multiplier": {}})
+
+    def test_what_a_config_leaves_out_is_filled_in(self):
+        cfg = self.whole(max_iter=7, model_ema={"enabled": True})
+        setup.settle(cfg)
+        assert (cfg.train.max_iter, cfg.train.model_ema.enabled) == (7, True)
+        assert (cfg.train.accumulate_steps, cfg.train.model_ema.decay) == (1, 0.999)
+        del cfg["optimizer"]
+        with pytest.raises(UserError, match="the config has no 'optimizer'; to train it needs train, model"):
+            setup.settle(cfg)
+
     def test_values_that_cannot_be(self):
-        cfg = OmegaConf.create({"train": get_config("common/train.py").train})
-        cfg.train.max_iter = 0
+        cfg = self.whole(max_iter=0)
         with pytest.raises(UserError, match="train.max_iter=0: expected at least 1"):
             setup.settle(cfg)
 
     def test_fast_dev_run_is_short(self):
-        cfg = OmegaConf.create({"train": get_config("common/train.py").train})
-        cfg.train.fast_dev_run.enabled = True
+        cfg = self.whole(fast_dev_run={"enabled": True})
         setup.settle(cfg)
         assert (cfg.train.max_iter, cfg.train.eval_period, cfg.train.log_period) == (20, 10, 1)
 
