@@ -20,7 +20,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     """Calls a verb's ``main``; bad input ends as one message on standard error.
 
     Returns:
-        the exit code: what ``main`` returned, 2 for bad input, 130 for Ctrl-C.
+        the exit code: what ``main`` returned, 2 for bad input, 1 for numbers that went bad, 130 for Ctrl-C.
     """
     from detrex_ext.errors import UserError
 
@@ -29,6 +29,9 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         return 1

@@ -1,0 +1,89 @@
+"""Evaluation of a trained model: the figures of the training again, whatever the number of processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+from training import in_process, metrics, overrides, train
+
+from detrex_ext.checkpoint import read_checkpoint
+from detrex_ext.cli import dispatch
+
+
+def evaluate(*argv):
+    from detrex_ext.cli import run
+    from detrex_ext.cli.train import main
+
+    torch.set_num_threads(1)
+    sys.exit(run(main, ["--config-file", "small", "--eval-only", *argv]))
+
+
+@pytest.fixture(scope="module")
+def trained(shapes_data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained")
+    assert in_process(train, shapes_data, out) == 0
+    return out
+
+
+def figures(out):
+    """AP lines of the evaluation's log, as printed for scripts."""
+    return re.findall(r"copypaste: ([\d.,nan]+)$", (out / "evaluation" / "log.txt").read_text(), re.M)
+
+
+def expected(out, prefix):
+    line = metrics(out)[-1]
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    return ",".join("nan" if line[prefix + n] is None else f"{line[prefix + n]:.4f}" for n in names)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_figures_of_a_file_are_those_of_the_training(shapes_data, trained, tmp_path, processes):
+    weights = f"train.init_checkpoint='{trained}/model_final.pth'"
+    argv = [*overrides(shapes_data, tmp_path), weights, "--num-gpus", processes]
+    assert in_process(evaluate, *argv) == 0
+    assert figures(tmp_path) == [expected(trained, "bbox/")]
+
+
+def test_averaged_weights_are_evaluated_where_the_config_says_so(shapes_data, trained, tmp_path):
+    argv = [*overrides(shapes_data, tmp_path), f"train.init_checkpoint='{trained}/model_final.pth'"]
+    assert in_process(evaluate, *argv, "train.model_ema.use_ema_weights_for_eval_only=true") == 0
+    assert figures(tmp_path) == [expected(trained, "ema/bbox/")]
+
+
+def test_a_run_folder_stays_as_it_is(shapes_data, trained):
+    before = {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()}
+    assert in_process(evaluate, *overrides(shapes_data, trained), "--resume") == 0
+    assert before == {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()}
+    assert figures(trained) == [expected(trained, "bbox/")]
+
+
+def test_another_order_of_classes_is_an_error(shapes_data, trained, tmp_path, capsys):
+    content = json.loads((shapes_data / "val.json").read_text())
+    for category in content["categories"]:
+        category["name"] = f"my {category['name']}"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    weights = f"train.init_checkpoint='{trained}/model_final.pth'"
+    argv = [*overrides(shapes_data, tmp_path), weights, f"dataset.val_json={tmp_path}/val.json"]
+    assert dispatch(["train", "--config-file", "small", "--eval-only", *argv]) == 2
+    message = capsys.readouterr().err
+    assert "knows 4 classes (circle, rectangle, triangle, star), the validation data has 4 (my circle" in message
+
+
+def test_what_a_checkpoint_carries(trained):
+    data = read_checkpoint(trained / "model_final.pth")
+    assert data["class_names"] == ["circle", "rectangle", "triangle", "star"]
+    assert data["category_ids"] == [1, 2, 3, 4] and data["seed"] == 3
+    assert "_target_" in data["config"] and "num_classes: 4" in data["config"]
+    assert data["config"] == (trained / "config.yaml").read_text()
+    assert data["ema_state"].keys() == data["model"].keys()
+
+
+def test_the_start_of_the_log_tells_what_is_trained(trained):
+    text = (trained / "log.txt").read_text()
+    assert re.search(r"model: [\d,]+ parameters, [\d,]+ trainable", text)
+    assert re.search(r"data: 12 images, boxes per class: circle \d+, rectangle \d+, triangle \d+, star \d+", text)
+    assert "batch 4 x 1 process x 1 accum = 4 (reference 8), lr 0.0015" in text
