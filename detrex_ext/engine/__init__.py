@@ -1,10 +1,12 @@
 """Training and evaluation from a config."""
 
 from .ema import EMAHook, ModelEMA
-from .hooks import BestCheckpointer, EvalHook, Interrupted, PeriodicCheckpointer, SignalHook
+from .eval_hook import EvalHook
+from .hooks import BestCheckpointer, PeriodicCheckpointer, PeriodicWriter
 from .optim import LrFactor, build_optimizer
 from .precision import Precision
 from .run import evaluate, run_evaluation, train
+from .signals import Interrupted, SignalHook
 from .trainer import Trainer
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "LrFactor",
     "ModelEMA",
     "PeriodicCheckpointer",
+    "PeriodicWriter",
     "Precision",
     "SignalHook",
     "Trainer",

@@ -26,9 +26,11 @@ from detrex_ext.runtime import (
 
 from . import folder, setup
 from .ema import EMAHook, ModelEMA
-from .hooks import BestCheckpointer, EvalHook, PeriodicCheckpointer, PeriodicWriter, SignalHook
+from .eval_hook import EvalHook
+from .hooks import BestCheckpointer, PeriodicCheckpointer, PeriodicWriter
 from .optim import build_optimizer
 from .precision import Precision
+from .signals import SignalHook
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)

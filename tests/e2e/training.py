@@ -47,6 +47,7 @@ def overrides(data: Path, out: Path) -> list[str]:
         "train.eval_period=4",
         "train.checkpointer.period=2",
         "train.log_period=3",
+        "train.model_ema.use_ema_weights_for_eval_only=false",
         "dataset.short_edge=32",
         "dataset.long_edge=32",
     ]

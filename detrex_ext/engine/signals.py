@@ -1,0 +1,46 @@
+"""Signals that ask a training to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Any
+
+from detrex_ext.runtime import HookBase
+
+logger = logging.getLogger(__name__)
+
+
+class Interrupted(SystemExit):
+    """A signal ended the training after a checkpoint; the exit code is 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = number
+
+
+class SignalHook(HookBase):
+    """Notes SIGTERM, SIGINT and SIGUSR1 for the end of the step; a second one acts at once."""
+
+    SIGNALS = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n))
+
+    def __init__(self) -> None:
+        self._previous: dict[int, Any] = {}
+
+    def before_train(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {s: signal.signal(s, self._note) for s in self.SIGNALS}
+
+    def after_train(self) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: Any) -> None:
+        logger.warning("%s: stopping after this step, with a checkpoint", signal.Signals(number).name)
+        self.trainer.stop_signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
