@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -88,13 +89,14 @@ class _Run:
     ) -> None:
         self.cfg, self.model, self.evaluation = cfg, model, evaluation
         self.results: dict[str, Any] = {}
-        opts = cfg.train.model_ema
+        optimizer = build_optimizer(cfg, model)
+        wrapped = create_ddp_model(model, **cfg.train.ddp)  # gives every rank the weights of rank 0
+        opts, clip = cfg.train.model_ema, cfg.train.clip_grad
         self.ema = ModelEMA(model, opts.decay, opts.warmup, opts.device) if opts.enabled else None
-        clip = cfg.train.clip_grad
         self.trainer = Trainer(
-            create_ddp_model(model, **cfg.train.ddp),
+            wrapped,
             loader,
-            build_optimizer(cfg, model),
+            optimizer,
             precision=Precision(cfg.train.device, **cfg.train.amp),
             accumulate_steps=cfg.train.accumulate_steps,
             clip_grad=dict(clip.params) if clip.enabled else None,
@@ -160,6 +162,9 @@ def run_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> dict[str, A
     from detrex_ext.evaluation import inference_on_dataset, print_csv_format
 
     inner = model.module if isinstance(model, DistributedDataParallel) else model
+    if comm.get_world_size() > 1:
+        for buffer in inner.buffers():  # statistics of norms are each rank's own; those of rank 0 are saved
+            dist.broadcast(buffer, 0)
     results = inference_on_dataset(inner, loader, evaluator)
     if comm.is_main_process() and isinstance(results, Mapping):
         print_csv_format(results)

@@ -14,16 +14,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detrex_ext.errors import UserError
 from detrex_ext.runtime import TrainerBase, comm
 
+from .batches import Batch, out_of_memory, split
 from .metrics import MetricBuffer
 from .optim import load_optimizer_state
 from .precision import Precision
 from .rng import RngState
 
 logger = logging.getLogger(__name__)
-Batch = list[dict[str, Any]]
 _TIMES = ("time", "data_time", "eta_seconds")
 
 
@@ -83,7 +82,10 @@ class Trainer(TrainerBase):
         batch = next(self._batches)
         data_time = time.perf_counter() - start
         self.optimizer.zero_grad(set_to_none=True)
-        scalars = self._forward_backward(batch)
+        try:
+            scalars = self._forward_backward(batch)
+        except torch.cuda.OutOfMemoryError as error:
+            raise out_of_memory(batch, self.iter, self.accumulate_steps) from error
         self.after_backward()
         if self.clip_grad is not None:
             scalars["grad_norm"] = self._clip()
@@ -192,18 +194,3 @@ class Trainer(TrainerBase):
         load_optimizer_state(self.optimizer, state["optimizer"])
         if self.precision.scaler.is_enabled() and "grad_scaler" in state:
             self.precision.scaler.load_state_dict(state["grad_scaler"])
-
-
-def split(batch: Batch, parts: int) -> list[Batch]:
-    """Equal parts of a batch, in order.
-
-    Raises:
-        UserError: it does not divide.
-    """
-    size, rest = divmod(len(batch), parts)
-    if rest or not size:
-        raise UserError(
-            f"train.accumulate_steps={parts}: a process's batch of {len(batch)} does not divide into {parts} parts\n"
-            "  choose dataloader.train.total_batch_size as a multiple of processes x accumulate_steps"
-        )
-    return [batch[i : i + size] for i in range(0, len(batch), size)]

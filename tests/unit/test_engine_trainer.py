@@ -89,6 +89,20 @@ def test_micro_batches_must_divide():
         trained(accumulate_steps=3)
 
 
+def test_out_of_memory_says_what_did_not_fit_and_what_helps():
+    class Full(Model):
+        def forward(self, batch, effective=None):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    class Pictures(Loader):
+        def __iter__(self):
+            for batch in super().__iter__():
+                yield [{**sample, "image": torch.zeros(3, 40, 60 + k)} for k, sample in enumerate(batch)]
+
+    with pytest.raises(UserError, match=r"(?s)iteration 0: 4 images .* 63 x 40, up to 4 objects.*accumulate_steps=2"):
+        trained(model=Full(), loader=Pictures())
+
+
 def test_losses_reach_the_storage_once_per_period_for_every_step():
     seen = []
 
