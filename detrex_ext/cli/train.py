@@ -16,11 +16,13 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Runs the command; the exit code is 128 + its number where a signal stopped the training.
 
     Raises:
         UserError: bad input.
     """
+    from torch.multiprocessing import ProcessExitedException
+
     from detrex_ext.runtime import default_argument_parser, launch
 
     parser = default_argument_parser(EPILOG)
@@ -33,7 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         settle(cfg)
         check_batch(cfg, args.num_gpus * args.num_machines)
     where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
-    launch(_work, *where, args=(args,), device=str(cfg.train.device))
+    try:
+        launch(_work, *where, args=(args,), device=str(cfg.train.device))
+    except ProcessExitedException as error:
+        if error.exit_code <= 128:
+            raise
+        return error.exit_code  # stopped by a signal after a checkpoint, as its log says
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from typing import Any
 
 from detrex_ext.runtime import HookBase
@@ -21,12 +22,19 @@ class Interrupted(SystemExit):
 
 
 class SignalHook(HookBase):
-    """Notes SIGTERM, SIGINT and SIGUSR1 for the end of the step; a second one acts at once."""
+    """Notes SIGTERM, SIGINT and SIGUSR1 for the end of the step; a later one acts at once.
+
+    Ctrl-C in a terminal reaches every process of a group, and again when their parent ends: what comes within
+    ``TOGETHER`` seconds of the first is the same wish.
+    """
+
+    TOGETHER = 2.0
 
     SIGNALS = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n))
 
     def __init__(self) -> None:
         self._previous: dict[int, Any] = {}
+        self._noted: float | None = None
 
     def before_train(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -36,9 +44,13 @@ class SignalHook(HookBase):
         self._restore()
 
     def _note(self, number: int, frame: Any) -> None:
-        logger.warning("%s: stopping after this step, with a checkpoint", signal.Signals(number).name)
-        self.trainer.stop_signal = number
-        self._restore()
+        now = time.monotonic()
+        if self._noted is None:
+            self._noted, self.trainer.stop_signal = now, number
+            logger.warning("%s: stopping after this step, with a checkpoint", signal.Signals(number).name)
+        elif now - self._noted > self.TOGETHER:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
-from training import in_process, metrics, overrides
+from training import Flags, config, in_process, metrics, overrides
 
 # Without statistics of the batch, dropout or denoising a batch's loss does not depend on how it is cut.
 STEADY = (
@@ -79,3 +80,67 @@ def test_torchrun_with_micro_batches(shapes_data, alone, tmp_path):
     done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same_losses_and_figures(alone, tmp_path)
+
+
+def term_in_step_2():
+    """In one of the processes."""
+    from detrex_ext.engine import Trainer
+    from detrex_ext.runtime import comm
+
+    inner = Trainer._forward_backward
+
+    def step(self, batch):
+        if self.iter == 2 and comm.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inner(self, batch)
+
+    Trainer._forward_backward = step
+
+
+def bad_loss_in_step_1():
+    """In one of the processes."""
+    from detrex_ext.engine import Trainer
+    from detrex_ext.runtime import comm
+
+    inner = Trainer._forward
+
+    def forward(self, part, effective, parts):
+        losses, stats = inner(self, part, effective, parts)
+        if self.iter == 1 and comm.get_rank() == 1:
+            losses["loss_class"] = losses["loss_class"] * math.nan
+        return losses, stats
+
+    Trainer._forward = forward
+
+
+def spoilt(sabotage, data, out):
+    """Two processes, of which ``sabotage`` spoils one; ends with the exit code of a process that failed."""
+    from detrex_ext.runtime import launch
+
+    try:
+        launch(_spoilt, 2, args=(sabotage, data, out), device="cpu")
+    except torch.multiprocessing.ProcessExitedException as error:
+        sys.exit(error.exit_code)
+    except torch.multiprocessing.ProcessRaisedException as error:
+        (out / "error.txt").write_text(str(error))
+        sys.exit(1)
+
+
+def _spoilt(sabotage, data, out):
+    from detrex_ext import engine
+
+    torch.set_num_threads(1)
+    sabotage()
+    engine.train(config(data, out, *STEADY), Flags())
+
+
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(shapes_data, tmp_path):
+    assert in_process(spoilt, term_in_step_2, shapes_data, tmp_path) == 128 + signal.SIGTERM
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+
+
+def test_a_bad_loss_of_one_process_ends_all_at_once(shapes_data, tmp_path):
+    assert in_process(spoilt, bad_loss_in_step_1, shapes_data, tmp_path) == 1
+    assert "iteration 1: " in (tmp_path / "error.txt").read_text()
+    for log in ("log.txt", "log.txt.rank1"):
+        assert "training stopped by an error in iteration 1" in (tmp_path / log).read_text()

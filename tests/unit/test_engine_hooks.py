@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -15,7 +16,16 @@ from test_engine_trainer import trainer
 from detrex_ext import get_config
 from detrex_ext.checkpoint import Checkpointer, read_checkpoint
 from detrex_ext.config import load_config, save_config
-from detrex_ext.engine import BestCheckpointer, EvalHook, PeriodicCheckpointer, build_optimizer, folder, rng, setup
+from detrex_ext.engine import (
+    BestCheckpointer,
+    EvalHook,
+    PeriodicCheckpointer,
+    SignalHook,
+    build_optimizer,
+    folder,
+    rng,
+    setup,
+)
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import instantiate
 
@@ -127,6 +137,21 @@ def test_random_states_come_back():
     drawn = random.random(), np.random.rand(), torch.rand(1).item()
     rng.set_state(state)
     assert drawn == (random.random(), np.random.rand(), torch.rand(1).item())
+
+
+def test_signals_are_noted_and_repeated_ones_taken_for_one(monkeypatch):
+    t = trainer()
+    hook = SignalHook()
+    t.register_hooks([hook])
+    before = signal.getsignal(signal.SIGTERM)
+    hook.before_train()
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+    assert t.stop_signal == signal.SIGTERM
+    monkeypatch.setattr(hook, "TOGETHER", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 class TestFolder:
