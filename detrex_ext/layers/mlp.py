@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .dropout import Dropout, dropout, relu_dropout
+
 
 class MLP(nn.Module):
     """``num_layers`` linear layers with ReLU between them and none after the last. Keys: ``layers.{i}``.
@@ -32,8 +34,12 @@ class FFN(nn.Module):
         super().__init__()
         self.activation = activation or nn.ReLU()
         self.layers = nn.ModuleList([nn.ModuleList([nn.Linear(dim, hidden_dim)]), nn.Linear(hidden_dim, dim)])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(self.activation(self.layers[0][0](x)))
+        hidden = self.layers[0][0](x)
+        if type(self.activation) is nn.ReLU:
+            hidden = relu_dropout(hidden, self.dropout.p, self.training)
+        else:
+            hidden = dropout(self.activation(hidden), self.dropout.p, self.training)
         return x + self.dropout(self.layers[1](hidden))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ms_deform_backends
+from .dropout import Dropout
 from .ms_deform_backends import Shapes
 
 
@@ -67,7 +68,7 @@ class MSDeformAttn(nn.Module):
         self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout, inplace=True)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
