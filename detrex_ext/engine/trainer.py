@@ -69,11 +69,18 @@ class Trainer(TrainerBase):
         inner = model.module if isinstance(model, DistributedDataParallel) else model
         self._takes_effective = "effective" in inspect.signature(inner.forward).parameters
         self._batches: Iterator[Batch] | None = None
+        self._saved_max_iter: int | None = None
 
     def before_train(self) -> None:
         if hasattr(self.loader, "set_start"):
             self.loader.set_start(self.start_iter)
         self._batches = iter(self.loader)
+        if self._saved_max_iter not in (None, self.max_iter):
+            logger.warning(
+                "resume: train.max_iter %d -> %d: the schedule goes over the new length",
+                self._saved_max_iter,
+                self.max_iter,
+            )
         self.rng.restore()
         super().before_train()
 
@@ -191,6 +198,7 @@ class Trainer(TrainerBase):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
+        self._saved_max_iter = state.get("max_iter")
         load_optimizer_state(self.optimizer, state["optimizer"])
         if self.precision.scaler.is_enabled() and "grad_scaler" in state:
             self.precision.scaler.load_state_dict(state["grad_scaler"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import time
 
 import pytest
-from training import MAX_ITER, assert_same_run, die, in_process, metrics, train
+from training import MAX_ITER, assert_same_run, die, in_process, metrics, start_process, train
 
 from detrex_ext.errors import UserError
 
@@ -191,22 +192,23 @@ def test_another_run_is_not_written_over(shapes_data, whole):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_at_twenty_random_moments(workers, shapes_data, tmp_path):
-    """Time decides where: in a step, a save, an evaluation, the start."""
-    import multiprocessing
-
-    options = (f"dataloader.train.num_workers={workers}", "train.max_iter=60")
+    """Time decides where: at the start, in a step, a save, an evaluation, at the end."""
+    options = (f"dataloader.train.num_workers={workers}", "train.max_iter=30")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     start = time.monotonic()
     assert in_process(train, shapes_data, whole, options) == 0
     length = time.monotonic() - start
-    rng, context, kills = random.Random(workers), multiprocessing.get_context("forkserver"), 0
-    while kills < 20:
-        process = context.Process(target=train, args=(shapes_data, killed, options, True))
-        process.start()
-        process.join(rng.uniform(0.2, 0.6) * length)
-        if process.exitcode is None:
+    rng, kills, finished = random.Random(workers), 0, False
+    while kills < 20 or not finished:
+        if finished:
+            shutil.rmtree(killed)
+        process = start_process(train, shapes_data, killed, options, True)
+        process.join(rng.uniform(0.1, 0.9) * length if kills < 20 else None)
+        finished = process.exitcode is not None
+        if finished:
+            assert process.exitcode == 0
+            assert_same_run(whole, killed)
+        else:
             process.kill()
+            process.join()
             kills += 1
-        process.join()
-    assert in_process(train, shapes_data, killed, options, True) == 0
-    assert_same_run(whole, killed)

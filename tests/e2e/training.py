@@ -80,12 +80,18 @@ def train(data: Path, out: Path, more: tuple[str, ...] = (), resume: bool = Fals
     engine.train(config(data, out, *more), Flags(resume))
 
 
-def in_process(target, *args, **kwargs) -> int:
-    """Exit code of ``target`` in a process of its own; negative for a signal."""
+def start_process(target, *args, **kwargs) -> multiprocessing.Process:
+    """``target`` in a process of its own, started."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     process = context.Process(target=target, args=args, kwargs=kwargs)
     process.start()
+    return process
+
+
+def in_process(target, *args, **kwargs) -> int:
+    """Exit code of ``target`` in a process of its own; negative for a signal."""
+    process = start_process(target, *args, **kwargs)
     process.join()
     return process.exitcode
 

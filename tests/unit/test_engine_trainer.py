@@ -209,7 +209,7 @@ def test_unknown_precision():
         Precision("cpu", True, "fp8")
 
 
-def test_state_goes_on_where_it_stopped():
+def test_state_goes_on_where_it_stopped(caplog):
     whole = trained(steps=6)
     first = trained(steps=4)
     state = first.state_dict()
@@ -218,6 +218,7 @@ def test_state_goes_on_where_it_stopped():
     second.load_state_dict(state)
     second.train(second.iter + 1, 6)
     assert torch.equal(weights(whole), weights(second))
+    assert "train.max_iter 4 -> 6" in caplog.text
 
 
 class TestOptimizer:
