@@ -39,7 +39,8 @@ def model(strategies: Sequence[str] | None, device: str, channels_last: bool = F
         return peers.detrex_deformable(CLASSES, device)
     cfg = load_config(CONFIG, tuple(strategies))
     cfg.model.num_classes = CLASSES
-    cfg.model.preprocess.channels_last = channels_last
+    if channels_last:
+        cfg.model.preprocess.channels_last = True
     built = instantiate(cfg.model).to(device)
     return built.to(memory_format=torch.channels_last) if channels_last else built
 

@@ -91,7 +91,8 @@ class MSDeformAttn(nn.Module):
         """Values (B, S, H, D) of a memory, zero at padding: once per layer, however many queries attend."""
         value = self.value_proj(memory_BSC)
         if pad_BS is not None:
-            value = value.masked_fill(pad_BS[..., None], 0.0)
+            # a product is several times faster than a masked fill on a CPU
+            value = value.mul_((~pad_BS)[..., None].to(value.dtype))
         return value.unflatten(-1, (self.num_heads, -1))
 
     def forward(
@@ -113,12 +114,17 @@ class MSDeformAttn(nn.Module):
             shapes: (height, width) of each level.
         """
         q = x_BTC if pos_BTC is None else x_BTC + pos_BTC
-        grid = (self.num_heads, self.num_levels, self.num_points)
-        offset = self.sampling_offsets(q).unflatten(-1, (*grid, 2)).to(centre_BTL2.dtype)
-        weight = self.attention_weights(q).unflatten(-1, (grid[0], -1)).softmax(-1).unflatten(-1, grid[1:])
-        at = torch.addcmul(centre_BTL2[:, :, None, :, None], offset, unit_BTL2[:, :, None, :, None])
+        heads, points = self.num_heads, (self.num_levels, self.num_points)
+        offset = self.sampling_offsets(q).unflatten(-1, (heads, -1)).to(centre_BTL2.dtype)
+        weight = self.attention_weights(q).unflatten(-1, (heads, -1)).softmax(-1).unflatten(-1, points)
+        at = torch.addcmul(self._per_point(centre_BTL2), offset, self._per_point(unit_BTL2)).unflatten(-1, (*points, 2))
         out = self.output_proj(ms_deform_attn(value_BSHD, shapes, at, weight))
         return x_BTC + self.dropout(out)
+
+    def _per_point(self, x_BTL2: Tensor) -> Tensor:
+        """(B, T, 1, 2LK): written out for every point, for an inner loop over 2 numbers takes many times longer."""
+        x = x_BTL2.expand(-1, -1, self.num_levels, -1)[:, :, None, :, None]
+        return x.expand(-1, -1, -1, -1, self.num_points, -1).flatten(3)
 
 
 def level_cells(shapes: Shapes, like: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Preprocess(nn.Module):
     Args:
         pixel_mean, pixel_std: per channel, of RGB in 0..255. Buffers outside the state dict.
         parity_padding: in evaluation call the padding picture too, as detrex does; in training it makes no difference.
-        channels_last: memory format of the batch.
+        channels_last: memory format of the batch; None = on a CPU, where pooling and 1x1 convolutions are then faster.
         size_divisor: round the size of the batch up to a multiple of it.
     """
 
@@ -43,7 +43,7 @@ class Preprocess(nn.Module):
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         parity_padding: bool = False,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
         size_divisor: int = 1,
     ) -> None:
         super().__init__()
@@ -73,12 +73,13 @@ class Preprocess(nn.Module):
                 raise ValueError(f"picture {i} of the batch has shape {tuple(x.shape)}, expected ({channels}, h, w)")
         sizes = [tuple(x.shape[1:]) for x in pictures]
         height, width = (-(-max(side) // self.size_divisor) * self.size_divisor for side in zip(*sizes, strict=True))
+        last = device.type == "cpu" if self.channels_last is None else self.channels_last
         mean, std = self.pixel_mean.to(device), self.pixel_std.to(device)
         batch = torch.empty(
             (len(pictures), channels, height, width),
             dtype=mean.dtype,
             device=device,
-            memory_format=torch.channels_last if self.channels_last else torch.contiguous_format,
+            memory_format=torch.channels_last if last else torch.contiguous_format,
         ).zero_()
         for out, x, (h, w) in zip(batch, pictures, sizes, strict=True):
             view = out[:, :h, :w]
