@@ -17,14 +17,14 @@ def attention(
 ) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, with a mask that broadcasts to (B, H, L, M): bool (True = may attend) or additive.
 
-    torch's fused kernel is used where it is the faster one: on a CPU it is not with a mask or dropout, for the few
-    hundred queries of a detector (``benchmarks/``); there the map is formed.
+    torch's fused kernel is used where it is the faster one (suite ``attention`` of the benchmark): always but on a CPU
+    with dropout or a mask that needs a gradient, where it forms the map itself and slowly; here that is done better.
 
     Returns:
         (B, H, L, D).
     """
     on_cpu = q_BHLD.device.type == "cpu"
-    if not on_cpu or (mask is None and dropout == 0.0):
+    if not on_cpu or (dropout == 0.0 and (mask is None or not mask.requires_grad)):
         return F.scaled_dot_product_attention(q_BHLD, k_BHMD, v_BHMD, attn_mask=mask, dropout_p=dropout)
     scores = (q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHMD.transpose(-1, -2)
     if mask is not None:
