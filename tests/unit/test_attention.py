@@ -1,0 +1,58 @@
+"""Dense attention is softmax(q k^T / sqrt(D)) v, whichever way it takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detrex_ext.layers.attention import MultiheadAttention, attention
+
+
+def by_hand(q, k, v, mask=None):
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1) @ v
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "additive", "learned"])
+@pytest.mark.parametrize("value_width", [8, 5])
+def test_equals_the_formula(kind, value_width):
+    make = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(2, 3, n, d, generator=make, dtype=torch.float64, requires_grad=True)
+        for n, d in ((7, 8), (9, 8), (9, value_width))
+    )
+    mask, inputs = None, [q, k, v]
+    if kind == "bool":
+        mask = torch.rand(7, 9, generator=make) < 0.6
+        mask[:, 0] = True
+    elif kind != "none":
+        mask = torch.randn(2, 1, 7, 9, generator=make, dtype=torch.float64).requires_grad_(kind == "learned")
+        inputs += [mask] if kind == "learned" else []
+    outs = [f(q, k, v, mask) for f in (attention, by_hand)]
+    upstream = torch.randn(outs[0].shape, generator=make, dtype=torch.float64)
+    torch.testing.assert_close(*outs)
+    for one, other in zip(*(torch.autograd.grad(out, inputs, upstream) for out in outs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_dropout_drops_weights_and_keeps_the_mask():
+    torch.manual_seed(0)
+    q = k = torch.zeros(1, 1, 200, 4)
+    v = torch.eye(200)[None, None]  # the output is the map itself
+    mask = torch.ones(200, 200, dtype=torch.bool).tril()
+    seen = attention(q, k, v, mask, dropout=0.25)[0, 0]
+    assert (seen[~mask] == 0).all()
+    assert 0.23 < (seen[mask] == 0).float().mean() < 0.27
+    torch.testing.assert_close(seen.sum(-1).mean(), torch.tensor(1.0), atol=0.05, rtol=0)
+
+
+def test_multihead_equals_torch():
+    torch.manual_seed(0)
+    layer = MultiheadAttention(16, 4)
+    x, pos = torch.randn(2, 6, 16), torch.randn(2, 6, 16)
+    mask = torch.rand(6, 6) < 0.7
+    mask.fill_diagonal_(True)
+    want = x + layer.attn(x + pos, x + pos, x, attn_mask=~mask)[0]
+    torch.testing.assert_close(layer(x, pos, mask), want)
