@@ -64,7 +64,7 @@ optimizer.params.overrides = {"in_proj_bias": dict(weight_decay=0.0)}
 lr_multiplier.warmup_iters = 50
 
 train.output_dir = "./output/small"
-train.max_iter = 2700
+train.max_iter = 2000
 train.device = "cpu"
 train.amp.enabled = True
 train.channels_last = True
