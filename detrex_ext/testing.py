@@ -114,7 +114,7 @@ def check_strategy(strategy: Strategy, model: Detector, objects: tuple[int, ...]
             )
             _hold(same, "a second pass on the same batch with the same seed gives other sets")
 
-        _run_all = {
+        checks = {
             "no parameters": no_parameters,
             "eval identity": eval_identity,
             "plain path": plain_path,
@@ -122,7 +122,7 @@ def check_strategy(strategy: Strategy, model: Detector, objects: tuple[int, ...]
             "no state": no_state,
             **_supervision_checks(model, batch, objects, seed),
         }
-        return _held(_run_all)
+        return _held(checks)
 
 
 def check_host(model: Detector, objects: tuple[int, ...] = (3, 0), seed: int = 0) -> list[str]:
@@ -265,18 +265,23 @@ def _distance(a: SupervisedSet, b: SupervisedSet) -> float:
 def _entering(model: Detector, batch: list[dict]) -> list[Queries]:
     """The queries that enter each stage of a pass, with those that leave the last."""
     seen: list[Queries] = []
+    _watch(model, batch, lambda stage, layer, q, mem: seen.append(q))
+    return seen
+
+
+def _watch(model: Detector, batch: list[dict], look: Callable[..., None]) -> None:
+    """Run a batch and call ``look(stage, layer, queries, memory)`` before each stage."""
     stage = model.decoder._stage
 
-    def record(layer: int, q: Queries, mem: Memory) -> tuple:
-        seen.append(q)
+    def watched(layer: int, q: Queries, mem: Memory) -> tuple:
+        look(stage, layer, q, mem)
         return stage(layer, q, mem)
 
-    model.decoder._stage = record
+    model.decoder._stage = watched
     try:
         model.forward_sets(batch)
     finally:
         del model.decoder._stage
-    return seen
 
 
 def _initial(model: Detector, batch: list[dict]) -> tuple[Queries, Memory]:
@@ -315,9 +320,8 @@ def _alone_or_together(model: Detector) -> float:
 def _leaks(model: Detector, batch: list[dict]) -> list[tuple[int, str, str]]:
     """(stage, set, set it sees) for every pair that must not see each other, by gradients of a random read-out."""
     found: list[tuple[int, str, str]] = []
-    stage = model.decoder._stage
 
-    def probe(layer: int, q: Queries, mem: Memory) -> tuple:
+    def probe(stage: Callable[..., tuple], layer: int, q: Queries, mem: Memory) -> None:
         watched = q.replace(content_BTC=q.content_BTC.detach().requires_grad_())
         logits, boxes, _ = stage(layer, watched, mem)
         spans = q.spans()
@@ -331,11 +335,6 @@ def _leaks(model: Detector, batch: list[dict]) -> list[tuple[int, str, str]]:
                 known = slot.path == other.path == "plain" and slot.domain == other.domain is not None
                 if (c, d) != (a, b) and c < d and not known and bool(grad[:, c:d].abs().max() > 0):
                     found.append((layer, f"{slot.group}/{slot.path}", f"{other.group}/{other.path}"))
-        return stage(layer, q, mem)
 
-    model.decoder._stage = probe
-    try:
-        model.forward_sets(batch)
-    finally:
-        del model.decoder._stage
+    _watch(model, batch, probe)
     return found

@@ -170,6 +170,7 @@ class TestFolder:
             (tmp_path / name).write_text("" if name == "metrics.json" else "x")
         folder.claim(str(tmp_path), resume=False, overwrite=False)
         folder.claim(str(tmp_path / "new"), resume=False, overwrite=False)
+        assert {p.name for p in tmp_path.iterdir()} >= {"config.yaml", "log.txt"}
 
 
 class TestConfig:
