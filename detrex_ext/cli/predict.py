@@ -144,9 +144,10 @@ def _draw(image: np.ndarray, found: Instances, names: list[str], truth: _Truth |
 
     boxes, classes, scores = found.pred_boxes.tensor.tolist(), found.pred_classes.tolist(), found.scores.tolist()
     drawn = draw_boxes(image, boxes, classes, names, scores)
-    if truth is None:
+    known = None if truth is None else truth.of(file)
+    if known is None:
         return drawn
-    return beside([drawn, draw_boxes(image, *truth.of(file))], ["predicted", "ground truth"])
+    return beside([drawn, draw_boxes(image, *known)], ["predicted", "ground truth"])
 
 
 def _row(file: Path, found: Instances, names: list[str]) -> dict:
@@ -178,11 +179,13 @@ class _Truth:
                 self.boxes.setdefault(ann["image_id"], []).append(box)
         self.images = {Path(image["file_name"]).parts: image["id"] for image in data["images"]}
 
-    def of(self, file: Path) -> tuple[list, list[int], list[str]]:
-        """(XYXY boxes, class indices, class names) of a picture; none for one that the JSON does not have."""
+    def of(self, file: Path) -> tuple[list, list[int], list[str]] | None:
+        """(XYXY boxes, class indices, class names) of a picture; None for one that the JSON does not have."""
         parts = file.absolute().parts
         # The longest name first: "a/1.jpg" is told from "b/1.jpg" where the JSON has both.
         keys = [parts[-n:] for n in range(len(parts), 0, -1)]
         image = next((self.images[k] for k in keys if k in self.images), None)
+        if image is None:
+            return None
         rows = self.boxes.get(image, [])
         return [box for box, _ in rows], [k for _, k in rows], self.names

@@ -210,7 +210,8 @@ def test_predict_command(run, tmp_path, capsys):
     assert np.allclose(rows[0]["scores"], direct.scores.numpy(), atol=1e-4)
     assert set(rows[0]["classes"]) <= set(NAMES) and len(rows[0]["boxes"]) == len(rows[0]["classes"])
     with Image.open(out / "a.png") as pair, Image.open(out / "b.png") as other:
-        assert pair.width > 2 * 640 and other.width > 2 * 640
+        # only a picture that the JSON has is shown beside its ground truth
+        assert pair.width > 2 * 640 > other.width
     (pictures / "c.png").unlink()
     assert main([*command, "--device", "cpu", "--batch-size", "2"]) == 0
     assert "objects with score >= 0.0 on 3 pictures" in capsys.readouterr().out
