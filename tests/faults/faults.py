@@ -49,7 +49,7 @@ FAULTS = (
         "layers/attention.py",
         'scores.masked_fill(~mask, float("-inf"))',
         'scores.masked_fill(mask, float("-inf"))',
-        PROTOCOL,
+        ("tests/unit/test_attention.py",),
     ),
     Fault(
         "matching queries may look at denoising queries",
