@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import signal
 from typing import Any
 
 from detrex_ext.checkpoint import Checkpointer
+from detrex_ext.checkpoint.files import write_whole
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import HookBase, comm
 from detrex_ext.runtime import PeriodicWriter as _RuntimePeriodicWriter
@@ -36,6 +38,16 @@ class PeriodicCheckpointer(HookBase):
 
     def __init__(self, checkpointer: Checkpointer, period: int, max_to_keep: int | None = None) -> None:
         self.checkpointer, self.period, self.max_to_keep = checkpointer, period, max_to_keep
+
+    def before_train(self) -> None:
+        """A run killed between its last periodic and its final checkpoint gets the final one: the same file."""
+        folder, last = self.checkpointer.save_dir, self.trainer.max_iter - 1
+        periodic, final = (os.path.join(folder, f"{name}.pth") for name in (f"model_{last:07d}", "model_final"))
+        missing = self.trainer.start_iter > last and os.path.isfile(periodic) and not os.path.isfile(final)
+        if missing and comm.is_main_process():
+            with open(periodic, "rb") as source:
+                write_whole(final, lambda file: shutil.copyfileobj(source, file))
+            self.checkpointer.tag_last_checkpoint("model_final.pth")
 
     def after_step(self) -> None:
         iteration, stopping = self.trainer.iter, self.trainer.stopping

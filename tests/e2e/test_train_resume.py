@@ -70,6 +70,14 @@ def between_save_and_tag():
     Checkpointer.tag_last_checkpoint = lambda self, name: die() if "0005" in name else inner(self, name)
 
 
+def before_the_final_save():
+    """The last iteration is in its periodic checkpoint only."""
+    from detrex_ext.checkpoint import Checkpointer
+
+    inner = Checkpointer.save
+    Checkpointer.save = lambda self, name, **kw: die() if name == "model_final" else inner(self, name, **kw)
+
+
 def in_evaluation():
     """The evaluation of iteration 7, which was saved right before."""
     _in_evaluation(3)
@@ -123,6 +131,7 @@ MOMENTS = [
     in_first_save,
     in_later_save,
     between_save_and_tag,
+    before_the_final_save,
     in_evaluation,
     after_evaluation,
     in_last_evaluation,
