@@ -173,7 +173,7 @@ def interpreted():
 def test_triton_equals_torch():
     """The kernels, in Triton's interpreter, which must be on before triton is imported."""
     run = subprocess.run(
-        [sys.executable, "-c", "from tests.unit.test_ms_deform_backends import interpreted as f; f()"],
+        [sys.executable, "-c", f"import runpy; runpy.run_path({__file__!r})['interpreted']()"],
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         capture_output=True,
         text=True,

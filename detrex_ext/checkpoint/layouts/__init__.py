@@ -14,7 +14,7 @@ from .resnet import DETECTRON2_RESNET, TORCHVISION_RESNET
 
 OURS = Layout(name="detrex_ext", recognise=lambda keys: True, rename=lambda keys, model_keys: {k: k for k in keys})
 LAYOUTS: tuple[Layout, ...] = (DETREX_DEFORMABLE, TORCHVISION_RESNET, DETECTRON2_RESNET, OURS)
-WRITERS: dict[str, Layout] = {"detrex": DETREX_DEFORMABLE}
+FAMILIES = tuple(dict.fromkeys(layout.family for layout in LAYOUTS if layout.family))
 
 
 def recognise(keys: Collection[str]) -> Layout:
@@ -30,12 +30,15 @@ def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State
         name: ``"detrex"``.
 
     Raises:
-        UserError: no such layout.
+        UserError: no such layout, or none of its tables is of this host.
     """
-    if name not in WRITERS:
-        raise UserError(f"unknown checkpoint layout '{name}'; known: {', '.join(sorted(WRITERS))}")
+    if name not in FAMILIES:
+        raise UserError(f"unknown checkpoint layout '{name}'; known: {', '.join(FAMILIES)}")
     state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
-    return WRITERS[name].write(dict(state))
+    table = next((x for x in LAYOUTS if x.family == name and x.write and x.fits(state)), None)
+    if table is None or table.write is None:
+        raise UserError(f"the layout '{name}' has no names for a model of this kind")
+    return table.write(dict(state))
 
 
-__all__ = ["LAYOUTS", "Layout", "OURS", "State", "WRITERS", "recognise", "to_layout"]
+__all__ = ["FAMILIES", "LAYOUTS", "Layout", "OURS", "State", "recognise", "to_layout"]

@@ -21,6 +21,8 @@ class Layout:
         rename: (keys of the file, keys of the model) -> our key of each file key; None = left out on purpose.
             Several file keys may name one of ours (aliases of a shared tensor).
         write: our state dict -> a state dict of this kind, or None where it is only read.
+        family: name under which it is written (``detrex``); tables of one family share it, one per host.
+        fits: whether a model of ours with these keys is the host that this table writes.
         scope: prefix of our keys that such a file covers; "" = all of them.
     """
 
@@ -28,4 +30,6 @@ class Layout:
     recognise: Callable[[Collection[str]], bool]
     rename: Callable[[Collection[str], Collection[str]], Names]
     write: Callable[[State], State] | None = None
+    family: str = ""
+    fits: Callable[[Collection[str]], bool] = lambda keys: False
     scope: str = ""

@@ -76,4 +76,12 @@ def _write(state: State) -> State:
     return out
 
 
-DETREX_DEFORMABLE = Layout(name="detrex Deformable-DETR", recognise=_recognise, rename=_names, write=_write)
+def _fits(keys: Collection[str]) -> bool:
+    known = set(keys)
+    deformable = "decoder.layers.0.attentions.1.sampling_offsets.weight" in known
+    return deformable and "decoder.norm.weight" not in known
+
+
+DETREX_DEFORMABLE = Layout(
+    "detrex Deformable-DETR", recognise=_recognise, rename=_names, write=_write, family="detrex", fits=_fits
+)
