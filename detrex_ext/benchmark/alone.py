@@ -10,7 +10,7 @@ import torch
 from .measure import peak_mib, wait
 from .suites import find
 
-CALLS = 3  # the second and third find the gradients and caches of the first
+CALLS = 3  # the later ones find the caches of the first
 
 
 def main(argv: list[str]) -> int:

@@ -52,10 +52,11 @@ def step(
     net, items = model(strategies, device, channels_last).train(), batch(side)
 
     def run() -> None:
-        net.zero_grad(set_to_none=True)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bf16"):
             losses = net(items)
         sum(losses.values()).backward()
+        # at the end, so that the models that wait for their turn hold their weights and no more
+        net.zero_grad(set_to_none=True)
 
     return run
 
