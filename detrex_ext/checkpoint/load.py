@@ -144,7 +144,8 @@ def _match(tensors: dict[str, Tensor], own: Mapping[str, Tensor], layout: Layout
             del chosen[key]
     report.matched = list(chosen)
     found = {id(own[k]) for k in chosen} | {id(own[k]) for k, _, _ in report.mismatched}
-    report.missing = [k for k, v in own.items() if k.startswith(layout.scope) and id(v) not in found]
+    lacking = (k for k, v in own.items() if k.startswith(layout.scope) and id(v) not in found)
+    report.missing = [k for k in lacking if not k.endswith("num_batches_tracked")]  # a count, not a weight
     return report, chosen
 
 

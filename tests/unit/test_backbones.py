@@ -3,23 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from torch import nn
 
+from detrex_ext.checkpoint.load import load_state
+from detrex_ext.checkpoint.layouts.resnet import TORCHVISION_RESNET
 from detrex_ext.modeling.backbones import BasicResNet, ConvNorm, FrozenBatchNorm2d, ResNet
-
-
-def _from_torchvision(state):
-    """detectron2's names for torchvision's (the published table)."""
-    out = {}
-    for key, value in state.items():
-        if key.startswith("fc.") or key.endswith("num_batches_tracked"):
-            continue
-        for n in (1, 2, 3, 4):
-            key = key.replace(f"layer{n}.", f"res{n + 1}.")
-        key = key.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
-        for k in (1, 2, 3):
-            key = key.replace(f"bn{k}.", f"conv{k}.norm.")
-        out[key if key.startswith("res") else f"stem.{key}"] = value
-    return out
 
 
 def _random_stats(model):
@@ -31,16 +19,23 @@ def _random_stats(model):
             value.uniform_(-0.5, 1.0)
 
 
+@pytest.mark.parametrize("norm", ["FrozenBN", "EvalBN"])
 @pytest.mark.parametrize(
-    ("depth", "dilate"), [(50, False), (50, True), (18, False), (34, False)], ids=["r50", "r50-dc5", "r18", "r34"]
+    ("depth", "dilate"),
+    [(18, False), (34, False), (50, False), (50, True), (101, False), (101, True)],
+    ids=["r18", "r34", "r50", "r50-dc5", "r101", "r101-dc5"],
 )
-def test_features_equal_torchvision_bit_for_bit(depth, dilate):
+def test_features_equal_torchvision_bit_for_bit(depth, dilate, norm):
     kwargs = {"replace_stride_with_dilation": [False, False, True]} if dilate else {}
     reference = getattr(torchvision.models, f"resnet{depth}")(weights=None, **kwargs).eval()
     _random_stats(reference)
-    model = ResNet(depth, out_features=("res2", "res3", "res4", "res5"), dilate_res5=dilate).eval()
-    model.load_state_dict(_from_torchvision(reference.state_dict()))
-    images = torch.randn(2, 3, 70, 97)
+    model = ResNet(depth, out_features=("res2", "res3", "res4", "res5"), dilate_res5=dilate, norm=norm).eval()
+    names = TORCHVISION_RESNET.rename(reference.state_dict(), {f"backbone.{k}" for k in model.state_dict()})
+    assert {k for k, ours in names.items() if ours is None} >= {"fc.weight", "fc.bias"}
+    model.load_state_dict(
+        {ours.removeprefix("backbone."): reference.state_dict()[k] for k, ours in names.items() if ours}
+    )
+    images = torch.randn(1, 3, 52, 70)
     with torch.no_grad():
         features = model(images)
         x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(images))))
@@ -49,7 +44,7 @@ def test_features_equal_torchvision_bit_for_bit(depth, dilate):
             assert torch.equal(features[f"res{n + 1}"], x)
     for name, shape in model.output_shape().items():
         assert features[name].shape[1] == shape.channels
-        assert features[name].shape[2] == -(-70 // shape.stride)
+        assert features[name].shape[2] == -(-52 // shape.stride)
 
 
 def test_state_dict_has_detectron2_keys():
@@ -72,19 +67,21 @@ def test_initial_frozen_norm_is_the_identity_and_convolutions_are_msra():
     assert conv.norm.running_var[0].item() == pytest.approx(1 - 1e-5, abs=1e-7)
 
 
-def test_folded_norm_gives_the_values_and_gradients_of_the_plain_formula():
-    conv = ConvNorm(5, 7, 3, stride=2).double()
+@pytest.mark.parametrize("norm", ["FrozenBN", "EvalBN"])
+def test_folded_norm_gives_the_values_and_gradients_of_the_plain_formula(norm):
+    conv = ConvNorm(5, 7, 3, stride=2, norm=norm).double()
     _random_stats(conv)
     x = torch.randn(2, 5, 9, 8, dtype=torch.float64, requires_grad=True)
     probe = torch.randn(2, 7, 5, 4, dtype=torch.float64)
     got = conv(x)
-    gx, gw = torch.autograd.grad((got * probe).sum(), (x, conv.weight))
     n = conv.norm
+    wanted = (x, conv.weight, *n.parameters())
+    grads = torch.autograd.grad((got * probe).sum(), wanted)
     raw = torch.nn.functional.conv2d(x, conv.weight, stride=2, padding=1)
     scale = n.weight / (n.running_var + n.eps).sqrt()
     want = raw * scale[:, None, None] + (n.bias - n.running_mean * scale)[:, None, None]
-    wx, ww = torch.autograd.grad((want * probe).sum(), (x, conv.weight))
-    for a, b in ((got, want), (gx, wx), (gw, ww)):
+    assert len(grads) == (2 if norm == "FrozenBN" else 4)
+    for a, b in zip((got, *grads), (want, *torch.autograd.grad((want * probe).sum(), wanted)), strict=True):
         assert torch.allclose(a, b, atol=1e-12)
     with torch.no_grad():
         assert torch.allclose(conv(x), want, atol=1e-12)
@@ -107,6 +104,23 @@ def test_frozen_parts_of_a_batch_norm_model_keep_their_statistics():
     moved = {k.split(".")[0] for k, v in model.state_dict().items() if k in before and not torch.equal(v, before[k])}
     assert moved == {"res3", "res4", "res5"}
     assert isinstance(model.stem.conv1.norm, FrozenBatchNorm2d)
+
+
+def test_trained_affine_terms_leave_the_statistics_alone():
+    model = ResNet(18, ("res3",), freeze_at=2, norm="EvalBN").train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model(torch.randn(1, 3, 64, 64))["res3"].square().mean().backward()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if "norm" in name and p.grad is not None}
+    assert trained == {"res3"}
+
+
+@pytest.mark.parametrize("norm", ["EvalBN", "BN"])
+def test_files_without_counters_of_batches_are_complete(norm):
+    model = nn.Module()
+    model.backbone = ResNet(18, ("res3",), norm=norm)
+    report = load_state(model, ResNet(18, ("res3",)).state_dict())
+    assert report.layout == "detectron2 ResNet" and len(report.matched) == len(ResNet(18, ("res3",)).state_dict())
 
 
 def test_activation_checkpointing_changes_no_gradient():

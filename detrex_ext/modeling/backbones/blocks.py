@@ -15,17 +15,13 @@ from torchvision.ops import misc
 Norm = str | Callable[[int], nn.Module] | None
 
 
-class FrozenBatchNorm2d(misc.FrozenBatchNorm2d):
-    """Batch norm with constant statistics and affine terms, all of them buffers (no ``num_batches_tracked``).
+class _ConstantStatistics:
+    """Batch norm that uses its running statistics in training too and never updates them.
 
     ``ConvNorm`` folds it into its convolution where gradients are wanted, so that no activation is kept for it.
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        super().__init__(num_features, eps)
-        self.running_var -= eps  # the identity at the start, as detectron2 has it
-
-    def affine(self) -> tuple[Tensor, Tensor]:
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """(C,) scale s and shift t of ``y = s x + t``."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
@@ -36,15 +32,32 @@ class FrozenBatchNorm2d(misc.FrozenBatchNorm2d):
         )
 
 
+class FrozenBatchNorm2d(_ConstantStatistics, misc.FrozenBatchNorm2d):
+    """Constant statistics and affine terms, all of them buffers (no ``num_batches_tracked``)."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__(num_features, eps)
+        self.running_var -= eps  # the identity at the start, as detectron2 has it
+
+
+class EvalBatchNorm2d(_ConstantStatistics, nn.BatchNorm2d):
+    """Constant statistics, trained affine terms (mmdetection's ``norm_eval``)."""
+
+
 def make_norm(norm: Norm, channels: int) -> nn.Module | None:
-    """A norm by name (``FrozenBN``, ``BN``, ``GN`` of 32 groups), by constructor, or none.
+    """A norm by name (``FrozenBN``, ``EvalBN``, ``BN``, ``GN`` of 32 groups), by constructor, or none.
 
     Raises:
         ValueError: an unknown name.
     """
     if norm is None or callable(norm):
         return None if norm is None else norm(channels)
-    known = {"FrozenBN": FrozenBatchNorm2d, "BN": nn.BatchNorm2d, "GN": lambda c: nn.GroupNorm(32, c)}
+    known = {
+        "FrozenBN": FrozenBatchNorm2d,
+        "EvalBN": EvalBatchNorm2d,
+        "BN": nn.BatchNorm2d,
+        "GN": lambda c: nn.GroupNorm(32, c),
+    }
     if norm not in known:
         raise ValueError(f"unknown norm '{norm}'; known: {', '.join(known)}, a constructor, or None")
     return known[norm](channels)
@@ -68,11 +81,11 @@ class ConvNorm(nn.Conv2d):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        if not isinstance(self.norm, FrozenBatchNorm2d):
+        if not isinstance(self.norm, _ConstantStatistics):
             x = super().forward(x)
             return x if self.norm is None else self.norm(x)
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-            scale, shift = self.norm.affine()
+            scale, shift = self.norm.scale_and_shift()
             return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
         return self.norm(super().forward(x))
 

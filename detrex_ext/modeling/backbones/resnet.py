@@ -32,7 +32,8 @@ class ResNet(nn.Module):
         out_features: names to return; stages after the last of them are not built.
         freeze_at: parts that are not trained: 0 none, 1 the stem, 2 the stem and ``res2``, up to 5. Trained batch
             norm is replaced by constant statistics there.
-        norm: ``FrozenBN`` (for pretrained weights), ``BN``, or a constructor.
+        norm: ``FrozenBN`` (for pretrained weights), ``EvalBN`` (constant statistics, trained affine terms), ``BN``, or
+            a constructor.
         dilate_res5: keep ``res5`` at stride 16 with dilation 2 ("DC5").
         checkpoint: recompute the blocks in the backward pass: less memory, more time.
     """
