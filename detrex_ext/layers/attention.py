@@ -21,10 +21,14 @@ def attention(
     with dropout or a mask that needs a gradient, where it forms the map itself and slowly; here that is done better.
 
     Returns:
-        (B, H, L, D).
+        (B, H, L, D), as wide as the values.
     """
     on_cpu = q_BHLD.device.type == "cpu"
     if not on_cpu or (dropout == 0.0 and (mask is None or not mask.requires_grad)):
+        narrower = q_BHLD.shape[-1] - v_BHMD.shape[-1]
+        if on_cpu and narrower > 0:  # there the fused kernel wants values as wide as queries
+            wide = F.scaled_dot_product_attention(q_BHLD, k_BHMD, F.pad(v_BHMD, (0, narrower)), attn_mask=mask)
+            return wide[..., :-narrower]
         return F.scaled_dot_product_attention(q_BHLD, k_BHMD, v_BHMD, attn_mask=mask, dropout_p=dropout)
     scores = (q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHMD.transpose(-1, -2)
     if mask is not None:
@@ -51,10 +55,49 @@ class MultiheadAttention(nn.Module):
 
     def forward(self, x_BLC: Tensor, pos_BLC: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Self-attention: x + out(attend(x + pos, x + pos, x)). ``mask`` as in :func:`attention`."""
-        weight, bias, dim = self.attn.in_proj_weight, self.attn.in_proj_bias, x_BLC.shape[-1]
-        at = x_BLC if pos_BLC is None else x_BLC + pos_BLC
-        q, k = F.linear(at, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, -1)
-        v = F.linear(x_BLC, weight[2 * dim :], bias[2 * dim :])
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        out = attention(q, k, v, mask, self.attn.dropout if self.training else 0.0)
-        return x_BLC + self.attn.out_proj(out.transpose(1, 2).flatten(-2))
+        dim = x_BLC.shape[-1]
+        q, k = self._project(_placed(x_BLC, pos_BLC), 0, 2 * dim).chunk(2, -1)
+        kv = split_heads(k, self.num_heads), split_heads(self._project(x_BLC, 2 * dim, 3 * dim), self.num_heads)
+        return self._attend(x_BLC, q, kv, mask)
+
+    def project(self, memory_BMC: Tensor, pos_BMC: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys (of memory + pos) and values (of memory) for :meth:`cross`, each (B, H, M, D)."""
+        dim = memory_BMC.shape[-1]
+        k = self._project(_placed(memory_BMC, pos_BMC), dim, 2 * dim)
+        v = self._project(memory_BMC, 2 * dim, 3 * dim)
+        return split_heads(k, self.num_heads), split_heads(v, self.num_heads)
+
+    def cross(
+        self, x_BLC: Tensor, pos_BLC: Tensor | None, kv: tuple[Tensor, Tensor], mask: Tensor | None = None
+    ) -> Tensor:
+        """Cross-attention: x + out(attend(x + pos, keys, values)), with ``kv`` of :meth:`project`."""
+        return self._attend(x_BLC, self._project(_placed(x_BLC, pos_BLC), 0, x_BLC.shape[-1]), kv, mask)
+
+    def _project(self, x: Tensor, start: int, end: int) -> Tensor:
+        return F.linear(x, self.attn.in_proj_weight[start:end], self.attn.in_proj_bias[start:end])
+
+    def _attend(self, x: Tensor, q_BLC: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        dropout = self.attn.dropout if self.training else 0.0
+        return x + self.attn.out_proj(join_heads(attention(split_heads(q_BLC, self.num_heads), *kv, mask, dropout)))
+
+
+def split_heads(x_BLC: Tensor, num_heads: int) -> Tensor:
+    """(B, L, C) -> (B, H, L, D)."""
+    return x_BLC.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def join_heads(x_BHLD: Tensor) -> Tensor:
+    """(B, H, L, D) -> (B, L, C)."""
+    return x_BHLD.transpose(1, 2).flatten(-2)
+
+
+def key_mask(pad_BM: Tensor | None) -> Tensor | None:
+    """The mask of :func:`attention` that leaves out padded keys; None where there are none, as far as that is free."""
+    if pad_BM is None:
+        return None
+    free = pad_BM.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return None if free and not pad_BM.any() else ~pad_BM[:, None, None]
+
+
+def _placed(x: Tensor, pos: Tensor | None) -> Tensor:
+    return x if pos is None else x + pos

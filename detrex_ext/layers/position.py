@@ -24,23 +24,44 @@ def _sin_cos(x: Tensor, num_feats: int, temperature: float) -> Tensor:
 
 
 def sine_map(
-    pad_BHW: Tensor, num_feats: int = 128, temperature: float = 10000.0, offset: float = 0.0, dtype=torch.float32
+    pad_BHW: Tensor,
+    num_feats: int = 128,
+    temperature: float = 10000.0,
+    offset: float = 0.0,
+    dtype=torch.float32,
+    parity_padding: bool = False,
 ) -> Tensor:
     """Position code of each cell of a map, normalised by the valid area to (0, 2 pi].
 
     Source: DETR (arXiv 2005.12872), appendix A.4; the offset of -0.5 is Deformable-DETR's. The valid area is the
     top-left rectangle, so the code is separable; cells outside it take the code of the valid edge.
 
+    Args:
+        pad_BHW: True = padding.
+        num_feats: channels of each axis.
+        temperature, offset: of the code.
+        parity_padding: as detrex outside the valid area, for models that look there: a column without a valid cell
+            counts no rows, a row without one no columns.
+
     Returns:
         (B, H, W, 2 num_feats): first the code of y, then that of x.
     """
+    valid_BH, valid_BW = (~pad_BHW[:, :, 0]).to(dtype), (~pad_BHW[:, 0, :]).to(dtype)
+    B, H, W = pad_BHW.shape
     parts = []
-    for valid in (~pad_BHW[:, :, 0], ~pad_BHW[:, 0, :]):
-        count = valid.to(dtype).cumsum(1)
-        angle = (count + offset) / (count[:, -1:] + 1e-6) * (2 * math.pi)
-        parts.append(_sin_cos(angle, num_feats, temperature))
-    (B, H, C), W = parts[0].shape, parts[1].shape[1]
-    return torch.cat([parts[0][:, :, None].expand(B, H, W, C), parts[1][:, None].expand(B, H, W, C)], -1)
+    for along, across, axis in ((valid_BH, valid_BW, 2), (valid_BW, valid_BH, 1)):
+        count, total = along.cumsum(1).unsqueeze(axis), along.sum(1)[:, None, None]
+        if parity_padding:
+            there = across.unsqueeze(3 - axis)
+            count, total = count * there, total * there
+        angle = (count + offset) / (total + 1e-6) * (2 * math.pi)
+        parts.append(_sin_cos(angle, num_feats, temperature).expand(B, H, W, num_feats))
+    return torch.cat(parts, -1)
+
+
+def sine_scalars(x: Tensor, num_feats: int = 64, temperature: float = 10000.0) -> Tensor:
+    """Position code of each of D numbers, taken as angles: (..., D) to (..., D num_feats)."""
+    return _sin_cos(x, num_feats, temperature).flatten(-2)
 
 
 def sine_boxes(

@@ -32,7 +32,10 @@ class StagedDecoder(nn.Module):
         order: layers run in training, default 0..num_layers-1.
         eval_order: layers run at inference, default ``order``.
         chunk: None runs all tokens at once; n runs n self-attention domains at a time with activation checkpointing.
+        softmax: class logits are a softmax with "no object" as the last class.
     """
+
+    softmax = False
 
     def __init__(
         self,
@@ -85,7 +88,15 @@ class StagedDecoder(nn.Module):
         for step, layer in enumerate(order):
             logits, boxes, out = self._stage(layer, q, mem)
             sets = [
-                SupervisedSet(logits[:, a:b], boxes[:, a:b], step, s.group, s.path, q.given.get(s.group) or Given())
+                SupervisedSet(
+                    logits[:, a:b],
+                    boxes[:, a:b],
+                    step,
+                    s.group,
+                    s.path,
+                    q.given.get(s.group) or Given(),
+                    self.softmax,
+                )
                 for s, a, b in q.spans()
             ]
             q = out

@@ -1,6 +1,7 @@
 """Encoders: features of a neck -> memory."""
 
 from .deformable import DeformableEncoder
+from .dense import DenseEncoder
 from .flatten import FlattenEncoder
 
-__all__ = ["DeformableEncoder", "FlattenEncoder"]
+__all__ = ["DeformableEncoder", "DenseEncoder", "FlattenEncoder"]

@@ -1,6 +1,7 @@
 """Necks: backbone maps by name in, a list of maps of one width, finest first, out."""
 
 from .channel_mapper import ChannelMapper
+from .input_proj import InputProj
 from .pafpn import PAFPN
 
-__all__ = ["PAFPN", "ChannelMapper"]
+__all__ = ["PAFPN", "ChannelMapper", "InputProj"]

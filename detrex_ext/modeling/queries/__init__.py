@@ -1,8 +1,16 @@
 """Query sources: where a decoder's initial queries come from."""
 
+from .anchors import AnchorQueries
 from .base import QuerySource
 from .denoising import DenoisingQueries
-from .learned import LearnedQueries
+from .learned import LearnedQueries, PositionQueries
 from .two_stage import TwoStageQueries
 
-__all__ = ["DenoisingQueries", "LearnedQueries", "QuerySource", "TwoStageQueries"]
+__all__ = [
+    "AnchorQueries",
+    "DenoisingQueries",
+    "LearnedQueries",
+    "PositionQueries",
+    "QuerySource",
+    "TwoStageQueries",
+]

@@ -1,4 +1,4 @@
-"""Learned queries: one-stage Deformable-DETR (arXiv 2010.04159, section 4.1)."""
+"""Learned queries: DETR (arXiv 2005.12872) and one-stage Deformable-DETR (arXiv 2010.04159, section 4.1)."""
 
 from __future__ import annotations
 
@@ -34,3 +34,24 @@ class LearnedQueries(QuerySource):
         content, pos, ref = (x.expand(len(mem.tokens_BSC), -1, -1) for x in (content, pos, ref))
         slots = (Slot(content.shape[1], point=True),)
         return Queries(content, ref, slots, extra={"query_pos": pos}), []
+
+
+class PositionQueries(QuerySource):
+    """Queries with a learned position and zero content, the same for every image (DETR, section 3.2).
+
+    Keys: ``query_embed.weight`` (Q, C). Boxes are not relative to anything: references stay at 0.5, logit zero.
+
+    Args:
+        num_queries: Q.
+        dim: C.
+    """
+
+    def __init__(self, num_queries: int = 100, dim: int = 256) -> None:
+        super().__init__()
+        self.query_embed = nn.Embedding(num_queries, dim)
+
+    def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
+        pos = self.query_embed.weight.expand(len(mem.tokens_BSC), -1, -1)
+        content = mem.tokens_BSC.new_zeros(pos.shape)
+        ref = mem.valid_BL2.new_full((*pos.shape[:2], 4), 0.5)
+        return Queries(content, ref, (Slot(pos.shape[1]),), extra={"query_pos": pos}), []
