@@ -8,13 +8,19 @@ import torch
 
 from detrex_ext.criterion import detr_rules
 from detrex_ext.modeling.backbones import BasicResNet
-from detrex_ext.modeling.decoders import DeformableDecoder
+from detrex_ext.modeling.decoders import DABDecoder, DeformableDecoder, DETRDecoder
 from detrex_ext.modeling.detector import Detector
-from detrex_ext.modeling.encoders import DeformableEncoder, FlattenEncoder
-from detrex_ext.modeling.necks import PAFPN, ChannelMapper
+from detrex_ext.modeling.encoders import DeformableEncoder, DenseEncoder, FlattenEncoder
+from detrex_ext.modeling.necks import PAFPN, ChannelMapper, InputProj
 from detrex_ext.modeling.postprocess import Postprocess
 from detrex_ext.modeling.preprocess import Preprocess
-from detrex_ext.modeling.queries import DenoisingQueries, LearnedQueries, TwoStageQueries
+from detrex_ext.modeling.queries import (
+    AnchorQueries,
+    DenoisingQueries,
+    LearnedQueries,
+    PositionQueries,
+    TwoStageQueries,
+)
 from detrex_ext.strategies import QueryRecollection, Strategy
 
 CLASSES, QUERIES, LAYERS = 4, 6, 4
@@ -70,12 +76,41 @@ def mixed_selection_denoising() -> Detector:
     )  # fmt: skip
 
 
+def dense(source, decoder, groups=("main",), softmax=False, **encoder) -> Detector:
+    """A detector of one dense map, narrow and perturbed likewise."""
+    torch.manual_seed(0)
+    model = Detector(
+        Preprocess(),
+        BasicResNet((4, 8), (8, 8, 8, 8), norm="FrozenBN"),
+        InputProj(8, 32),
+        DenseEncoder(32, 2, 32, 0.0, 1, **encoder),
+        source,
+        decoder,
+        Postprocess(None if softmax else 20),
+        CLASSES,
+        rules=detr_rules(groups, softmax=softmax),
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
+def dab(source, groups=("main",)) -> Detector:
+    decoder = DABDecoder(CLASSES, 32, 2, 32, 0.0, LAYERS)
+    return dense(source, decoder, groups, temperature=20.0, scale_position=True, prelu=True)
+
+
 HOSTS: dict[str, Callable[[], Detector]] = {
     "deformable": plain,
     "deformable, refine": refine,
     "deformable, two-stage": two_stage,
     "deformable, two-stage, dn": two_stage_denoising,
     "deformable, no encoder, mixed, dn": mixed_selection_denoising,
+    "detr": lambda: dense(PositionQueries(QUERIES, 32), DETRDecoder(CLASSES, 32, 2, 32, 0.0, LAYERS), softmax=True),
+    "dab": lambda: dab(AnchorQueries(QUERIES, 32)),
+    "dab, patterns": lambda: dab(AnchorQueries(QUERIES, 32, num_patterns=2)),
+    "dab, dn": lambda: dab(DenoisingQueries(AnchorQueries(QUERIES, 32), CLASSES, 32, groups=2), ("main", "dn")),
 }
 
 STRATEGIES: dict[str, Callable[[str], Strategy]] = {
