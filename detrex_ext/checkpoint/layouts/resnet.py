@@ -1,4 +1,7 @@
-"""ResNet weights alone: torchvision's names, and detectron2's without a prefix (its converted ImageNet files)."""
+"""ResNet weights alone: torchvision's names, and detectron2's without a prefix (its converted ImageNet files).
+
+mmdetection names a ResNet as torchvision does, and the offsets of a deformable convolution ``conv2.conv_offset``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ _PREFIXES = ("backbone.body.", "backbone.", "body.", "")
 _TORCHVISION = (
     (re.compile(r"^conv1\."), "stem.conv1."),
     (re.compile(r"^bn1\."), "stem.conv1.norm."),
-    (re.compile(r"^layer(\d)\.(\d+)\.conv(\d)\."), lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv{m[3]}."),
+    (re.compile(r"^layer(\d)\.(\d+)\.conv2\.conv_offset\."), lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv2_offset."),
+    (re.compile(r"^layer(\d)\.(\d+)\.conv(\d)\.(?=weight)"), lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv{m[3]}."),
     (re.compile(r"^layer(\d)\.(\d+)\.bn(\d)\."), lambda m: f"res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm."),
     (re.compile(r"^layer(\d)\.(\d+)\.downsample\.0\."), lambda m: f"res{int(m[1]) + 1}.{m[2]}.shortcut."),
     (re.compile(r"^layer(\d)\.(\d+)\.downsample\.1\."), lambda m: f"res{int(m[1]) + 1}.{m[2]}.shortcut.norm."),
@@ -24,7 +28,8 @@ def _prefix(keys: Collection[str]) -> str | None:
     return next((p for p in _PREFIXES if f"{p}conv1.weight" in known and f"{p}layer1.0.conv1.weight" in known), None)
 
 
-def _torchvision_names(keys: Collection[str], model_keys: Collection[str]) -> Names:
+def torchvision_names(keys: Collection[str], model_keys: Collection[str]) -> Names:
+    """Our names of a backbone's keys; what is no part of it keeps its name."""
     prefix = _prefix(keys) or ""
     wanted = set(model_keys)
     names: Names = {}
@@ -40,6 +45,26 @@ def _torchvision_names(keys: Collection[str], model_keys: Collection[str]) -> Na
     return names
 
 
+_OURS = (
+    (re.compile(r"^backbone\.stem\.conv1\.norm\."), "backbone.bn1."),
+    (re.compile(r"^backbone\.stem\.conv1\."), "backbone.conv1."),
+    (re.compile(r"^backbone\.res(\d)\.(\d+)\.shortcut\.norm\."), "backbone.layer{}.{}.downsample.1."),
+    (re.compile(r"^backbone\.res(\d)\.(\d+)\.shortcut\."), "backbone.layer{}.{}.downsample.0."),
+    (re.compile(r"^backbone\.res(\d)\.(\d+)\.conv(\d)\.norm\."), "backbone.layer{}.{}.bn{}."),
+    (re.compile(r"^backbone\.res(\d)\.(\d+)\.conv2_offset\."), "backbone.layer{}.{}.conv2.conv_offset."),
+    (re.compile(r"^backbone\.res(\d)\.(\d+)\.conv(\d)\."), "backbone.layer{}.{}.conv{}."),
+)
+
+
+def torchvision_name(key: str) -> str:
+    """A key of ours under ``backbone.`` and torchvision's name; what is no part of a ResNet keeps its name."""
+    for pattern, theirs in _OURS:
+        if found := pattern.match(key):
+            stage, *rest = found.groups() or ("1",)
+            return theirs.format(int(stage) - 1, *rest) + key[found.end() :]
+    return key
+
+
 def _is_left_out(inner: str) -> bool:
     """The classifier, and counters of norms."""
     return inner.startswith(("fc.", "stem.fc.")) or inner.endswith("num_batches_tracked")
@@ -53,7 +78,7 @@ def _detectron2_names(keys: Collection[str], model_keys: Collection[str]) -> Nam
 TORCHVISION_RESNET = Layout(
     name="torchvision ResNet",
     recognise=lambda keys: _prefix(keys) is not None,
-    rename=_torchvision_names,
+    rename=torchvision_names,
     scope="backbone.",
 )
 DETECTRON2_RESNET = Layout(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import misc
+from torchvision.ops import deform_conv2d, misc
 
 Norm = str | Callable[[int], nn.Module] | None
 
@@ -74,20 +74,36 @@ class ConvNorm(nn.Conv2d):
         stride: int = 1,
         dilation: int = 1,
         norm: Norm = "FrozenBN",
+        groups: int = 1,
     ) -> None:
         padding = dilation * (kernel_size // 2)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
         self.norm = make_norm(norm, out_channels)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
         if not isinstance(self.norm, _ConstantStatistics):
-            x = super().forward(x)
+            x = self._conv_forward(x, self.weight, None, *more)
             return x if self.norm is None else self.norm(x)
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             scale, shift = self.norm.scale_and_shift()
-            return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
-        return self.norm(super().forward(x))
+            return self._conv_forward(x, self.weight * scale[:, None, None, None], shift, *more)
+        return self.norm(self._conv_forward(x, self.weight, None, *more))
+
+
+class DeformConvNorm(ConvNorm):
+    """``ConvNorm`` whose taps are moved by offsets, deformable convolution (arXiv 1703.06211, equation 2).
+
+    ``forward(x, offset)``: the offsets are (B, 2 taps, H', W') in pixels, (y, x) of each tap, row by row of the kernel.
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, offset: Tensor) -> Tensor:
+        dtype = torch.promote_types(weight.dtype, torch.float32)  # torchvision's operator knows no half precision
+        x_, offset, weight = x.to(dtype), offset.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            out = deform_conv2d(x_, offset, weight, bias, self.stride, self.padding, self.dilation)
+        return out.to(x.dtype)
 
 
 class BasicBlock(nn.Module):
@@ -111,21 +127,45 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1 convolutions around a shortcut."""
+    """1x1, 3x3 (with the stride), 1x1 convolutions around a shortcut.
+
+    Args:
+        width: a quarter of the output channels.
+        groups, width_per_group: of the 3x3 convolution (ResNeXt); it has ``width * groups * width_per_group / 64``
+            channels.
+        deform: the 3x3 convolution is deformable, by offsets from a convolution ``conv2_offset`` that starts at 0.
+    """
 
     expansion = 4
 
     def __init__(
-        self, in_channels: int, width: int, stride: int, dilation: int, norm: Norm, shortcut: nn.Module | None
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        dilation: int,
+        norm: Norm,
+        shortcut: nn.Module | None,
+        groups: int = 1,
+        width_per_group: int = 64,
+        deform: bool = False,
     ) -> None:
         super().__init__()
+        inner = width * width_per_group // 64 * groups
         self.shortcut = shortcut
-        self.conv1 = ConvNorm(in_channels, width, 1, norm=norm)
-        self.conv2 = ConvNorm(width, width, 3, stride, dilation, norm)
-        self.conv3 = ConvNorm(width, width * self.expansion, 1, norm=norm)
+        self.conv1 = ConvNorm(in_channels, inner, 1, norm=norm)
+        if deform:
+            self.conv2_offset = nn.Conv2d(inner, 2 * 3 * 3, 3, stride, dilation, dilation)
+            nn.init.zeros_(self.conv2_offset.weight)
+            nn.init.zeros_(self.conv2_offset.bias)
+        self.deform = deform
+        self.conv2 = (DeformConvNorm if deform else ConvNorm)(inner, inner, 3, stride, dilation, norm, groups)
+        self.conv3 = ConvNorm(inner, width * self.expansion, 1, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 4 width, H / stride, W / stride), rounded up."""
-        y = self.conv3(F.relu_(self.conv2(F.relu_(self.conv1(x)))))
+        y = F.relu_(self.conv1(x))
+        y = self.conv2(y, self.conv2_offset(y)) if self.deform else self.conv2(y)
+        y = self.conv3(F.relu_(y))
         y += x if self.shortcut is None else self.shortcut(x)
         return F.relu_(y)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +26,8 @@ class ResNet(nn.Module):
     """ResNet (He et al., 2016) with the stride in the 3x3 convolution, as torchvision's.
 
     In evaluation its features equal those of torchvision's model of the same weights, bit for bit. Keys are
-    detectron2's: ``stem.conv1.weight``, ``stem.conv1.norm.*``, ``res2.0.shortcut.weight``, ``res2.0.conv1.norm.*``.
+    detectron2's: ``stem.conv1.weight``, ``stem.conv1.norm.*``, ``res2.0.shortcut.weight``, ``res2.0.conv1.norm.*``,
+    ``res3.0.conv2_offset.*``. ResNeXt-101 32x4d is ``depth=101, groups=32, width_per_group=4``.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
@@ -36,6 +38,8 @@ class ResNet(nn.Module):
             a constructor.
         dilate_res5: keep ``res5`` at stride 16 with dilation 2 ("DC5").
         checkpoint: recompute the blocks in the backward pass: less memory, more time.
+        groups, width_per_group: of the 3x3 convolutions (ResNeXt, Xie et al., 2017), for depths of 50 and more.
+        deform_stages: stages whose 3x3 convolutions are deformable (Dai et al., 2017), for depths of 50 and more.
     """
 
     def __init__(
@@ -46,16 +50,22 @@ class ResNet(nn.Module):
         norm: Norm = "FrozenBN",
         dilate_res5: bool = False,
         checkpoint: bool = False,
+        groups: int = 1,
+        width_per_group: int = 64,
+        deform_stages: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if depth not in _DEPTHS:
             raise ValueError(f"depth {depth} is not a ResNet; known: {', '.join(map(str, _DEPTHS))}")
-        unknown = set(out_features) - set(_STAGES)
-        if unknown or not out_features:
-            raise ValueError(f"out_features {list(out_features)}: choose some of {', '.join(_STAGES)}")
+        for what, names in (("out_features", out_features), ("deform_stages", deform_stages)):
+            if set(names) - set(_STAGES) or not out_features:
+                raise ValueError(f"{what} {list(names)}: choose some of {', '.join(_STAGES)}")
         if checkpoint and norm == "BN":
             raise ValueError("checkpoint=True would update the statistics of trained batch norm twice; use FrozenBN")
         block, counts = _DEPTHS[depth]
+        options = {"groups": groups, "width_per_group": width_per_group} if block is Bottleneck else {}
+        if not options and (groups, width_per_group, len(deform_stages)) != (1, 64, 0):
+            raise ValueError(f"groups and deform_stages need a ResNet of depth 50 or more, not {depth}")
         self.out_features = tuple(out_features)
         self.checkpoint = checkpoint
         self.stem = nn.Module()
@@ -66,7 +76,9 @@ class ResNet(nn.Module):
         for i, name in enumerate(_STAGES[: last + 1]):
             dilate = dilate_res5 and name == "res5"
             step = 1 if i == 0 or dilate else 2
-            stage = _stage(block, channels, 64 * 2**i, counts[i], step, 1 + dilate, _frozen(norm, i + 2, freeze_at))
+            more = {**options, "deform": True} if name in deform_stages else options
+            part_norm = _frozen(norm, i + 2, freeze_at)
+            stage = _stage(block, channels, 64 * 2**i, counts[i], step, 1 + dilate, part_norm, more)
             self.add_module(name, stage)
             channels, stride = 64 * 2**i * block.expansion, stride * step
             self._shapes[name] = ShapeSpec(channels=channels, stride=stride)
@@ -95,7 +107,14 @@ def _frozen(norm: Norm, part: int, freeze_at: int) -> Norm:
 
 
 def _stage(
-    block: type[BasicBlock | Bottleneck], channels: int, width: int, count: int, stride: int, dilation: int, norm: Norm
+    block: type[BasicBlock | Bottleneck],
+    channels: int,
+    width: int,
+    count: int,
+    stride: int,
+    dilation: int,
+    norm: Norm,
+    options: Mapping[str, Any],
 ) -> nn.Sequential:
     """``count`` blocks; the first has the stride and, where shapes change, a projection as shortcut.
 
@@ -104,6 +123,6 @@ def _stage(
     out = width * block.expansion
     project = stride != 1 or channels != out
     shortcut = ConvNorm(channels, out, 1, stride, norm=norm) if project else None
-    blocks = [block(channels, width, stride, 1, norm, shortcut)]
-    blocks += [block(out, width, 1, dilation, norm, None) for _ in range(count - 1)]
+    blocks = [block(channels, width, stride, 1, norm, shortcut, **options)]
+    blocks += [block(out, width, 1, dilation, norm, None, **options) for _ in range(count - 1)]
     return nn.Sequential(*blocks)
