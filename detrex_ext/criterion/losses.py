@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detrex_ext.layers.box_ops import corners, giou_of_corners
+from detrex_ext.layers.box_ops import EPS, box_cxcywh_to_xyxy, corners, giou_of_corners
 
 from .sigmoid import Correction, dense_sigmoid_loss, negative
 from .supervision import Supervision
@@ -115,17 +115,34 @@ class SoftmaxLoss(Loss):
 
 
 class L1Loss(Loss):
-    """Sum of absolute differences of the normalised cxcywh coordinates of matched boxes."""
+    """Sum of absolute differences of the normalised coordinates of matched boxes.
+
+    Args:
+        xyxy: of the corners instead of cxcywh (Sparse R-CNN, AdaMixer).
+    """
+
+    def __init__(self, xyxy: bool = False) -> None:
+        self.xyxy = xyxy
 
     def __call__(self, s: Supervision) -> Tensor:
         """See :meth:`Loss.__call__`."""
-        return s.per_set((s.box_pred_P4 - s.box_true_P4).abs().sum(-1), s.assignment.box)
+        delta_P4 = s.box_pred_P4 - s.box_true_P4
+        # corners are linear in cxcywh, so the difference may be converted
+        delta_P4 = box_cxcywh_to_xyxy(delta_P4) if self.xyxy else delta_P4
+        return s.per_set(delta_P4.abs().sum(-1), s.assignment.box)
 
 
 class GIoULoss(Loss):
-    """1 - GIoU of matched boxes (Rezatofighi et al. 2019)."""
+    """1 - GIoU of matched boxes (Rezatofighi et al. 2019).
+
+    Args:
+        eps: added to both denominators, which are areas as shares of the picture.
+    """
+
+    def __init__(self, eps: float = EPS) -> None:
+        self.eps = eps
 
     def __call__(self, s: Supervision) -> Tensor:
         """See :meth:`Loss.__call__`."""
-        giou_P = giou_of_corners(corners(s.box_pred_P4), corners(s.box_true_P4))
+        giou_P = giou_of_corners(corners(s.box_pred_P4), corners(s.box_true_P4), self.eps)
         return s.per_set(1 - giou_P, s.assignment.box)

@@ -30,8 +30,8 @@ def corners(boxes_cxcywh: Tensor) -> Corners:
     return cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h
 
 
-def iou_of_corners(a: Corners, b: Corners) -> tuple[Tensor, Tensor]:
-    """IoU and union of boxes given as separate coordinates that broadcast.
+def iou_of_corners(a: Corners, b: Corners, eps: float = EPS) -> tuple[Tensor, Tensor]:
+    """IoU and union of boxes given as separate coordinates that broadcast; ``eps`` is added to the denominator.
 
     Returns:
         (iou, union), each of the broadcast shape.
@@ -40,19 +40,19 @@ def iou_of_corners(a: Corners, b: Corners) -> tuple[Tensor, Tensor]:
     inner_h = (torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])).clamp(min=0)
     inter = inner_w * inner_h
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
-    return inter / (union + EPS), union
+    return inter / (union + eps), union
 
 
-def giou_of_corners(a: Corners, b: Corners) -> Tensor:
+def giou_of_corners(a: Corners, b: Corners, eps: float = EPS) -> Tensor:
     """Generalised IoU of boxes given as separate coordinates that broadcast.
 
     IoU - (C - U) / (C + eps), with C the smallest enclosing box (Rezatofighi et al. 2019, algorithm 1).
     """
-    iou, union = iou_of_corners(a, b)
+    iou, union = iou_of_corners(a, b, eps)
     hull_w = torch.maximum(a[2], b[2]) - torch.minimum(a[0], b[0])
     hull_h = torch.maximum(a[3], b[3]) - torch.minimum(a[1], b[1])
     hull = hull_w * hull_h
-    return iou - (hull - union) / (hull + EPS)
+    return iou - (hull - union) / (hull + eps)
 
 
 def box_iou_elementwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
@@ -63,6 +63,14 @@ def box_iou_elementwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 def box_iou_pairwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """IoU of every one of (..., N, 4) with every one of (..., M, 4) corner boxes; returns (..., N, M)."""
     return box_iou_elementwise(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
+
+
+def box_iof_pairwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Share of the area of every one of (..., N, 4) that lies in every one of (..., M, 4); returns (..., N, M)."""
+    a, b = a_xyxy[..., :, None, :], b_xyxy[..., None, :, :]
+    inner = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    area = (a[..., 2:] - a[..., :2]).prod(-1)
+    return inner.clamp(min=0).prod(-1) / area.clamp(min=EPS)
 
 
 def generalized_box_iou_elementwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:

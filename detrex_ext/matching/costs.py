@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from detrex_ext.layers.box_ops import Corners, giou_of_corners
+from detrex_ext.layers.box_ops import EPS, Corners, giou_of_corners
 from detrex_ext.structures import Targets
 
 from .stack import Stack
@@ -81,18 +81,18 @@ class Cost:
 class FocalClassCost(Cost):
     """Gain of making the object's class positive under the sigmoid focal loss (detrex; Deformable-DETR).
 
-    alpha (1-p)^gamma (-log(p + 1e-8)) - (1-alpha) p^gamma (-log(1-p + 1e-8)).
+    alpha (1-p)^gamma (-log(p + eps)) - (1-alpha) p^gamma (-log(1-p + eps)).
     """
 
-    def __init__(self, weight: float = 1.0, alpha: float = 0.25, gamma: float = 2.0) -> None:
+    def __init__(self, weight: float = 1.0, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-8) -> None:
         super().__init__(weight)
-        self.alpha, self.gamma = alpha, gamma
+        self.alpha, self.gamma, self.eps = alpha, gamma, eps
 
     def value(self, candidates: Candidates) -> Tensor:
         p = candidates.of_class(candidates.stack.logits_NBQK).sigmoid_()
         q = 1 - p
-        cost = (p + 1e-8).log_().mul_(q**self.gamma).mul_(-self.alpha)
-        return cost.addcmul_((q + 1e-8).log_(), p**self.gamma, value=1 - self.alpha)
+        cost = (p + self.eps).log_().mul_(q**self.gamma).mul_(-self.alpha)
+        return cost.addcmul_((q + self.eps).log_(), p**self.gamma, value=1 - self.alpha)
 
 
 class SoftmaxClassCost(Cost):
@@ -104,21 +104,30 @@ class SoftmaxClassCost(Cost):
 
 
 class L1Cost(Cost):
-    """Sum of absolute differences of the four normalised cxcywh coordinates."""
+    """Sum of absolute differences of the four normalised coordinates, cxcywh or with ``xyxy`` those of the corners."""
+
+    def __init__(self, weight: float = 1.0, xyxy: bool = False) -> None:
+        super().__init__(weight)
+        self.xyxy = xyxy
 
     def value(self, candidates: Candidates) -> Tensor:
+        pair = candidates.query_boxes, candidates.object_boxes
         cost = None
-        for x, y in zip(candidates.query_boxes, candidates.object_boxes, strict=True):
+        for x, y in zip(*(map(_corners, pair) if self.xyxy else pair), strict=True):
             delta = (x - y).abs_()
             cost = delta if cost is None else cost.add_(delta)
         return cost
 
 
 class GIoUCost(Cost):
-    """Minus the generalised IoU."""
+    """Minus the generalised IoU, with ``eps`` added to its denominators."""
+
+    def __init__(self, weight: float = 1.0, eps: float = EPS) -> None:
+        super().__init__(weight)
+        self.eps = eps
 
     def value(self, candidates: Candidates) -> Tensor:
-        return giou_of_corners(_corners(candidates.query_boxes), _corners(candidates.object_boxes)).neg_()
+        return giou_of_corners(_corners(candidates.query_boxes), _corners(candidates.object_boxes), self.eps).neg_()
 
 
 def _corners(cxcywh: tuple[Tensor, ...]) -> Corners:

@@ -217,5 +217,5 @@ class TestFit:
             load_state(Named({"w": (1,)}), {"w": "hello"})
 
     def test_unknown_layout(self):
-        with pytest.raises(UserError, match="unknown checkpoint layout 'mmdet'; known: detrex"):
-            to_layout({}, "mmdet")
+        with pytest.raises(UserError, match="unknown checkpoint layout 'keras'; known: detrex"):
+            to_layout({}, "keras")

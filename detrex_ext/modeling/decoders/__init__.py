@@ -1,8 +1,9 @@
 """Decoders on the staged protocol."""
 
+from .adamixer import AdaMixerDecoder
 from .dab import DABDecoder
 from .deformable import DeformableDecoder
 from .detr import DETRDecoder
 from .staged import StagedDecoder
 
-__all__ = ["DABDecoder", "DETRDecoder", "DeformableDecoder", "StagedDecoder"]
+__all__ = ["AdaMixerDecoder", "DABDecoder", "DETRDecoder", "DeformableDecoder", "StagedDecoder"]

@@ -13,7 +13,7 @@ class ChannelMapper(nn.Module):
     """1x1 convolution and norm per level; extra levels by 3x3 convolutions of stride 2 (Deformable-DETR, Sec. 4.1).
 
     The first extra level reads the raw last input, further ones the level before. Keys are detrex's:
-    ``convs.{i}.conv``, ``convs.{i}.norm``, ``extra_convs.{i}``.
+    ``convs.{i}.conv``, ``convs.{i}.norm``, ``extra_convs.{i}``; with ``shared_norm`` one ``norm``.
 
     Args:
         in_channels: channels of each input by name, finest first; the names select the inputs.
@@ -21,6 +21,7 @@ class ChannelMapper(nn.Module):
         num_outs: levels in all; None = as many as inputs.
         kernel_size: of the level convolutions.
         norm: as in ``ConvNorm``; ``GN`` has 32 groups.
+        shared_norm: one norm for all levels, each with statistics of its own (AdaMixer).
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class ChannelMapper(nn.Module):
         num_outs: int | None = None,
         kernel_size: int = 1,
         norm: Norm = "GN",
+        shared_norm: bool = False,
     ) -> None:
         super().__init__()
         self.in_features = tuple(in_channels)
@@ -37,6 +39,8 @@ class ChannelMapper(nn.Module):
         extra = 0 if num_outs is None else num_outs - len(inputs)
         if extra < 0:
             raise ValueError(f"num_outs {num_outs} is less than the {len(inputs)} inputs {list(self.in_features)}")
+        self.norm = make_norm(norm, out_channels) if shared_norm else None
+        norm = None if shared_norm else norm
         self.convs = nn.ModuleList(_Level(c, out_channels, kernel_size, 1, norm) for c in inputs)
         below = [inputs[-1]] + [out_channels] * extra
         self.extra_convs = nn.ModuleList(_Level(below[i], out_channels, 3, 2, norm) for i in range(extra))
@@ -49,7 +53,7 @@ class ChannelMapper(nn.Module):
         for conv in self.extra_convs:
             x = conv(x)
             levels.append(x)
-        return levels
+        return levels if self.norm is None else [self.norm(x) for x in levels]
 
 
 class _Level(nn.Module):

@@ -5,6 +5,7 @@ from .base import QuerySource
 from .denoising import DenoisingQueries
 from .learned import LearnedQueries, PositionQueries
 from .two_stage import TwoStageQueries
+from .whole_image import WholeImageQueries
 
 __all__ = [
     "AnchorQueries",
@@ -13,4 +14,5 @@ __all__ = [
     "PositionQueries",
     "QuerySource",
     "TwoStageQueries",
+    "WholeImageQueries",
 ]

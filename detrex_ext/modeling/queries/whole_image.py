@@ -1,0 +1,40 @@
+"""Queries that start as the whole picture (AdaMixer, arXiv 2203.16507, section 3.1).
+
+Shape legend: B images, Q queries, C channels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detrex_ext.layers.xyzr import boxes_to_xyzr
+from detrex_ext.structures import Memory, Queries, Slot, SupervisedSet, Targets
+
+from .base import QuerySource
+
+
+class WholeImageQueries(QuerySource):
+    """Learned content, normed without parameters; every reference is the whole picture, and is not learned.
+
+    References are (x, y, z, r) of :mod:`detrex_ext.layers.xyzr`, in pixels. Keys: ``content.weight`` (Q, C).
+
+    Args:
+        num_queries: Q.
+        dim: C.
+    """
+
+    def __init__(self, num_queries: int = 100, dim: int = 256) -> None:
+        super().__init__()
+        self.content = nn.Embedding(num_queries, dim)
+
+    def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
+        B, (Q, C) = len(mem.tokens_BSC), self.content.weight.shape
+        whole = mem.valid_BL2.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(B, Q, 4)
+        ref, extra = self.place(whole, mem)
+        content = F.layer_norm(self.content.weight, (C,)).expand(B, -1, -1)
+        return Queries(content, ref, (Slot(Q),), extra=extra), []
+
+    def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
+        wh = mem.image_hw_B2.flip(1).to(boxes_BT4.dtype)
+        return boxes_to_xyzr(boxes_BT4 * wh.repeat(1, 2)[:, None]), {}

@@ -1,0 +1,54 @@
+"""Our AdaMixer against the reading of its formulas in ``reference_adamixer.py``, narrow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detrex_ext.checkpoint import to_layout
+from detrex_ext.structures import Features
+
+from . import reference_adamixer as reference
+from .models import batch
+from .models_adamixer import OBJECTS, SIZES, compare_losses, features_of, gradient_gap, objects_of, our_model, worst
+
+DIMS = reference.NARROW
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("masked", [False, True], ids=["as published", "masked"])
+def test_all_stages(masked, images, dtype):
+    state = reference.random_state(DIMS, dtype=dtype)
+    model = our_model(DIMS, state, dtype, mask_padding=masked).eval()
+    items = batch(SIZES, OBJECTS, DIMS.classes)[:images]
+    features, sizes = features_of(model, items)
+    padded = model.preprocess(items)
+    pads = Features.from_maps(features, padded.valid_hw_B2, tuple(padded.images_B3HW.shape[2:])).pads
+    with torch.no_grad():
+        sets = model.forward_sets(items)
+        stages = reference.forward(state, DIMS, features, sizes, pads if masked else None)
+        other = reference.forward(state, DIMS, features, sizes, None if masked else pads)
+    assert worst(sets, stages, sizes) < TOLERANCE[dtype]
+    assert worst(sets, other, sizes) > 1e-2  # so that the above can tell them apart
+
+
+@pytest.mark.parametrize("objects", [[4, 3], [0, 3], [0, 0], [5]], ids=str)
+def test_losses_and_gradients(objects):
+    state = reference.random_state(DIMS, seed=1)
+    model = our_model(DIMS, state, torch.float64)
+    items = batch(SIZES[: len(objects)], objects, DIMS.classes)
+    features, sizes = features_of(model, items)
+    leaves = {k: v.requires_grad_() for k, v in state.items()}
+    stages = reference.forward(leaves, DIMS, features, sizes)
+    expected = reference.losses(stages, sizes, *objects_of(items, torch.float64))
+    compare_losses(model, items, expected, 1e-8)
+    assert gradient_gap(model, {k: v.grad for k, v in leaves.items()}) < 1e-8
+
+
+def test_written_layout_is_the_one_that_was_read():
+    state = reference.random_state(DIMS, dtype=torch.float32)
+    written = to_layout(our_model(DIMS, state, torch.float32), "mmdet")
+    assert written.keys() == state.keys()
+    assert all(torch.equal(written[name], value) for name, value in state.items())
