@@ -8,7 +8,7 @@ import torch
 
 from detrex_ext.criterion import detr_rules
 from detrex_ext.modeling.backbones import BasicResNet
-from detrex_ext.modeling.decoders import DABDecoder, DeformableDecoder, DETRDecoder
+from detrex_ext.modeling.decoders import AdaMixerDecoder, DABDecoder, DeformableDecoder, DETRDecoder
 from detrex_ext.modeling.detector import Detector
 from detrex_ext.modeling.encoders import DeformableEncoder, DenseEncoder, FlattenEncoder
 from detrex_ext.modeling.necks import PAFPN, ChannelMapper, InputProj
@@ -20,6 +20,7 @@ from detrex_ext.modeling.queries import (
     LearnedQueries,
     PositionQueries,
     TwoStageQueries,
+    WholeImageQueries,
 )
 from detrex_ext.strategies import QueryRecollection, Strategy
 
@@ -101,6 +102,27 @@ def dab(source, groups=("main",)) -> Detector:
     return dense(source, decoder, groups, temperature=20.0, scale_position=True, prelu=True)
 
 
+def adamixer(denoising: bool = False) -> Detector:
+    torch.manual_seed(0)
+    channels = {f"res{i}": 8 for i in (2, 3, 4, 5)}
+    source = WholeImageQueries(QUERIES, 32)
+    model = Detector(
+        Preprocess(size_divisor=32),
+        BasicResNet((4, 8), (8, 8, 8, 8), out_features=list(channels), norm="FrozenBN"),
+        ChannelMapper(channels, 32, shared_norm=True),
+        FlattenEncoder(),
+        DenoisingQueries(source, CLASSES, 32, number=4) if denoising else source,
+        AdaMixerDecoder(CLASSES, 32, 2, 2, 3, 5, 32, LAYERS),
+        Postprocess(20),
+        CLASSES,
+        rules=detr_rules(("main", "dn") if denoising else ("main",)),
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
 HOSTS: dict[str, Callable[[], Detector]] = {
     "deformable": plain,
     "deformable, refine": refine,
@@ -111,6 +133,8 @@ HOSTS: dict[str, Callable[[], Detector]] = {
     "dab": lambda: dab(AnchorQueries(QUERIES, 32)),
     "dab, patterns": lambda: dab(AnchorQueries(QUERIES, 32, num_patterns=2)),
     "dab, dn": lambda: dab(DenoisingQueries(AnchorQueries(QUERIES, 32), CLASSES, 32, groups=2), ("main", "dn")),
+    "adamixer": adamixer,
+    "adamixer, dn": lambda: adamixer(denoising=True),
 }
 
 STRATEGIES: dict[str, Callable[[str], Strategy]] = {
