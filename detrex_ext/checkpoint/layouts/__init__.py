@@ -10,10 +10,11 @@ from detrex_ext.errors import UserError
 
 from .base import Layout, State
 from .detrex_deformable import DETREX_DEFORMABLE
+from .mmdet_adamixer import MMDET_ADAMIXER
 from .resnet import DETECTRON2_RESNET, TORCHVISION_RESNET
 
 OURS = Layout(name="detrex_ext", recognise=lambda keys: True, rename=lambda keys, model_keys: {k: k for k in keys})
-LAYOUTS: tuple[Layout, ...] = (DETREX_DEFORMABLE, TORCHVISION_RESNET, DETECTRON2_RESNET, OURS)
+LAYOUTS: tuple[Layout, ...] = (DETREX_DEFORMABLE, MMDET_ADAMIXER, TORCHVISION_RESNET, DETECTRON2_RESNET, OURS)
 FAMILIES = tuple(dict.fromkeys(layout.family for layout in LAYOUTS if layout.family))
 
 
@@ -27,7 +28,7 @@ def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State
 
     Args:
         model_or_state: a model of ours or its state dict.
-        name: ``"detrex"``.
+        name: ``"detrex"`` or ``"mmdet"``.
 
     Raises:
         UserError: no such layout, or none of its tables is of this host.
