@@ -3,5 +3,7 @@
 from .basic import BasicResNet
 from .blocks import ConvNorm, FrozenBatchNorm2d
 from .resnet import ResNet
+from .swin import SwinTransformer
+from .timm import TimmBackbone
 
-__all__ = ["BasicResNet", "ConvNorm", "FrozenBatchNorm2d", "ResNet"]
+__all__ = ["BasicResNet", "ConvNorm", "FrozenBatchNorm2d", "ResNet", "SwinTransformer", "TimmBackbone"]
