@@ -9,12 +9,24 @@ from torch import Tensor, nn
 from detrex_ext.errors import UserError
 
 from .base import Layout, State
+from .detrex_dab import DETREX_DAB, DETREX_DAB_DC5
 from .detrex_deformable import DETREX_DEFORMABLE
+from .detrex_detr import DETREX_DETR, DETREX_DETR_DC5
 from .mmdet_adamixer import MMDET_ADAMIXER
 from .resnet import DETECTRON2_RESNET, TORCHVISION_RESNET
 
 OURS = Layout(name="detrex_ext", recognise=lambda keys: True, rename=lambda keys, model_keys: {k: k for k in keys})
-LAYOUTS: tuple[Layout, ...] = (DETREX_DEFORMABLE, MMDET_ADAMIXER, TORCHVISION_RESNET, DETECTRON2_RESNET, OURS)
+LAYOUTS: tuple[Layout, ...] = (
+    DETREX_DEFORMABLE,
+    DETREX_DAB,
+    DETREX_DAB_DC5,
+    DETREX_DETR,
+    DETREX_DETR_DC5,
+    MMDET_ADAMIXER,
+    TORCHVISION_RESNET,
+    DETECTRON2_RESNET,
+    OURS,
+)
 FAMILIES = tuple(dict.fromkeys(layout.family for layout in LAYOUTS if layout.family))
 
 
@@ -28,7 +40,7 @@ def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State
 
     Args:
         model_or_state: a model of ours or its state dict.
-        name: ``"detrex"`` or ``"mmdet"``.
+        name: ``"detrex"``, ``"detrex_dc5"`` (its dilated models) or ``"mmdet"``.
 
     Raises:
         UserError: no such layout, or none of its tables is of this host.
