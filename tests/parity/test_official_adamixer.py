@@ -18,7 +18,7 @@ from .reference_adamixer import NARROW, Dims, random_state, shapes
 if ROOT is None or not (ROOT / "mmdet/models/roi_heads/adamixer_decoder.py").is_file():
     pytest.skip(f"comparison with AdaMixer needs {VARIABLE} to name a checkout of it", allow_module_level=True)
 
-FULL = Dims(stages=2, queries=30, features=(16, 24, 32, 40))
+FULL = Dims(stages=1, queries=20, features=(16, 24, 32, 40))
 
 
 def pair(dims, dtype, seed=0):
@@ -31,7 +31,7 @@ def pair(dims, dtype, seed=0):
 
 
 @pytest.mark.parametrize("dims", [NARROW, FULL], ids=["narrow", "full width"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-5)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
 def test_all_stages(dims, dtype, tolerance):
     official, ours = pair(dims, dtype)
     items = batch(SIZES, OBJECTS, dims.classes)
@@ -52,8 +52,8 @@ def test_losses_and_gradients(objects):
     found = official.losses(stages, sizes, *objects_of(items, torch.float64))
     names = {"loss_cls": "class", "loss_bbox": "bbox", "loss_iou": "giou"}
     expected = [{names[k]: v for k, v in losses.items() if k in names} for losses in found]
-    compare_losses(ours, items, expected, 1e-7)
-    assert gradient_gap(ours, {k: p.grad for k, p in official.named_parameters()}) < 1e-6
+    compare_losses(ours, items, expected, 1e-9)
+    assert gradient_gap(ours, {k: p.grad for k, p in official.named_parameters()}) < 1e-9
 
 
 def test_names_and_sizes():
@@ -65,9 +65,8 @@ def test_names_and_sizes():
 def test_start():
     """Both start alike: what is constant is equal, what is drawn has the same spread."""
     torch.manual_seed(0)
-    dims = replace(FULL, stages=1)
-    official = Official(dims)
-    ours = AdaMixerDecoder(dims.classes, num_layers=1)
+    official = Official(FULL)
+    ours = AdaMixerDecoder(FULL.classes, num_layers=1)
     layer, theirs = ours.layers[0], official.roi_head.bbox_head[0]
     mixing = theirs.sampling_n_mixing
     pairs = [

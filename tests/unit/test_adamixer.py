@@ -177,7 +177,12 @@ def test_levels_must_be_named():
 
 
 # all parameters, counted from the official models without their constant first boxes
-PUBLISHED = {"adamixer_r50_12ep": 134_790_504, "adamixer_r50_300q_36ep": 134_841_704}
+PUBLISHED = {
+    "adamixer_r50_12ep": 134_790_504,
+    "adamixer_r50_300q_36ep": 134_841_704,
+    "adamixer_r101_300q_36ep": 153_833_832,
+    "adamixer_x101_dcn_300q_36ep": 156_034_180,
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
