@@ -1,15 +1,19 @@
 """Checkpoints: atomic writing, safe reading, and weights of other projects by tables of key names."""
 
 from .checkpointer import Checkpointer, Saved
+from .convert import convert, count_classes
 from .files import FORMAT_HELP, read_checkpoint, resolve, write_checkpoint
 from .layouts import to_layout
-from .load import LoadReport, load_state, load_weights
+from .load import load_state, load_weights
+from .report import LoadReport
 
 __all__ = [
     "Checkpointer",
     "FORMAT_HELP",
     "LoadReport",
     "Saved",
+    "convert",
+    "count_classes",
     "load_state",
     "load_weights",
     "read_checkpoint",

@@ -24,7 +24,9 @@ import torch
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import PathManager
 
-FORMAT_HELP = "a .pth file of this project, detrex or torchvision, or a detectron2 .pkl"
+FORMAT_HELP = "a .pth file of this project, detrex, a model's authors, mmdetection or torchvision, or a detectron2 .pkl"
+AVERAGED = ("ema_state", "ema_model", "model_ema", "state_dict_ema")  # what projects call averaged weights
+_MODEL = ("model", "state_dict")
 TEMP_PREFIX = ".saving-"
 
 
@@ -55,6 +57,8 @@ def resolve(path: str | os.PathLike, manager: Any = None) -> str:
 def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, Any]:
     """The contents of a checkpoint file, on the CPU; a bare state dict comes back as ``{"model": state dict}``.
 
+    mmdetection's ``state_dict`` becomes ``model`` and the names in its ``meta`` become ``class_names``.
+
     Raises:
         UserError: missing, truncated, not a checkpoint, or holding objects that are not plain data.
     """
@@ -74,7 +78,19 @@ def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, A
         ) from error
     if not isinstance(data, dict) or not data:
         raise UserError(f"checkpoint {path}: holds {type(data).__name__}, expected {FORMAT_HELP}")
-    return data if isinstance(data.get("model"), dict) else {"model": data}
+    return _by_our_names(data)
+
+
+def _by_our_names(data: dict[str, Any]) -> dict[str, Any]:
+    key = next((key for key in _MODEL if isinstance(data.get(key), dict)), None)
+    if key is None:
+        return {"model": data}
+    found = {"model" if name == key else name: value for name, value in data.items()}
+    meta = data.get("meta")
+    classes = meta.get("CLASSES") if isinstance(meta, dict) else None
+    if classes and "class_names" not in found:
+        found["class_names"] = list(classes)
+    return found
 
 
 class _Refused(Exception):

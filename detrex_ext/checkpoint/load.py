@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,58 +13,24 @@ from torch import Tensor, nn
 
 from detrex_ext.errors import UserError
 
-from .files import read_checkpoint
-from .layouts import Layout, recognise
+from .classes import rows_by_name
+from .coco import COCO_NAMES
+from .files import AVERAGED, read_checkpoint
+from .layouts import OURS, Layout, candidates
+from .report import LoadReport
 
-_SHOWN = 10
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class LoadReport:
-    """What of a file went into a model.
-
-    Attributes:
-        matched: our keys that were loaded.
-        missing: keys of the model that the file lacks.
-        unexpected: keys of the file that the model lacks.
-        mismatched: (our key, shape in the file, shape in the model).
-        renamed: (key of the file, our key) where they differ.
-        layout: name of the table that was used.
-    """
-
-    matched: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    renamed: list[tuple[str, str]] = field(default_factory=list)
-    layout: str = ""
-
-    @property
-    def complete(self) -> bool:
-        """Nothing missing, nothing left over, nothing of another shape."""
-        return not (self.missing or self.unexpected or self.mismatched)
-
-    def __str__(self) -> str:
-        total = len(self.matched) + len(self.missing) + len(self.mismatched)
-        lines = [f"matched {len(self.matched)} of {total} tensors ({self.layout} names)"]
-        shapes = [f"{key}: {a} in the file, {b} in the model" for key, a, b in self.mismatched]
-        for title, items in (
-            ("missing from the file", self.missing),
-            ("of another shape", shapes),
-            ("not in the model", self.unexpected),
-        ):
-            if items:
-                lines.append(f"{title} ({len(items)}):")
-                lines += [f"  {item}" for item in items[:_SHOWN]]
-                lines += [f"  ... and {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
-        return "\n".join(lines)
-
-
 def load_weights(
-    model: nn.Module, path: str | os.PathLike, strict: bool = True, source: str = "model"
+    model: nn.Module,
+    path: str | os.PathLike,
+    strict: bool = True,
+    source: str = "model",
+    classes: Sequence[str] | None = None,
+    file_classes: Sequence[str] | None = None,
 ) -> LoadReport:
-    """Loads the weights of any known file into a model: ours, detrex's, torchvision's, detectron2's ``.pkl``.
+    """Loads the weights of any known file into a model: ours, detrex's, the authors', torchvision's, a ``.pkl``.
 
     The kind of file is told from its keys. A file of a backbone alone is compared with the backbone alone.
 
@@ -73,30 +38,59 @@ def load_weights(
         model: the model; untouched where this raises.
         path: local path, http(s) or ``detectron2://``.
         strict: every tensor must fit; otherwise what does not fit keeps its value and is logged.
-        source: part of the file to read: ``model``, or ``ema_state`` for averaged weights.
+        source: part of the file to read: ``model``, or ``ema_state`` for averaged weights, whatever the file calls
+            them.
+        classes: names of the model's classes. Class rows then go by name, and those of other classes stay.
+        file_classes: names of the file's classes, where it does not hold them itself; by default those of a published
+            file with 80 classes are COCO's.
 
     Raises:
         UserError: an unreadable file; one that does not fit under ``strict``; one that fits less than half of the
             model, strict or not.
     """
     data = read_checkpoint(path)
-    if source not in data:
-        raise UserError(f"checkpoint {path}: holds no '{source}'; it has {', '.join(sorted(map(str, data)))}")
-    report = load_state(model, data[source], strict=strict, name=os.fspath(path))
+    state = part_of(data, source, os.fspath(path))
+    names = file_classes or data.get("class_names")
+    report = load_state(model, state, strict=strict, name=os.fspath(path), classes=classes, file_classes=names)
     logger.info("%s: %s", path, report)
     return report
 
 
-def load_state(model: nn.Module, state: Mapping[str, Any], strict: bool = True, name: str = "state") -> LoadReport:
+def part_of(data: Mapping[str, Any], source: str, name: str) -> Mapping[str, Any]:
+    """The weights of a checkpoint's contents that ``source`` asks for.
+
+    Raises:
+        UserError: it holds none.
+    """
+    asked = [key for key in (AVERAGED if source in AVERAGED else (source,)) if data.get(key)]
+    if not asked:
+        raise UserError(f"checkpoint {name}: holds no '{source}'; it has {', '.join(sorted(map(str, data)))}")
+    return data[asked[0]]
+
+
+def load_state(
+    model: nn.Module,
+    state: Mapping[str, Any],
+    strict: bool = True,
+    name: str = "state",
+    classes: Sequence[str] | None = None,
+    file_classes: Sequence[str] | None = None,
+) -> LoadReport:
     """Like ``load_weights``, from a state dict in memory; ``name`` is what messages call it."""
-    tensors = _tensors(state, name)
-    layout = recognise(tensors)
+    tensors = as_tensors(state, name)
     own = model.state_dict(keep_vars=True)
-    report, chosen = _match(tensors, own, layout)
-    total = len(report.matched) + len(report.missing) + len(report.mismatched)
-    if 2 * len(report.matched) < total:
+    answers = []
+    for layout in candidates(tensors):
+        values, report = rename(tensors, own, layout)
+        if classes:
+            then = file_classes or (COCO_NAMES if layout.zoo and _has_rows(values, len(COCO_NAMES)) else None)
+            report.sliced += rows_by_name(values, model, then, classes) if then else []
+        answers.append((report, _fit(values, own, layout, report)))
+    report, chosen = max(answers, key=lambda answer: len(answer[0].matched))
+    if 2 * len(report.matched) < report.total or not report.matched:
         raise UserError(
-            f"checkpoint {name}: made by another model, less than half of this one is in it\n{_indent(report)}"
+            f"checkpoint {name}: made by another model, less than half of this one is in it: it looks like "
+            f"{guess(report, tensors)}, {len(report.matched)} of {report.total} tensors fit\n{_indent(report)}"
         )
     if strict and not report.complete:
         raise UserError(f"checkpoint {name}: does not fit the model\n{_indent(report)}")
@@ -105,12 +99,30 @@ def load_state(model: nn.Module, state: Mapping[str, Any], strict: bool = True, 
     return report
 
 
+def guess(report: LoadReport, keys: Collection[str]) -> str:
+    """What a file seems to be, for messages."""
+    if report.layout != OURS.name:
+        return report.layout
+    ours = ("backbone.", "neck.", "encoder.", "queries.", "decoder.")
+    known = keys and all(key.startswith(ours) for key in keys)
+    return "another detrex_ext model" if known else "no layout that is known"
+
+
+def _has_rows(values: Mapping[str, Tensor], count: int) -> bool:
+    heads = [v for k, v in values.items() if k.startswith("decoder.class_embed.") and k.endswith(".bias")]
+    return any(len(v) in (count, count + 1) for v in heads)
+
+
 def _indent(report: LoadReport) -> str:
     return "  " + str(report).replace("\n", "\n  ")
 
 
-def _tensors(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """Values as tensors, without the prefix of a wrapped model."""
+def as_tensors(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """Values as tensors, without the prefix of a wrapped model.
+
+    Raises:
+        UserError: an entry that is none.
+    """
     out: dict[str, Tensor] = {}
     for key, value in state.items():
         if isinstance(value, np.ndarray | np.generic):
@@ -123,13 +135,24 @@ def _tensors(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     return out
 
 
-def _match(tensors: dict[str, Tensor], own: Mapping[str, Tensor], layout: Layout) -> tuple[LoadReport, dict]:
+def rename(
+    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], layout: Layout, hints: Collection[str] = ()
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Tensors of a file by our names, rows adapted to the model's.
+
+    Args:
+        tensors: by the file's names.
+        own: the model's; empty where there is none to ask, and then nothing is unexpected.
+        layout: of the file.
+        hints: instead of the keys of ``own``, what to take for names of the model.
+    """
     report, chosen = LoadReport(layout=layout.name), {}
-    for key, ours in layout.rename(tensors, own).items():
+    for key, ours in layout.rename(tensors, hints or own).items():
         if ours is None:
+            report.dropped.append(key)
             continue
         ours = _place(ours, own)
-        if ours not in own:
+        if own and ours not in own:
             report.unexpected.append(key)
         elif ours in chosen:
             if not torch.equal(chosen[ours], tensors[key]):
@@ -138,15 +161,24 @@ def _match(tensors: dict[str, Tensor], own: Mapping[str, Tensor], layout: Layout
             chosen[ours] = tensors[key]
             if ours != key:
                 report.renamed.append((key, ours))
-    for key, value in list(chosen.items()):
-        if value.shape != own[key].shape:
+    report.sliced = layout.adapt(chosen, own)
+    return chosen, report
+
+
+def _fit(values: dict[str, Tensor], own: Mapping[str, Tensor], layout: Layout, report: LoadReport) -> dict[str, Tensor]:
+    """Those values that have the model's shapes; completes the report."""
+    chosen = {}
+    for key, value in values.items():
+        if key not in own:
+            continue  # made on the way, for a model of another kind
+        if value.shape == own[key].shape:
+            chosen[key] = value
+        else:
             report.mismatched.append((key, tuple(value.shape), tuple(own[key].shape)))
-            del chosen[key]
     report.matched = list(chosen)
     found = {id(own[k]) for k in chosen} | {id(own[k]) for k, _, _ in report.mismatched}
-    lacking = (k for k, v in own.items() if k.startswith(layout.scope) and id(v) not in found)
-    report.missing = [k for k in lacking if not k.endswith("num_batches_tracked")]  # a count, not a weight
-    return report, chosen
+    report.missing = [k for k, v in own.items() if k.startswith(layout.scope) and id(v) not in found]
+    return chosen
 
 
 def _place(key: str, own: Mapping[str, Tensor]) -> str:

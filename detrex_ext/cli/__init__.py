@@ -11,6 +11,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("train", "train a model, or evaluate one with --eval-only"),
     "predict": ("predict", "draw and save what a model finds in pictures"),
     "check": ("check", "check annotation files and their pictures"),
+    "convert": ("convert", "write a checkpoint under the names of another project"),
     "benchmark": ("benchmark", "measure time and memory, beside detrex where it is importable"),
     "plot": ("plot", "draw the curves of runs"),
 }

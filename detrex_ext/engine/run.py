@@ -65,7 +65,7 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     evaluation = setup.build_evaluation(cfg, loader.dataset)
     model = setup.build_model(cfg)
     if saved is None:
-        setup.init_weights(cfg, model)
+        setup.init_weights(cfg, model, classes)
     extra = {
         "class_names": classes.names,
         "category_ids": classes.category_ids,

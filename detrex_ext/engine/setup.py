@@ -138,14 +138,16 @@ def build_model(cfg: DictConfig) -> nn.Module:
     return model
 
 
-def init_weights(cfg: DictConfig, model: nn.Module) -> None:
+def init_weights(cfg: DictConfig, model: nn.Module, classes: Classes) -> None:
     """Loads ``train.init_checkpoint``, as far as it fits; "" leaves the weights as they are.
+
+    Where the file knows other classes, rows of the same class name are taken and the others left.
 
     Raises:
         UserError: the file cannot be read or is of another model.
     """
     if cfg.train.init_checkpoint:
-        load_weights(model, cfg.train.init_checkpoint, strict=False)
+        load_weights(model, cfg.train.init_checkpoint, strict=False, classes=classes.names)
     else:
         logger.info("training from random weights: train.init_checkpoint names no file")
 

@@ -1,7 +1,8 @@
-"""detrex's Deformable-DETR: plain, box refinement, two-stage.
+"""detrex's Deformable-DETR: plain, box refinement, two-stage; its DINO has the same names and a few more.
 
 detrex registers the heads of the decoder at the top of the model and, where the decoder refines boxes, a second
-time inside it; a shared head appears once per layer. Its files hold every name; ours hold each tensor once.
+time inside it; a shared head appears once per layer. Its files hold every name; ours hold each tensor once. Our
+two-stage source is ``queries``, or ``queries.source`` where denoising is around it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ _PREFIXES = (
     ("transformer.enc_output_norm.", "queries.enc_output_norm."),
     ("transformer.pos_trans.", "queries.pos_trans."),
     ("transformer.pos_trans_norm.", "queries.pos_trans_norm."),
+    ("transformer.tgt_embed.", "queries.tgt_embed."),
     ("query_embedding.", "queries.query_embedding."),
+    ("label_enc.", "queries.label_enc."),
 )
+_SOURCE, _LABELS = "queries.source.", "queries.label_enc."
 _HEAD = re.compile(r"^(?:transformer\.decoder\.|decoder\.)?(class_embed|bbox_embed)\.(\d+)\.(.+)$")
 _LAYER = re.compile(r"^(?:transformer\.)?decoder\.layers\.(\d+)\.")
 
@@ -33,7 +37,7 @@ def _num_layers(keys: Collection[str]) -> int:
 
 def _recognise(keys: Collection[str]) -> bool:
     deformable = any(k.startswith("transformer.decoder.layers.0.attentions.1.sampling_offsets.") for k in keys)
-    return deformable and not any(k.startswith(("transformer.tgt_embed", "transformer.decoder.norm.")) for k in keys)
+    return deformable and "transformer.decoder.norm.weight" not in set(keys)
 
 
 def _names(keys: Collection[str], model_keys: Collection[str]) -> Names:
@@ -48,11 +52,21 @@ def _names(keys: Collection[str], model_keys: Collection[str]) -> Names:
             names[key] = shared if ours not in wanted and index < layers and shared in wanted else ours
             continue
         names[key] = next((new + key[len(old) :] for old, new in _PREFIXES if key.startswith(old)), key)
-    return names
+    if any(k.startswith(_SOURCE) for k in wanted):
+        return {key: _inside(ours) for key, ours in names.items()}
+    # a model without denoising leaves the label embedding out
+    return {key: None if ours.startswith(_LABELS) else ours for key, ours in names.items()}
+
+
+def _inside(name: str) -> str:
+    """The name in a model whose two-stage source is inside the denoising one."""
+    inner = name.startswith("queries.") and not name.startswith(_LABELS)
+    return _SOURCE + name.removeprefix("queries.") if inner else name
 
 
 def _write(state: State) -> State:
     layers = _num_layers(state)
+    state = {key.replace(_SOURCE, "queries."): value for key, value in state.items()}
     refine = sum(k.startswith("decoder.bbox_embed.") and k.endswith(".layers.0.weight") for k in state) > 1
     two_stage = "queries.enc_output.weight" in state
     out: State = {}

@@ -1,0 +1,132 @@
+"""A file of one project's names into a file of another's, with or without a model to hold it against."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detrex_ext.errors import UserError
+
+from .classes import class_tensors
+from .coco import COCO_CATEGORIES
+from .files import read_checkpoint, write_checkpoint
+from .layouts import FAMILIES, OURS, recognise, to_layout
+from .load import as_tensors, guess, load_state, part_of, rename
+from .report import LoadReport
+
+_PARTS = ("backbone.", "neck.", "encoder.", "queries.", "decoder.")
+
+
+def convert(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    to: str = OURS.name,
+    model: nn.Module | None = None,
+    averaged: bool = False,
+    extra: Mapping[str, Any] | None = None,
+) -> LoadReport:
+    """Writes the weights of any known file under the names of ``to``.
+
+    Args:
+        source: path of the file, local or remote.
+        target: file to write, whole or not at all; never the source.
+        to: ``detrex_ext``, or a family of :func:`to_layout`, such as ``detrex``.
+        model: what the weights must fit, every tensor of it; without it names alone decide.
+        averaged: take the averaged (EMA) weights.
+        extra: further values of a file of ours.
+
+    Raises:
+        UserError: a file that cannot be read, is of no known kind or does not fit the model; a target that is the
+            source or cannot be written.
+    """
+    name = os.fspath(source)
+    if to not in (OURS.name, *FAMILIES):
+        raise UserError(f"unknown checkpoint layout '{to}'; known: {', '.join((OURS.name, *FAMILIES))}")
+    _check_target(name, os.fspath(target))
+    data = read_checkpoint(source)
+    tensors = part_of(data, "ema_state" if averaged else "model", name)
+    if model is None:
+        state, report = by_our_names(tensors, name)
+    else:
+        report = load_state(model, tensors, strict=True, name=name)
+        state = {key: value for key, value in model.state_dict().items() if _covers(report, key)}
+    write_checkpoint(_contents(state, to, {**_known(data, report), **(extra or {})}), target)
+    return report
+
+
+def _contents(state: Mapping[str, Tensor], to: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    if to == OURS.name:
+        return {"model": {key: value.contiguous() for key, value in state.items()}, **known}
+    return {"model": {key: value.contiguous() for key, value in to_layout(dict(state), to).items()}}
+
+
+def _known(data: Mapping[str, Any], report: LoadReport) -> dict[str, Any]:
+    """Classes and config that the file holds; COCO's classes, where rows were chosen by its ids."""
+    known = {key: data[key] for key in ("class_names", "category_ids", "config") if key in data}
+    if "class_names" not in known and any("COCO" in done.how for done in report.sliced):
+        known |= {"class_names": list(COCO_CATEGORIES.values()), "category_ids": list(COCO_CATEGORIES)}
+    return known
+
+
+def count_classes(source: str | os.PathLike) -> int | None:
+    """Object classes of the file's model; None where it has no class head that is known."""
+    tensors = as_tensors(part_of(read_checkpoint(source), "model", os.fspath(source)), os.fspath(source))
+    values, _ = rename(tensors, {}, recognise(tensors), _assumed(tensors))
+    heads = [key for key in class_tensors(values) if key.startswith("decoder.") and key.endswith(".bias")]
+    no_object = "queries.query_embed.weight" in values  # DETR's heads have a row for it
+    return len(values[heads[0]]) - no_object if heads else None
+
+
+def by_our_names(state: Mapping[str, Any], name: str = "state") -> tuple[dict[str, Tensor], LoadReport]:
+    """Tensors of any known file by the names of the model that the file is of.
+
+    Raises:
+        UserError: no such model is known.
+    """
+    tensors = as_tensors(state, name)
+    layout = recognise(tensors)
+    values, report = rename(tensors, {}, layout, _assumed(tensors))
+    _share_heads(values, tensors)
+    report.matched = [key for key in values if key.startswith(_PARTS)]
+    report.unexpected += [key for key in values if not key.startswith(_PARTS)]
+    if report.unexpected or not report.matched:
+        raise UserError(
+            f"checkpoint {name}: it looks like {guess(report, tensors)}; {len(report.matched)} of its {len(tensors)} "
+            "tensors have a name here where no model is given\n  --config-file F names the model to fit it to"
+        )
+    return values, report
+
+
+def _assumed(keys: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A file with a label embedding is of a model with denoising around its two-stage source."""
+    return ("queries.source.",) if any(key.endswith("label_enc.weight") for key in keys) else ("",)
+
+
+def _share_heads(values: dict[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Heads that are all the same and that no decoder refines boxes with are one shared head, in place."""
+    refines = any(key.startswith(("transformer.decoder.bbox_embed.", "decoder.bbox_embed.")) for key in tensors)
+    for kind in () if refines else ("class_embed", "bbox_embed"):
+        head = re.compile(rf"decoder\.{kind}\.([1-9]\d*)\.")
+        first = {key: head.sub(f"decoder.{kind}.0.", key) for key in values if head.match(key)}
+        if all(one in values and torch.equal(values[one], values[key]) for key, one in first.items()):
+            for key in first:
+                del values[key]
+
+
+def _covers(report: LoadReport, key: str) -> bool:
+    """A file of a backbone alone becomes a file of a backbone alone."""
+    whole = any(not name.startswith("backbone.") for name in report.matched)
+    return whole or key.startswith("backbone.")
+
+
+def _check_target(source: str, target: str) -> None:
+    folder = os.path.dirname(os.path.abspath(target))
+    if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
+        raise UserError(f"{target}: is the file to convert; name another one to write")
+    if os.path.isdir(target) or not os.path.isdir(folder):
+        raise UserError(f"{target}: not a file in a folder that exists")

@@ -1,0 +1,72 @@
+"""`python -m detrex_ext convert`: a checkpoint of any known project under the names of another."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+EPILOG = """\
+examples:
+  the authors' Deformable-DETR as a file of ours, ready to be fine-tuned on other classes:
+    python -m detrex_ext convert r50_deformable_detr-checkpoint.pth deformable.pth
+  held against a model, every tensor of it, and with its config inside, ready to predict:
+    python -m detrex_ext convert official.pth ours.pth --config-file dino_r50_4scale_12ep
+  a training of ours for detrex, averaged weights:
+    python -m detrex_ext convert model_final.pth for_detrex.pth --to detrex --ema
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The verb's arguments."""
+    from detrex_ext.checkpoint.layouts import FAMILIES, OURS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m detrex_ext convert",
+        description="Rename the tensors of a checkpoint; its kind is told from its names.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="IN", help="checkpoint of this project, detrex, a model's authors, ...")
+    parser.add_argument("target", metavar="OUT", help="file to write; never IN")
+    parser.add_argument("--to", default=OURS.name, choices=(OURS.name, *FAMILIES), help="names to write")
+    parser.add_argument("--config-file", metavar="F", help="model that the file must fit")
+    parser.add_argument("--ema", action="store_true", help="take the averaged weights of the file")
+    parser.add_argument("--report", action="store_true", help="print every key and what became of it")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: a file that cannot be read or converted.
+    """
+    args = build_parser().parse_args(argv)
+    from detrex_ext.checkpoint import convert
+
+    model, extra = _model(args) if args.config_file else (None, None)
+    report = convert(args.source, args.target, args.to, model, args.ema, extra)
+    print(report.full() if args.report else report)
+    dropped = f", {len(report.dropped)} left out on purpose" if report.dropped else ""
+    print(f"{args.target}: {len(report.matched)} tensors by the names of {args.to}{dropped}")
+    return 0
+
+
+def _model(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The config's model, and the config as text for the file; the number of classes is the file's where it is open."""
+    from detrex_ext.checkpoint import count_classes
+    from detrex_ext.config import load_config, save_config
+    from detrex_ext.inference import build_for_inference
+
+    cfg = load_config(args.config_file)
+    if "num_classes" in cfg.model and cfg.model.num_classes is None:
+        cfg.model.num_classes = count_classes(args.source)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        save_config(cfg, path)
+        return build_for_inference(cfg), {"config": path.read_text(encoding="utf-8")}

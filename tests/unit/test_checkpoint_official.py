@@ -1,0 +1,279 @@
+"""Files of other projects, made here from ours by renaming tables of this file's own, and back."""
+
+import re
+
+import pytest
+import torch
+
+from detrex_ext.checkpoint import load_state, load_weights
+from detrex_ext.checkpoint.coco import COCO_IDS, COCO_NAMES
+from detrex_ext.checkpoint.layouts import recognise
+from detrex_ext.errors import UserError
+from detrex_ext.modeling.backbones import ResNet, SwinTransformer
+from detrex_ext.modeling.decoders import DeformableDecoder, DETRDecoder
+from detrex_ext.modeling.detector import Detector
+from detrex_ext.modeling.encoders import DeformableEncoder, DenseEncoder
+from detrex_ext.modeling.necks import ChannelMapper, InputProj
+from detrex_ext.modeling.postprocess import Postprocess
+from detrex_ext.modeling.preprocess import Preprocess
+from detrex_ext.modeling.queries import DenoisingQueries, LearnedQueries, PositionQueries, TwoStageQueries
+
+DIM, LAYERS = 32, 2
+KINDS = ("plain", "refine", "two_stage", "mixed", "dac", "dino", "detr")
+NAMES = dict(plain="official Deformable-DETR", mixed="official H-DETR or DAC-DETR", dino="official DINO")
+NAMES |= dict(refine=NAMES["plain"], two_stage=NAMES["plain"], dac=NAMES["mixed"], detr="official DETR")
+
+
+def model_of(kind, classes=80, queries=5):
+    """A narrow model of a kind, its weights random."""
+    torch.manual_seed(3)
+    sizes = {"dim": DIM, "num_heads": 4, "ffn_dim": 16, "dropout": 0.0, "num_layers": LAYERS}
+    backbone = ResNet(18, ["res3", "res4", "res5"] if kind != "detr" else ["res5"])
+    if kind == "detr":
+        neck, encoder = InputProj(512, DIM), DenseEncoder(**sizes)
+        source, decoder = PositionQueries(queries, DIM), DETRDecoder(classes, **sizes)
+    else:
+        neck = ChannelMapper(dict(res3=128, res4=256, res5=512), DIM, 4)
+        encoder = DeformableEncoder(**sizes, num_points=2)
+        more = dict(position="reference", post_norm=True) if kind == "dino" else {}
+        decoder = DeformableDecoder(classes, **sizes, num_points=2, refine=kind != "plain", **more)
+        content = {"mixed": "mixed", "dac": "mixed", "dino": "learned"}.get(kind, "projected")
+        source = TwoStageQueries(classes, queries, DIM, content, "max" if kind == "dino" else "objectness")
+        if kind in ("plain", "refine"):
+            source = LearnedQueries(queries, DIM)
+        if kind in ("dac", "dino"):
+            source = DenoisingQueries(source, classes, DIM)
+    model = Detector(Preprocess(), backbone, neck, encoder, source, decoder, Postprocess(), classes)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.normal_()
+    return model
+
+
+def torchvision_name(key):
+    key = key.replace("stem.conv1.norm", "bn1").replace("stem.conv1", "conv1")
+    key = re.sub(r"res(\d)", lambda m: f"layer{int(m[1]) - 1}", key)
+    key = re.sub(r"(?<=\.)conv(\d)\.norm", r"bn\1", key)
+    return key.replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
+
+
+PARTS = {
+    "encoder": {"attentions.0": "self_attn", "norms.0": "norm1", "norms.1": "norm2"},
+    "decoder": {"attentions.0.attn": "self_attn", "attentions.1": "cross_attn"}
+    | {"norms.0": "norm2", "norms.1": "norm1", "norms.2": "norm3"},
+}
+DETR_PARTS = {
+    "encoder": {"attentions.0.attn": "self_attn", "norms.0": "norm1", "norms.1": "norm2"},
+    "decoder": {"attentions.0.attn": "self_attn", "attentions.1.attn": "multihead_attn"}
+    | {f"norms.{i}": f"norm{i + 1}" for i in range(3)},
+}
+FFN = {"ffns.0.layers.0.0": "linear1", "ffns.0.layers.1": "linear2"}
+
+
+def with_ids(rows, kind):
+    """Rows of 80 classes among those of 91 ids; the rest is noise that must not arrive anywhere."""
+    out = torch.randn(92 if kind in ("detr", "labels") else 91, *rows.shape[1:])
+    if kind == "objects":
+        out[:80] = rows
+    else:
+        out[list(COCO_IDS)] = rows[:80]
+    if kind == "detr":
+        out[91] = rows[80]
+    return out
+
+
+def official(model, kind):
+    """The model's tensors as the authors of its kind write them."""
+    out = {}
+    parts = DETR_PARTS if kind == "detr" else PARTS
+    for key, value in model.state_dict().items():
+        key = key.replace("queries.source.", "queries.")
+        if key.startswith("backbone."):
+            out["backbone.0.body." + torchvision_name(key.removeprefix("backbone."))] = value
+        elif layer := re.match(r"(encoder|decoder)\.layers\.(\d)\.(.+)\.(\w+)$", key):
+            table, inner = FFN | parts[layer[1]], layer[3]
+            name = next(inner.replace(ours, theirs, 1) for ours, theirs in table.items() if inner.startswith(ours))
+            joined = f"{name}.{layer[4]}"
+            out[f"transformer.{layer[1]}.layers.{layer[2]}.{joined}"] = value
+        elif head := re.match(r"(decoder|queries)\.(class|bbox)_embed\.(.+)$", key):
+            put_head(out, kind, *head.groups(), value)
+        elif level := re.match(r"neck\.(extra_)?convs\.(\d)\.(conv|norm)\.(\w+)$", key):
+            out[f"input_proj.{3 if level[1] else level[2]}.{int(level[3] == 'norm')}.{level[4]}"] = value
+        elif key == "queries.label_enc.weight":
+            out["label_enc.weight"] = with_ids(value, "labels")
+        else:
+            simple = {"encoder.level_embeds": "transformer.level_embed", "neck.input_proj": "input_proj"}
+            simple |= {"decoder.post_norm_layer": "transformer.decoder.norm", "decoder.": "transformer.decoder."}
+            simple |= {"queries.query_embedding": "query_embed", "queries.query_embed": "query_embed"}
+            simple |= {"queries.tgt_embed": "transformer.tgt_embed" if kind == "dino" else "query_embed"}
+            simple |= {"queries.": "transformer."}
+            ours = next(name for name in simple if key.startswith(name))
+            out[key.replace(ours, simple[ours], 1)] = value
+    return out
+
+
+def put_head(out, kind, where, head, rest, value):
+    if head == "class":
+        by = "detr" if kind == "detr" else "objects" if where == "queries" and kind != "dino" else "classes"
+        value = with_ids(value, by)
+    if kind == "detr":
+        out[f"{head}_embed.{rest}"] = value
+    elif where == "queries":
+        names = [f"{head}_embed.{LAYERS}.{rest}", f"transformer.decoder.{head}_embed.{LAYERS}.{rest}"]
+        out.update(dict.fromkeys([f"transformer.enc_out_{head}_embed.{rest}"] if kind == "dino" else names, value))
+    else:
+        index, rest = rest.split(".", 1)
+        for i in range(LAYERS) if kind == "plain" else [index]:
+            out[f"{head}_embed.{i}.{rest}"] = value
+            if kind not in ("plain", "refine") or (kind == "refine" and head == "bbox"):
+                out[f"transformer.decoder.{head}_embed.{i}.{rest}"] = value
+
+
+def equal(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_authors_files_fill_our_models(kind, tmp_path):
+    model, other = model_of(kind), model_of(kind)
+    theirs = official(model, kind)
+    with torch.no_grad():
+        for value in other.state_dict().values():
+            value.zero_()
+    assert recognise(theirs).name == NAMES[kind]
+    torch.save({"model": theirs, "epoch": 3}, tmp_path / "x.pth")
+    report = load_weights(other, tmp_path / "x.pth")
+    assert report.complete and not report.dropped and equal(model, other)
+    heads = [k for k in model.state_dict() if "class_embed" in k or "label_enc" in k]
+    assert sorted(done.key for done in report.sliced) == sorted(heads)
+
+
+def test_one_decoder_layer_by_the_published_names():
+    """The list is of the authors' code; the norm after self-attention is their second."""
+    theirs = official(model_of("two_stage"), "two_stage")
+    linear = [f"{n}.{w}" for n in ("linear1", "linear2", "norm1", "norm2", "norm3") for w in ("weight", "bias")]
+    self_attn = ["in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"]
+    parts = ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+    cross = [f"cross_attn.{n}.{w}" for n in parts for w in ("weight", "bias")]
+    prefix = "transformer.decoder.layers.1."
+    expected = {prefix + k for k in (*linear, *cross, *(f"self_attn.{n}" for n in self_attn))}
+    assert {k for k in theirs if k.startswith(prefix)} == expected
+    other = model_of("two_stage")
+    load_state(other, theirs | {f"{prefix}norm2.weight": torch.full((DIM,), 7.0)})
+    assert (other.decoder.layers[1].norms[0].weight == 7).all()
+
+
+def test_a_model_of_91_classes_keeps_all_rows():
+    theirs = official(model_of("refine"), "refine")
+    report = load_state(model := model_of("refine", classes=91), theirs)
+    assert not report.sliced
+    assert torch.equal(model.decoder.class_embed[1].weight, theirs["class_embed.1.weight"])
+
+
+def test_queries_of_one_to_many_training_are_left_behind():
+    model = model_of("mixed", queries=30)
+    other = model_of("mixed", queries=5)
+    report = load_state(other, official(model, "mixed"))
+    assert torch.equal(other.queries.tgt_embed.weight, model.queries.tgt_embed.weight[:5])
+    assert "queries.tgt_embed.weight: 30 -> 5 rows, the first, one-to-one queries" in str(report)
+
+
+@pytest.mark.parametrize("kind", ["plain", "refine", "two_stage"])
+def test_mmdetection_has_no_bias_in_its_neck(kind, tmp_path):
+    model, other, theirs = model_of(kind), model_of(kind), {}
+    with torch.no_grad():
+        for level in (*model.neck.convs, *model.neck.extra_convs):
+            level.conv.bias.zero_()
+    for key, value in model.state_dict().items():
+        if key.startswith("neck."):
+            theirs[key.replace(".norm.", ".gn.")] = value
+        elif key.startswith("backbone."):
+            theirs[torchvision_name(key)] = value
+        elif head := re.match(r"(decoder|queries)\.(class|bbox)_embed\.(.+)$", key):
+            index, rest = (LAYERS, head[3]) if head[1] == "queries" else head[3].split(".", 1)
+            for i in range(LAYERS) if kind == "plain" else [index]:
+                if head[2] == "class":
+                    theirs[f"bbox_head.cls_branches.{i}.{rest}"] = value
+                else:
+                    layer, what = rest.removeprefix("layers.").split(".")
+                    theirs[f"bbox_head.reg_branches.{i}.{2 * int(layer)}.{what}"] = value
+        elif key.startswith("queries.query_embedding"):
+            theirs[key.replace("queries.", "bbox_head.")] = value
+        else:
+            name = key.replace("queries.", "").replace("encoder.level_embeds", "level_embeds")
+            theirs[f"bbox_head.transformer.{name}"] = value
+    theirs = {k: v for k, v in theirs.items() if not re.match(r"neck.*conv\.bias", k)}
+    theirs["backbone.bn1.num_batches_tracked"] = torch.tensor(3)
+    torch.save({"meta": {"CLASSES": COCO_NAMES, "epoch": 50}, "state_dict": theirs}, tmp_path / "epoch_50.pth")
+    report = load_weights(other, tmp_path / "epoch_50.pth")
+    assert report.complete and equal(model, other) and report.layout == "mmdetection Deformable-DETR"
+    assert report.dropped == ["backbone.bn1.num_batches_tracked"]
+    assert len(report.sliced) == 4 and "zeros" in str(report)
+
+
+def swin_detector():
+    model = model_of("plain")
+    model.backbone = SwinTransformer(8, (1, 1, 2, 1), (1, 1, 1, 1), window_size=2)
+    with torch.no_grad():
+        for value in model.backbone.parameters():
+            value.normal_()
+    return model
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_swin_of_a_classifier_fills_the_backbone(late):
+    """timm has the merging of patches at the start of a stage, the authors at its end."""
+    model, other = swin_detector(), swin_detector()
+    theirs = {k: v for k, v in model.backbone.state_dict().items() if not re.match(r"norm\d", k)}
+    if late:
+        theirs = {
+            re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", k): v
+            for k, v in theirs.items()
+        }
+    theirs |= {"head.weight": torch.ones(10, 64), "head.bias": torch.ones(10), "norm.weight": torch.ones(64)}
+    with torch.no_grad():
+        other.backbone.layers[0].downsample.reduction.weight.zero_()
+    report = load_state(other, theirs, strict=False)
+    assert not report.unexpected and not report.mismatched and len(report.dropped) == 3
+    assert {k.split(".")[1] for k in report.missing} == {"norm1", "norm2", "norm3"}
+    ours, filled = model.backbone.layers[0].downsample.reduction, other.backbone.layers[0].downsample.reduction
+    assert torch.equal(ours.weight, filled.weight)
+
+
+def test_a_file_of_timm_fills_a_timm_backbone():
+    timm = pytest.importorskip("timm")
+    from detrex_ext.modeling.backbones import TimmBackbone
+
+    for name in ("convnext_atto", "resnet18"):
+        theirs = timm.create_model(name).state_dict()
+        model = model_of("plain")
+        model.backbone = TimmBackbone(name)
+        report = load_state(model, theirs)
+        assert report.complete and len(report.matched) + len(report.dropped) == len(theirs)
+        assert all(re.match(r"head|fc|norm", k) for k in report.dropped)
+
+
+def test_a_backbone_of_ours_alone_fits_a_model_of_any_host():
+    model, other = model_of("plain"), model_of("dino")
+    state = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    assert load_state(other, state).complete and equal(model.backbone, other.backbone)
+
+
+def test_a_wrong_file_is_refused_with_its_guess():
+    torchvision = pytest.importorskip("torchvision")
+    densenet = torchvision.models.densenet121(weights=None).state_dict()
+    with pytest.raises(UserError, match=r"looks like timm classifier, 0 of \d+ tensors fit"):
+        load_state(model_of("plain"), densenet, strict=False)
+    detr = {k: v for k, v in official(model_of("detr"), "detr").items() if not k.startswith("backbone.")}
+    with pytest.raises(UserError, match=r"looks like official DETR, \d+ of \d+ tensors fit"):
+        load_state(model_of("dino"), detr, strict=False)
+    with pytest.raises(UserError, match="looks like no layout that is known, 0 of"):
+        load_state(model_of("plain"), {"blocks.1.weight": torch.ones(1)}, strict=False)
+
+
+def test_the_full_report_names_every_key():
+    report = load_state(model_of("dac"), official(model_of("dac"), "dac"))
+    text = report.full()
+    assert "transformer.decoder.layers.1.norm1.bias -> decoder.layers.1.norms.1.bias" in text
+    assert text.count("\n") > len(report.renamed) > 200 > str(report).count("\n")
