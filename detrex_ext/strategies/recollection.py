@@ -31,20 +31,30 @@ class QueryRecollection(Strategy):
         lift_points: where initial references are points but those of a stage are boxes (one-stage hosts with
             refinement), a recollected point becomes a box of the size at which first boxes start. Without it such a
             host needs a ``start_stage`` of at least ``window``, so that the points are never recollected.
+        repeat_last: in training the last stage runs once more, on its own outputs and on nothing else (DQRR with
+            ``window=None``: 95 sets of 6 stages). It then stands for all: inference may loop it from the initial
+            queries, ``model.decoder.eval_order=[5,5,5,5,5]``.
     """
 
-    def __init__(self, window: int | None = 2, start_stage: int = 1, lift_points: bool = False) -> None:
+    def __init__(
+        self, window: int | None = 2, start_stage: int = 1, lift_points: bool = False, repeat_last: bool = False
+    ) -> None:
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 (or None for all stages), got {window}")
         if start_stage < 1:
             raise ValueError(f"start_stage must be at least 1: stage 0 has one predecessor; got {start_stage}")
         self.window, self.start_stage, self.lift_points = window, start_stage, lift_points
+        self.repeat_last, self._last = repeat_last, None
+
+    def plan(self, order: Sequence[int]) -> Sequence[int]:
+        self._last = len(order) if self.repeat_last else None
+        return (*order, order[-1]) if self.repeat_last else order
 
     def after_stage(
         self, step: int, history: Sequence[Queries], sets: list[SupervisedSet], q: Queries
     ) -> tuple[list[SupervisedSet], Queries]:
         stage = step + 1
-        if stage < self.start_stage:
+        if stage < self.start_stage or stage == self._last:
             return sets, q
         first = 0 if self.window is None else max(0, len(history) - self.window)
         older = [self._recollect(h, q) for h in history[first:-1]]

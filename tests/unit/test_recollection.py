@@ -133,6 +133,38 @@ def test_mixed_points_and_boxes_are_refused_with_the_way_out():
         model["decoder"](q, mem, [QueryRecollection()])
 
 
+def test_dense_recollection_with_a_recurrent_last_stage():
+    """DQRR: the last stage runs once more on the sets it made, and each then equals its lineage with it twice."""
+    model, mem = build(4), memory()
+    q0, _ = model["source"](mem)
+    sets = model["decoder"](q0, mem, [QueryRecollection(None, repeat_last=True)])
+    assert [sum(s.stage == i for s in sets) for i in range(5)] == [1, 2, 4, 8, 8]
+    lines = [(*line, 3) for line in lineages(4, None, 1)[3]]
+    for one, line in zip([s for s in sets if s.stage == 4], lines, strict=True):
+        q = q0
+        for layer in line:
+            logits, boxes, q = model["decoder"]._stage(layer, q, mem)
+        torch.testing.assert_close(one.logits_BQK, logits, rtol=0, atol=1e-12)
+        torch.testing.assert_close(one.boxes_BQ4, boxes, rtol=0, atol=1e-12)
+
+
+def test_six_dense_stages_and_their_recurrence_are_95_sets():
+    model, mem = build(6), memory(1)
+    q0, _ = model["source"](mem)
+    assert len(model["decoder"](q0, mem, [QueryRecollection(None, repeat_last=True)])) == 95
+
+
+def test_one_stage_looped_at_inference_is_the_stage_applied_by_hand():
+    model, mem = build(4).eval(), memory()
+    model["decoder"].eval_order = (3, 3, 3)
+    q, _ = model["source"](mem)
+    sets = model["decoder"](q, mem)
+    for one in sets:
+        logits, boxes, q = model["decoder"]._stage(3, q, mem)
+        assert torch.equal(one.logits_BQK, logits) and torch.equal(one.boxes_BQ4, boxes)
+    assert len(sets) == 3
+
+
 def test_options_are_checked():
     with pytest.raises(ValueError, match="window"):
         QueryRecollection(window=0)

@@ -339,3 +339,9 @@ def test_plan_repeats_a_layer_and_eval_order_loops_it():
     logits, boxes, q1 = dec._stage(3, q0, mem)
     again = dec._stage(3, q1, mem)
     assert torch.equal(sets[0].boxes_BQ4, boxes) and torch.equal(sets[1].logits_BQK, again[0])
+
+
+@pytest.mark.parametrize("options", [{"eval_order": (0, 4)}, {"order": (-1,)}, {"order": ()}])
+def test_an_order_of_layers_that_are_not_there_is_refused(options):
+    with pytest.raises(ValueError, match=rf"{next(iter(options))} must name layers 0 to 3"):
+        DeformableDecoder(CLASSES, DIM, HEADS, 2, POINTS, 24, 0.0, LAYERS, **options)

@@ -48,6 +48,9 @@ class StagedDecoder(nn.Module):
         self.num_layers = num_layers
         self.order = tuple(order) if order is not None else tuple(range(num_layers))
         self.eval_order = tuple(eval_order) if eval_order is not None else self.order
+        for name, layers in (("order", self.order), ("eval_order", self.eval_order)):
+            if not layers or not all(0 <= i < num_layers for i in layers):
+                raise ValueError(f"{name} must name layers 0 to {num_layers - 1}, got {list(layers)}")
         self.chunk = chunk
 
     def project(self, layer: int, mem: Memory) -> Any:
