@@ -33,8 +33,8 @@ FAULTS = (
     Fault(
         "GIoU with the wrong sign of the enclosing box",
         "layers/box_ops.py",
-        "return iou - (hull - union) / (hull + EPS)",
-        "return iou + (hull - union) / (hull + EPS)",
+        "return iou - (hull - union) / (hull + eps)",
+        "return iou + (hull - union) / (hull + eps)",
         ("tests/unit/test_box_ops.py",),
     ),
     Fault(
@@ -96,8 +96,8 @@ FAULTS = (
     Fault(
         "the matcher prefers boxes that overlap least",
         "matching/costs.py",
-        "_corners(candidates.object_boxes)).neg_()",
-        "_corners(candidates.object_boxes))",
+        "_corners(candidates.object_boxes), self.eps).neg_()",
+        "_corners(candidates.object_boxes), self.eps)",
         ("tests/unit/test_matching_costs.py",),
     ),
     Fault(
@@ -155,5 +155,26 @@ FAULTS = (
         "effective = self._totals(batch) if len(parts) > 1 else None",
         "effective = None",
         ("tests/unit/test_engine_trainer.py",),
+    ),
+    Fault(
+        "DAB-DETR's position code is moved, not scaled",
+        "modeling/decoders/dab.py",
+        "place = place * self.query_scale(q.content_BTC)",
+        "place = place + self.query_scale(q.content_BTC)",
+        ("tests/parity/test_golden_dense.py",),
+    ),
+    Fault(
+        "padding is sampled by AdaMixer",
+        "modeling/decoders/adamixer.py",
+        "inside = (~mem.pad_BS)",
+        "inside = torch.ones_like(mem.pad_BS)",
+        ("tests/parity/test_golden_adamixer.py",),
+    ),
+    Fault(
+        "dense recollection goes on after the last stage",
+        "strategies/recollection.py",
+        "stage < self.start_stage or stage == self._last",
+        "stage < self.start_stage",
+        ("tests/unit/test_recollection.py",),
     ),
 )
