@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detrex_ext.layers.attention import MultiheadAttention, attention
+from detrex_ext.layers.attention import MultiheadAttention, attention, key_mask
 
 
 def by_hand(q, k, v, mask=None):
@@ -56,3 +56,18 @@ def test_multihead_equals_torch():
     mask.fill_diagonal_(True)
     want = x + layer.attn(x + pos, x + pos, x, attn_mask=~mask)[0]
     torch.testing.assert_close(layer(x, pos, mask), want)
+
+
+def test_cross_attention_equals_torch():
+    torch.manual_seed(0)
+    layer = MultiheadAttention(16, 4)
+    x, pos, memory, memory_pos = (torch.randn(2, n, 16) for n in (6, 6, 9, 9))
+    pad = torch.arange(9) >= torch.tensor([[9], [5]])
+    want = x + layer.attn(x + pos, memory + memory_pos, memory, key_padding_mask=pad)[0]
+    kv = layer.project(memory, memory_pos)
+    torch.testing.assert_close(layer.cross(x, pos, kv, key_mask(pad)), want)
+
+
+def test_no_mask_where_nothing_is_padding():
+    assert key_mask(None) is None and key_mask(torch.zeros(2, 3, dtype=torch.bool)) is None
+    assert key_mask(torch.tensor([[False, True]])).tolist() == [[[[True, False]]]]

@@ -12,6 +12,10 @@ PUBLISHED = {
     "deformable_detr_r50_50ep": (40_066_838, 40_057_430),
     "deformable_detr_r50_box_refine_50ep": (40_832_698, 40_823_290),
     "deformable_detr_r50_two_stage_50ep": (41_161_740, 41_152_332),
+    "detr_r50_300ep": (41_521_941, 41_512_533),
+    "dab_detr_r50_50ep": (43_668_690, 43_659_282),
+    "dab_detr_r50_3patterns_50ep": (43_669_458, 43_660_050),
+    "dab_detr_r50_dc5_50ep": (43_668_690, 43_446_290),
 }
 
 

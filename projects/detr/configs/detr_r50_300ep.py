@@ -1,0 +1,28 @@
+"""DETR, ResNet-50, 300 epochs of COCO at batch 64. Gradients are clipped as in the paper; detrex's recipe does not."""
+
+from detrex_ext import get_config
+from detrex_ext.engine.optim import LrFactor
+from detrex_ext.runtime import LazyCall as L
+
+_data = get_config("common/data/coco_detr.py")
+dataset, dataloader = _data.dataset, _data.dataloader
+model = get_config("common/models/detr_r50.py").model
+optimizer = get_config("common/optim.py").AdamW
+lr_multiplier = get_config("common/schedule.py").lr_multiplier_50ep
+train = get_config("common/train.py").train
+
+train.output_dir = "./output/detr_r50_300ep"
+train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+train.max_iter = 554400  # 300 epochs of 1,848 iterations
+train.reference_batch = 64
+train.clip_grad.enabled = True
+
+lr_multiplier.scheduler.milestones = [369600]  # after 200 epochs
+lr_multiplier.scheduler.end = train.max_iter
+
+optimizer.lr = 1e-4
+optimizer.weight_decay = 1e-4
+optimizer.params.lr_factor_func = L(LrFactor)(factors={"backbone": 0.1})
+
+dataloader.train.total_batch_size = 64
+dataloader.train.num_workers = 16
