@@ -16,6 +16,8 @@ PUBLISHED = {
     "dab_detr_r50_50ep": (43_668_690, 43_659_282),
     "dab_detr_r50_3patterns_50ep": (43_669_458, 43_660_050),
     "dab_detr_r50_dc5_50ep": (43_668_690, 43_446_290),
+    "dino_r50_4scale_12ep": (47_650_316, 47_640_908),
+    "dino_r50_5scale_12ep": (48_012_940, 48_003_532),
 }
 
 
@@ -81,6 +83,23 @@ def test_published_hyper_parameters():
     assert factor("backbone.res3.0.conv1.weight") == 0.1 and factor("decoder.layers.0.norms.0.weight") == 1.0
     schedule = instantiate(cfg.lr_multiplier)
     assert [schedule(i / 50) for i in (0, 39.9, 40.1, 50)] == pytest.approx([1, 1, 0.1, 0.1])
+
+
+def test_published_hyper_parameters_of_dino():
+    cfg, longer, better = (
+        load_config(find_config(f"dino_r50_4scale_{n}")) for n in ("12ep", "36ep", "12ep_better_hyper")
+    )
+    assert (cfg.optimizer.lr, cfg.optimizer.weight_decay, cfg.train.max_iter) == (1e-4, 1e-4, 90000)
+    assert cfg.optimizer.params.weight_decay_norm == 0 and cfg.model.queries.source.num_queries == 900
+    assert (longer.train.max_iter, longer.model.encoder.temperature, longer.model.encoder.offset) == (270000, 20, 0)
+    assert not longer.dataloader.train.dataset.filter_empty and cfg.dataloader.train.dataset.filter_empty
+    schedule = instantiate(longer.lr_multiplier)
+    assert [schedule(i / 36) for i in (29.9, 30.1)] == pytest.approx([1, 0.1])
+    rules = model_of("dino_r50_4scale_12ep_better_hyper").rules
+    assert {group: [t.weight for t in rule.terms.values()] for group, rule in rules.items()} == {
+        "main": [2, 5, 2], "enc": [2, 5, 2], "dn": [1, 5, 2],
+    }  # fmt: skip
+    assert (better.model.queries.number, better.model.backbone.freeze_at) == (300, 0)
 
 
 def test_one_override_reaches_every_class_head_and_rule():

@@ -146,14 +146,17 @@ class DeformableDecoder(StagedDecoder):
         raw = x.content_BTC
         content = raw if self.norm is None else self.norm(raw)
         logits = self.class_embed[head](content)
-        boxes = (self.bbox_embed[head](content).to(x.ref_BT4.dtype) + self._logit(x, x.ref_BT4)).sigmoid()
+        move = self.bbox_embed[head](content).to(x.ref_BT4.dtype)
+        boxes = (move + self._logit(x, x.ref_BT4)).sigmoid()
         extra = drop_scratch(x.extra)
         if not self.refine:
             return logits, boxes, x.replace(extra=extra)
+        if self.norm is not None:
+            # the next reference comes from the content before the norm
+            move = self.bbox_embed[head](raw).to(x.ref_BT4.dtype)
         new = boxes
         if self.norm is not None or self.look_forward_twice:
-            # the next reference comes from the content before the norm, around the detached reference
-            new = (self.bbox_embed[head](raw).to(x.ref_BT4.dtype) + self._logit(x, x.extra["_ref"])).sigmoid()
+            new = (move + self._logit(x, x.extra["_ref"])).sigmoid()  # around the detached reference
         new = new if self.look_forward_twice else new.detach()
         slots = tuple(replace(s, point=False) for s in x.slots)
         return logits, boxes, x.replace(ref_BT4=new, slots=slots, extra=extra)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from detrex_ext.layers.mlp import FFN
 from detrex_ext.layers.ms_deform_attn import MSDeformAttn, level_cells
@@ -41,6 +42,7 @@ class DeformableEncoder(nn.Module):
         dim, num_heads, num_levels, num_points, ffn_dim, dropout: sizes of a layer.
         num_layers: layers; memory is 1/8 of the image's pixels, so this is where most of the time goes.
         temperature, offset: of the sine position code.
+        checkpoint: recompute the layers in the backward pass: less memory, more time.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class DeformableEncoder(nn.Module):
         num_layers: int = 6,
         temperature: float = 10000.0,
         offset: float = -0.5,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
@@ -62,6 +65,7 @@ class DeformableEncoder(nn.Module):
         )
         self.level_embeds = nn.Parameter(torch.empty(num_levels, dim))
         self.dim, self.temperature, self.offset = dim, temperature, offset
+        self.checkpoint = checkpoint
         for p in self.parameters():
             if p.dim() > 1:
                 nn.init.xavier_uniform_(p)
@@ -78,7 +82,8 @@ class DeformableEncoder(nn.Module):
         centre = cell_centres(mem)[:, :, None] * mem.valid_BL2[:, None]
         unit = level_cells(mem.shapes, centre)
         for layer in self.layers:
-            x = layer(x, pos, centre, unit, mem)
+            inputs = (x, pos, centre, unit, mem)
+            x = recompute(layer, *inputs, use_reentrant=False) if self.checkpoint and self.training else layer(*inputs)
         mem.tokens_BSC, mem.pos_BSC = x, pos
         return mem, []
 

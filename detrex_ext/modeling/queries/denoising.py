@@ -79,7 +79,7 @@ class DenoisingQueries(QuerySource):
         tiles, G = 2 * groups, targets.num
         device = main.ref_BT4.device
         labels = self._noise_labels(targets.labels_G.repeat(tiles))
-        boxes = self._noise_boxes(targets.boxes_G4.repeat(tiles, 1), G)
+        boxes = self._noise_boxes(targets.boxes_G4.to(main.ref_BT4.dtype).repeat(tiles, 1), G)
         image = targets.image_G.repeat(tiles)
         within = (torch.arange(G, device=device) - targets.offsets_B[targets.image_G]).repeat(tiles)
         tile = torch.arange(tiles, device=device).repeat_interleave(G)
@@ -89,14 +89,14 @@ class DenoisingQueries(QuerySource):
         content = main.content_BTC.new_zeros(B, size, main.content_BTC.shape[-1])
         content[image, row] = self.label_enc(labels).to(content.dtype)
         ref = main.ref_BT4.new_full((B, size, 4), 0.5)
-        ref[image, row] = inverse_sigmoid(boxes).sigmoid().to(ref.dtype)
+        ref[image, row] = inverse_sigmoid(boxes).sigmoid()
         if not size:
             # keeps the embedding in the graph, so that every rank has the same parameters in use
             content = content + 0.0 * self.label_enc.weight[0]
-        positive = tile % 2 == 0
-        gt = torch.arange(G, device=device).repeat(tiles)
+        # every second tile is positive
+        image, row = (x.view(groups, 2, G)[:, 0].flatten() for x in (image, row))
+        gt = torch.arange(G, device=device).repeat(groups)
         pairs = Pairs(torch.zeros_like(gt), image, row, gt)
-        pairs = Pairs(*(x[positive] for x in (pairs.set_P, pairs.img_P, pairs.query_P, pairs.gt_P)))
         ref, extra = self.source.place(ref, mem)
         given = {"dn": Given(pairs, float(max(groups, 1)))}
         return Queries(content, ref, (Slot(size, "dn"),), given=given, extra=extra)

@@ -25,7 +25,8 @@ class TwoStageQueries(QuerySource):
         num_queries: Q; fewer where the memory has fewer tokens.
         dim: C.
         content: ``projected`` = position and content from the sine code of the proposal (Deformable-DETR);
-            ``learned`` = learned content in score order (DINO's mixed selection); ``memory`` = the proposal's token.
+            ``learned`` = learned content in score order (DINO's mixed selection); ``mixed`` = position as in
+            ``projected``, content as in ``learned`` (H-DETR, arXiv 2207.13080); ``memory`` = the proposal's token.
         score: ``objectness`` = class channel 0 (Deformable-DETR); ``max`` = best class (DINO).
         supervise: ``all`` proposals (Deformable-DETR) or the ``selected`` ones (DINO), as group ``enc``.
         anchor_size: width and height of a proposal's anchor on the finest level; doubles per level.
@@ -43,7 +44,7 @@ class TwoStageQueries(QuerySource):
     ) -> None:
         super().__init__()
         for name, value, known in (
-            ("content", content, ("projected", "learned", "memory")),
+            ("content", content, ("projected", "learned", "mixed", "memory")),
             ("score", score, ("objectness", "max")),
             ("supervise", supervise, ("all", "selected")),
         ):
@@ -53,14 +54,17 @@ class TwoStageQueries(QuerySource):
         self.score, self.supervise, self.anchor_size = score, supervise, anchor_size
         self.enc_output = nn.Linear(dim, dim)
         self.enc_output_norm = nn.LayerNorm(dim)
-        if content == "projected":
+        self.pos_trans = self.tgt_embed = None
+        if content in ("projected", "mixed"):
             self.pos_trans = nn.Linear(2 * dim, 2 * dim)
             self.pos_trans_norm = nn.LayerNorm(2 * dim)
-        if content == "learned":
+        if content in ("learned", "mixed"):
             self.tgt_embed = nn.Embedding(num_queries, dim)
         for p in self.parameters():
             if p.dim() > 1:
                 nn.init.xavier_uniform_(p)
+        if content == "mixed":
+            nn.init.normal_(self.tgt_embed.weight)
         self.class_embed = nn.Linear(dim, num_classes)
         self.bbox_embed = MLP(dim, dim, 4, 3)
         reset_head(self.class_embed)
@@ -97,13 +101,11 @@ class TwoStageQueries(QuerySource):
         return None, nn.functional.linear(tokens, head.weight[:1], head.bias[:1])[..., 0]
 
     def _queries(self, ref: Tensor, tokens: Tensor, mem: Memory) -> Queries:
-        extra = {}
-        if self.content == "projected":
+        extra, content = {}, tokens
+        if self.pos_trans is not None:
             extra["query_pos"], content = self._project(ref)
-        elif self.content == "learned":
+        if self.tgt_embed is not None:
             content = self.tgt_embed.weight[None, : ref.shape[1]].expand(len(ref), -1, -1)
-        else:
-            content = tokens
         return Queries(content, ref, (Slot(ref.shape[1]),), extra=extra)
 
     def _project(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +113,7 @@ class TwoStageQueries(QuerySource):
         return self.pos_trans_norm(self.pos_trans(code)).chunk(2, -1)
 
     def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
-        return boxes_BT4, {"query_pos": self._project(boxes_BT4)[0]} if self.content == "projected" else {}
+        return boxes_BT4, {} if self.pos_trans is None else {"query_pos": self._project(boxes_BT4)[0]}
 
 
 def proposal_anchors(mem: Memory, size: float) -> tuple[Tensor, Tensor]:
