@@ -77,6 +77,19 @@ def mixed_selection_denoising() -> Detector:
     )  # fmt: skip
 
 
+def dino() -> Detector:
+    options = {"content": "learned", "score": "max", "supervise": "selected"}
+    source = DenoisingQueries(TwoStageQueries(CLASSES, QUERIES, 32, **options), CLASSES, 32, number=8)
+    return narrow(
+        source, ("main", "enc", "dn"), refine=True, position="reference", look_forward_twice=True, post_norm=True
+    )
+
+
+def deformable_plus() -> Detector:
+    source = TwoStageQueries(CLASSES, QUERIES, 32, content="mixed")
+    return narrow(source, ("main", "enc"), enc_objectness=True, refine=True, look_forward_twice=True)
+
+
 def dense(source, decoder, groups=("main",), softmax=False, **encoder) -> Detector:
     """A detector of one dense map, narrow and perturbed likewise."""
     torch.manual_seed(0)
@@ -129,6 +142,8 @@ HOSTS: dict[str, Callable[[], Detector]] = {
     "deformable, two-stage": two_stage,
     "deformable, two-stage, dn": two_stage_denoising,
     "deformable, no encoder, mixed, dn": mixed_selection_denoising,
+    "deformable++": deformable_plus,
+    "dino": dino,
     "detr": lambda: dense(PositionQueries(QUERIES, 32), DETRDecoder(CLASSES, 32, 2, 32, 0.0, LAYERS), softmax=True),
     "dab": lambda: dab(AnchorQueries(QUERIES, 32)),
     "dab, patterns": lambda: dab(AnchorQueries(QUERIES, 32, num_patterns=2)),
