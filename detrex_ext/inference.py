@@ -30,12 +30,13 @@ _TRUSTED = (
 _TRAINING_ONLY = ("strategies", "rules")
 
 
-def build_for_inference(cfg: DictConfig, num_classes: int | None = None) -> nn.Module:
+def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen: bool = True) -> nn.Module:
     """The model of a config in evaluation mode, without its strategies and rules; weights are random.
 
     Args:
         cfg: with ``model``; not changed.
         num_classes: used where the config leaves ``model.num_classes`` open.
+        frozen: no parameter wants a gradient; otherwise those that are trained do.
 
     Raises:
         UserError: the number of classes is known from neither.
@@ -51,7 +52,8 @@ def build_for_inference(cfg: DictConfig, num_classes: int | None = None) -> nn.M
                     "  set model.num_classes in the config"
                 )
             cfg.model.num_classes = num_classes
-    return instantiate(cfg.model).eval().requires_grad_(False)
+    model = instantiate(cfg.model).eval()
+    return model.requires_grad_(False) if frozen else model
 
 
 def test_transforms(cfg: DictConfig) -> list[Any]:

@@ -1,0 +1,179 @@
+"""A model in numbers: parameters, operations, memory, and the shapes of what flows from part to part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from detrex_ext.errors import UserError
+from detrex_ext.layers.ms_deform_backends import FORCE
+from detrex_ext.structures import Memory, Queries, SupervisedSet
+
+from .costs import COUNTED, Costs, shapes_only
+
+PARTS = ("backbone", "neck", "encoder", "queries", "decoder")
+GIGA, MEBI = 1e9, 2**20
+
+
+@dataclass
+class Part:
+    """One part of a detector.
+
+    Attributes:
+        parameters, trainable: numbers in it; a tensor that two parts share counts in the first.
+        gflops: operations of a forward pass of the batch, in 1e9.
+        peak_mib: most memory in use at once while it runs, weights not counted.
+        output: what it hands on, with shapes.
+    """
+
+    name: str
+    parameters: int = 0
+    trainable: int = 0
+    gflops: float = 0.0
+    peak_mib: float = 0.0
+    output: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Summary:
+    """A detector and one inference pass of it; ``gflops`` and ``peak_mib`` as in ``Part``, of the whole."""
+
+    batch: int
+    height: int
+    width: int
+    dtype: str
+    parameters: int
+    trainable: int
+    buffers: int
+    gflops: float
+    peak_mib: float
+    parts: list[Part]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """The same as a table and a list."""
+        rows = [("", "parameters", "trainable", "GFLOPs", "peak MiB")]
+        for part in [*self.parts, self]:
+            name = getattr(part, "name", "all")
+            numbers = (f"{part.parameters:,}", f"{part.trainable:,}", f"{part.gflops:,.2f}", f"{part.peak_mib:,.1f}")
+            rows.append((name, *numbers))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        table = [
+            "  ".join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+        ]
+        flow = [f"images {self.batch}x3x{self.height}x{self.width}"]
+        flow += [f"-> {part.name}: {', '.join(part.output)}" for part in self.parts]
+        notes = (
+            f"buffers in the state dict: {self.buffers:,} numbers",
+            f"one forward pass at inference, {self.dtype}, {self.batch} x {self.height} x {self.width} pixels",
+            f"GFLOPs: {COUNTED}",
+            "peak: tensors in use at once, without weights and without scratch memory inside operators",
+        )
+        return "\n".join([*table, "", *flow, "", *notes])
+
+
+def summarise(model: nn.Module, height: int = 800, width: int = 1333, batch: int = 1) -> Summary:
+    """Counts a detector and one inference pass of it, without computing it: shapes are enough.
+
+    Args:
+        model: a ``Detector`` of any device, in evaluation or training mode; not changed.
+        height, width, batch: of the pictures, all of one size.
+
+    Raises:
+        UserError: a model of other parts.
+    """
+    lacking = [name for name in PARTS if not isinstance(getattr(model, name, None), nn.Module)]
+    if lacking:
+        raise UserError(f"{type(model).__name__} is no Detector of this package: it has no {', '.join(lacking)}")
+    persistent = model.state_dict(keep_vars=True)
+    buffers = sum(v.numel() for k, v in persistent.items() if not isinstance(v, nn.Parameter))
+    parts = [Part(name, *_parameters(getattr(model, name), model, name)) for name in PARTS]
+    dtype = next(model.parameters()).dtype
+    gflops, peak = _forward(model, torch.Size((batch, 3, height, width)), dtype, parts)
+    everything = list(model.parameters())
+    return Summary(
+        batch=batch,
+        height=height,
+        width=width,
+        dtype=str(dtype).removeprefix("torch."),
+        parameters=sum(p.numel() for p in everything),
+        trainable=sum(p.numel() for p in everything if p.requires_grad),
+        buffers=buffers,
+        gflops=gflops,
+        peak_mib=peak,
+        parts=parts,
+    )
+
+
+def _parameters(module: nn.Module, model: nn.Module, name: str) -> tuple[int, int]:
+    """(all, trainable) of a part, less what an earlier part has too."""
+    before = {id(p) for other in PARTS[: PARTS.index(name)] for p in getattr(model, other).parameters()}
+    own = [p for p in module.parameters() if id(p) not in before]
+    return sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
+
+
+def _forward(model: nn.Module, shape: torch.Size, dtype: torch.dtype, parts: list[Part]) -> tuple[float, float]:
+    """Runs the model on shapes alone and fills in what each part cost and gave; returns (GFLOPs, peak MiB) of all."""
+    costs = Costs()
+    start: dict[str, int] = {}
+    peaks: list[int] = []
+
+    def before(part: Part) -> Any:
+        def hook(*_: Any) -> None:
+            peaks.append(costs.peak)
+            costs.restart()
+            start[part.name] = costs.flops
+
+        return hook
+
+    def after(part: Part) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            peaks.append(costs.peak)
+            part.peak_mib = costs.peak / MEBI
+            part.gflops = (costs.flops - start[part.name]) / GIGA
+            part.output = list(_described(output))
+
+        return hook
+
+    with ExitStack() as stack:
+        for part in parts:
+            module = getattr(model, part.name)
+            for handle in (module.register_forward_pre_hook(before(part)), module.register_forward_hook(after(part))):
+                stack.callback(handle.remove)
+        stack.callback(model.train, model.training)
+        for mode in (mock.patch.dict(os.environ, {FORCE: "torch"}), torch.no_grad(), shapes_only(), costs):
+            stack.enter_context(mode)
+        model.eval()
+        images = torch.empty(shape, dtype=dtype, device=model.device)
+        model.core(images, torch.tensor([shape[2:]] * shape[0], dtype=dtype, device=model.device))
+    return costs.flops / GIGA, max(*peaks, costs.peak) / MEBI
+
+
+def _described(output: Any) -> Iterator[str]:
+    """Shapes of the tensors that a part hands on, with names where it gives some."""
+    if isinstance(output, Tensor):
+        yield "x".join(map(str, output.shape))
+    elif isinstance(output, Memory):
+        yield f"tokens {next(_described(output.tokens_BSC))}"
+    elif isinstance(output, Queries):
+        sets = ", ".join(f"{slot.size} {slot.group}" for slot in output.slots)
+        yield f"queries {next(_described(output.content_BTC))} ({sets})"
+    elif isinstance(output, SupervisedSet):
+        yield f"{output.group} logits {next(_described(output.logits_BQK))}"
+    elif isinstance(output, Mapping):
+        yield from (f"{name} {shape}" for name, value in output.items() for shape in _described(value))
+    elif isinstance(output, list | tuple):
+        found = [shape for item in output for shape in _described(item)]
+        for shape in dict.fromkeys(found):
+            yield f"{found.count(shape)} x {shape}" if found.count(shape) > 1 else shape

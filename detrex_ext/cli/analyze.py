@@ -1,0 +1,60 @@
+"""`python -m detrex_ext analyze`: what a model is made of and what it does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+
+from detrex_ext.errors import UserError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The verb's arguments."""
+    parser = argparse.ArgumentParser(prog="python -m detrex_ext analyze", description="Look into models.")
+    what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    model = what.add_parser(
+        "model",
+        help="parameters, operations, memory and data flow, part by part",
+        description="Parameters, operations and memory of a config's model, part by part, and the shapes of what flows "
+        "between them. Nothing is computed: shapes are enough, so the size of the pictures costs no time.",
+    )
+    model.add_argument("--config-file", required=True, metavar="F", help="config file or short name")
+    model.add_argument("--overlay", default="", metavar="A,B", help="overlays to lay over the config, in order")
+    model.add_argument("--size", default="800x1333", metavar="HxW", help="of the pictures (default 800x1333)")
+    model.add_argument("--batch", type=int, default=1, metavar="N", help="pictures (default 1)")
+    model.add_argument("--json", action="store_true", dest="as_json", help="print one JSON document")
+    model.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
+    model.set_defaults(run=_model)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the analysis and print it.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: a config, an override or a size that does not fit.
+    """
+    args = build_parser().parse_args(argv)
+    return args.run(args)
+
+
+def _model(args: argparse.Namespace) -> int:
+    size = re.fullmatch(r"(\d+)[xX](\d+)", args.size)
+    if size is None or not min(map(int, size.groups())) or args.batch < 1:
+        raise UserError(
+            f"--size {args.size} --batch {args.batch}: expected HEIGHTxWIDTH in pixels, such as 800x1333, and 1 or more"
+        )
+    from detrex_ext.analysis import summarise
+    from detrex_ext.config import load_config
+    from detrex_ext.inference import build_for_inference
+
+    cfg = load_config(args.config_file, [name for name in args.overlay.split(",") if name], args.opts)
+    model = build_for_inference(cfg, num_classes=80, frozen=False)
+    summary = summarise(model, int(size[1]), int(size[2]), args.batch)
+    print(json.dumps(summary.to_dict(), indent=2) if args.as_json else summary.text())
+    return 0
