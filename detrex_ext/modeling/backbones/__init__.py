@@ -3,7 +3,16 @@
 from .basic import BasicResNet
 from .blocks import ConvNorm, FrozenBatchNorm2d
 from .resnet import ResNet
+from .swap import swap_backbone
 from .swin import SwinTransformer
 from .timm import TimmBackbone
 
-__all__ = ["BasicResNet", "ConvNorm", "FrozenBatchNorm2d", "ResNet", "SwinTransformer", "TimmBackbone"]
+__all__ = [
+    "BasicResNet",
+    "ConvNorm",
+    "FrozenBatchNorm2d",
+    "ResNet",
+    "SwinTransformer",
+    "TimmBackbone",
+    "swap_backbone",
+]
