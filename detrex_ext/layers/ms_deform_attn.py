@@ -38,7 +38,7 @@ def ms_deform_attn(
         ValueError: for an unknown backend.
         RuntimeError: for one that is not usable here.
     """
-    sample = ms_deform_backends.load(ms_deform_backends.choose(value_BSHD) if backend == "auto" else backend)
+    sample = ms_deform_backends.load(ms_deform_backends.choose(value_BSHD, at_BTHLK2) if backend == "auto" else backend)
     dtype = torch.promote_types(torch.promote_types(value_BSHD.dtype, at_BTHLK2.dtype), torch.float32)
     with torch.autocast(value_BSHD.device.type, enabled=False):
         if not at_BTHLK2.shape[1]:

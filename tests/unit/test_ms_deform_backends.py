@@ -49,10 +49,11 @@ def assert_same(backend, shapes, inputs, tolerance):
         assert not want.numel() or (got - want).abs().max() <= tolerance * scale, name
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gather"])
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 3e-5)])
-def test_cpu_equals_torch(name, dtype, tolerance):
-    assert_same("cpu", SHAPES[name], case(SHAPES[name], dtype=dtype), tolerance)
+def test_cpu_equals_torch(name, dtype, tolerance, backend):
+    assert_same(backend, SHAPES[name], case(SHAPES[name], dtype=dtype), tolerance)
 
 
 @pytest.mark.parametrize("B", [1, 2, 3, 5])
@@ -61,8 +62,9 @@ def test_cpu_any_batch(B):
 
 
 @pytest.mark.parametrize("B, T, H, D, K", [(2, 0, 2, 8, 3), (1, 1, 1, 1, 1), (2, 5, 3, 32, 4), (1, 40, 8, 5, 2)])
-def test_cpu_any_size(B, T, H, D, K):
-    assert_same("cpu", SHAPES["odd"], case(SHAPES["odd"], B, T, H, D, K), 1e-12)
+@pytest.mark.parametrize("backend", ["cpu", "gather"])
+def test_cpu_any_size(B, T, H, D, K, backend):
+    assert_same(backend, SHAPES["odd"], case(SHAPES["odd"], B, T, H, D, K), 1e-12)
 
 
 def test_cpu_gradients_equal_differences():
@@ -78,7 +80,8 @@ def test_cpu_on_borders_and_cell_centres():
     grid = torch.cartesian_prod(ticks, ticks)[None, :, None, None, None]
     at = grid.expand(2, -1, 2, 2, 1, 2).clone().requires_grad_()
     weight = torch.ones(at.shape[:-1], dtype=torch.float64, requires_grad=True)
-    assert_same("cpu", shapes, [value, at, weight], 1e-12)
+    for backend in ("cpu", "gather"):
+        assert_same(backend, shapes, [value, at, weight], 1e-12)
 
 
 def test_cpu_values_of_half_precision_are_sampled_in_full():
@@ -102,11 +105,12 @@ def test_cpu_gradient_of_one_input_only():
         torch.testing.assert_close(*grads)
 
 
-def test_cpu_not_a_number_stays_where_it_is():
+@pytest.mark.parametrize("backend", ["cpu", "gather"])
+def test_cpu_not_a_number_stays_where_it_is(backend):
     value, at, weight = (x.detach() for x in case(SHAPES["odd"]))
     at[0, 3, 1, 0, 0, 0] = float("nan")
     at[1, 4, 0, 0, 0, 1] = float("inf")
-    out = ms_deform_attn(value, SHAPES["odd"], at, weight, "cpu").view(2, 13, 2, 8)
+    out = ms_deform_attn(value, SHAPES["odd"], at, weight, backend).view(2, 13, 2, 8)
     assert out[0, 3, 1].isnan().all()
     out[0, 3, 1] = 0
     assert out.isfinite().all()
@@ -128,9 +132,12 @@ def test_cpu_keeps_only_its_inputs():
 def test_choice(monkeypatch):
     value, at, weight = (x.detach() for x in case(SHAPES["odd"]))
     assert ms_deform_backends.choose(value) == "cpu"
+    assert ms_deform_backends.choose(value, at) == "cpu"
+    few = value.new_zeros(1, 1 + 4 * at[0, :, 0, ..., 0].numel(), 2, 8)
+    assert ms_deform_backends.choose(few, at) == "gather"
     monkeypatch.setenv("DETREX_EXT_MS_DEFORM", "torch")
     assert ms_deform_backends.choose(value) == "torch"
-    with pytest.raises(ValueError, match="unknown backend 'mine'.*auto, torch, cpu, triton, detrex"):
+    with pytest.raises(ValueError, match="unknown backend 'mine'.*auto, torch, gather, cpu, triton, detrex"):
         ms_deform_attn(value, SHAPES["odd"], at, weight, "mine")
 
 

@@ -4,6 +4,7 @@ A backend is a function ``(value_BSHD, shapes, at_BTHLK2, weight_BTHLK) -> (B, T
 :func:`detrex_ext.layers.ms_deform_attn.ms_deform_attn`, which prepares types and chooses.
 
     torch   grid_sample per level: any device, any order of derivative, export. The yardstick of the others.
+    gather  one embedding bag per query: on a CPU the fastest for few points on large maps.
     cpu     gathers and scatters as embedding bags: several times faster on a CPU, keeps nothing but its inputs.
     triton  one kernel for all levels on a GPU, nothing to compile at install.
     detrex  detrex's compiled operator, where it is installed.
@@ -24,7 +25,7 @@ from torch import Tensor
 Shapes = Sequence[tuple[int, int]]
 Sample = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
-NAMES = ("torch", "cpu", "triton", "detrex")
+NAMES = ("torch", "gather", "cpu", "triton", "detrex")
 FORCE = "DETREX_EXT_MS_DEFORM"
 
 
@@ -69,8 +70,9 @@ def _triton_works(device: torch.device) -> bool:
     return True
 
 
-def choose(value_BSHD: Tensor) -> str:
-    """The backend ``auto`` stands for: the environment variable ``DETREX_EXT_MS_DEFORM``, or the best for the device.
+def choose(value_BSHD: Tensor, at_BTHLK2: Tensor | None = None) -> str:
+    """The backend ``auto`` stands for: the environment variable ``DETREX_EXT_MS_DEFORM``, or the best for the device
+    and, on a CPU, the number of points: fewer corners than memory tokens are gathered one by one.
 
     A graph that is being traced, compiled or exported gets ``torch``, which is made of ordinary operators.
     """
@@ -82,4 +84,7 @@ def choose(value_BSHD: Tensor) -> str:
     kind = value_BSHD.device.type
     if kind == "cuda" and _triton_works(value_BSHD.device):
         return "triton"
-    return "cpu" if kind == "cpu" else "torch"
+    if kind != "cpu":
+        return "torch"
+    few = at_BTHLK2 is not None and 4 * at_BTHLK2[0, :, 0, ..., 0].numel() < value_BSHD.shape[1]
+    return "gather" if few else "cpu"
