@@ -1,62 +1,22 @@
-"""What becomes of each query from stage to stage: fading matches, growing errors, and what a choice of stage could give.
+"""What becomes of each query from stage to stage: matches that fade, errors that grow, and what is within reach.
 
-Shape legend: L stages, Q queries, K classes, P detections of a stage, N detections of all pictures, G objects, F faded
-matches, T IoU thresholds.
+Shape legend: L stages, Q queries, K classes, P detections of a picture, N of all pictures, T IoU thresholds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from .precision import average_precision
-from .stage_matching import Lineage, Objects, match, overlaps, status
+from .stage_matching import Objects
+from .stage_picture import Fadings, Picture, analyse
 from .stage_report import COUNTS, StageReport, StageRow
 
 COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
-_RECOVERABLE_SCORE = 0.1
-_ORACLE_DETECTIONS = 100
-
-
-@dataclass
-class Fadings:
-    """Faded matches of one picture, the largest loss of score first.
-
-    Attributes:
-        query_F: their queries.
-        drop_F: best score of a better earlier stage less that of the last.
-        boxes_LF4, score_LF, class_LF: their predictions at every stage.
-        object_F: index of the object.
-    """
-
-    query_F: np.ndarray
-    drop_F: np.ndarray
-    boxes_LF4: np.ndarray
-    score_LF: np.ndarray
-    class_LF: np.ndarray
-    object_F: np.ndarray
-
-
-@dataclass
-class _Picture:
-    """What is kept of one picture: the detections that AP needs, and counts."""
-
-    score_LQ: np.ndarray
-    class_LQ: np.ndarray
-    status_TLQ: np.ndarray
-    top_score_P: np.ndarray
-    top_class_P: np.ndarray
-    top_status_TP: np.ndarray
-    oracle_score_TP: np.ndarray
-    oracle_status_TP: np.ndarray
-    counts_T: list[dict[str, int]]
-    classes_G: np.ndarray
-    fadings: Fadings
 
 
 class StageErrors:
-    """Stage-wise errors of the queries of a decoder (arXiv 2212.07593, section 3) over a data set.
+    """Stage-wise errors of the queries of a decoder (as arXiv 2212.07593 analyses them) over a data set.
 
     Each query stands for one detection at each stage: its best class. All of them count, whatever their score, and are
     matched within a stage as COCO does it. Of the last stage's matches and errors it then counts
@@ -81,7 +41,7 @@ class StageErrors:
         self.num_classes = num_classes
         self.thresholds_T = np.array(sorted(thresholds), dtype=np.float64)
         self.shown = int(np.abs(self.thresholds_T - 0.75).argmin())  # whose fadings are kept to be drawn
-        self.pictures: dict[int, _Picture] = {}
+        self.pictures: dict[int, Picture] = {}
 
     def add(
         self,
@@ -104,21 +64,8 @@ class StageErrors:
             ValueError: shapes that do not fit.
         """
         self._check(scores, boxes_LQ4, labels_LQ)
-        label_LQ = scores.argmax(-1) if labels_LQ is None else labels_LQ
-        score_LQ = scores.max(-1) if labels_LQ is None else scores
-        iou_LQG = overlaps(boxes_LQ4, label_LQ, objects)
-        matched_TLQ = match(iou_LQG, score_LQ, objects.crowd_G, self.thresholds_T)
-        key_LQ = np.arange(score_LQ.shape[1]) * self.num_classes + label_LQ
-        lineage = Lineage(key_LQ, score_LQ, iou_LQG, matched_TLQ)
-        faded_TQ = lineage.faded_TP()
-        self.pictures[image] = _Picture(
-            score_LQ,
-            label_LQ.astype(np.int32),
-            status(matched_TLQ),
-            *self._oracle(scores, boxes_LQ4, label_LQ, objects),
-            _counts(lineage, faded_TQ, matched_TLQ, score_LQ, objects.crowd_G),
-            objects.class_G[~objects.crowd_G],
-            self._fadings(lineage, faded_TQ[self.shown], boxes_LQ4, score_LQ, label_LQ),
+        self.pictures[image] = analyse(
+            scores, boxes_LQ4, objects, labels_LQ, self.num_classes, self.thresholds_T, self.shown
         )
 
     def merge(self, other: StageErrors) -> None:
@@ -160,38 +107,7 @@ class StageErrors:
                 f"scores {scores.shape}, boxes {boxes.shape}, labels {None if labels is None else labels.shape}"
             )
 
-    def _oracle(self, scores: np.ndarray, boxes_LQ4: np.ndarray, label_LQ: np.ndarray, objects: Objects) -> tuple:
-        """Score, class and status of the last stage's best pairs; score and status after the choice of stage."""
-        stages, classes = len(scores), self.num_classes
-        index_LP = np.stack([_best(x, _ORACLE_DETECTIONS) for x in scores.reshape(stages, -1)])
-        rows_L1 = np.arange(stages)[:, None]
-        if scores.ndim == 3:
-            query_LP, class_LP = index_LP // classes, index_LP % classes
-        else:
-            query_LP, class_LP = index_LP, label_LQ[rows_L1, index_LP]
-        score_LP = scores.reshape(stages, -1)[rows_L1, index_LP]
-        iou_LPG = overlaps(boxes_LQ4[rows_L1, query_LP], class_LP, objects)
-        matched_TLP = match(iou_LPG, score_LP, objects.crowd_G, self.thresholds_T)
-        lineage = Lineage(query_LP * classes + class_LP, score_LP, iou_LPG, matched_TLP)
-        chosen_TP, iou_TPG = lineage.oracle(self.thresholds_T)
-        anew_TP = [
-            match(iou_TPG[t : t + 1], chosen_TP[t : t + 1], objects.crowd_G, self.thresholds_T[t : t + 1])[0, 0]
-            for t in range(len(self.thresholds_T))
-        ]
-        return score_LP[-1], class_LP[-1], status(matched_TLP[:, -1]), chosen_TP, status(np.stack(anew_TP))
-
-    def _fadings(
-        self, lineage: Lineage, faded_Q: np.ndarray, boxes_LQ4: np.ndarray, score_LQ: np.ndarray, label_LQ: np.ndarray
-    ) -> Fadings:
-        query = np.flatnonzero(faded_Q)
-        obj = lineage.matched_TP[self.shown, query]
-        better = lineage.iou_SPG[:, query, obj] >= lineage.iou_PG[query, obj]
-        drop = np.where(better, lineage.score_SP[:, query], 0).max(0, initial=0) - lineage.score_P[query]
-        order = np.argsort(-drop, kind="stable")
-        query, obj = query[order], obj[order]
-        return Fadings(query, drop[order], boxes_LQ4[:, query], score_LQ[:, query], label_LQ[:, query], obj)
-
-    def _ap(self, found: list[_Picture], objects_K: np.ndarray, stage: int) -> np.ndarray:
+    def _ap(self, found: list[Picture], objects_K: np.ndarray, stage: int) -> np.ndarray:
         """AP of one stage's best classes at each threshold."""
         scores = np.concatenate([p.score_LQ[stage] for p in found])
         classes = np.concatenate([p.class_LQ[stage] for p in found])
@@ -199,41 +115,7 @@ class StageErrors:
         return _mean(average_precision(scores, classes, statuses, objects_K))
 
 
-def _counts(
-    lineage: Lineage, faded_TQ: np.ndarray, matched_TLQ: np.ndarray, score_LQ: np.ndarray, crowd_G: np.ndarray
-) -> list[dict[str, int]]:
-    """``COUNTS`` of one picture at each threshold."""
-    exacerbated_TQ = lineage.exacerbated_TP()
-    rows = []
-    for t, matched_LQ in enumerate(matched_TLQ):
-        final = status(matched_LQ[-1])
-        missed_G = ~crowd_G
-        missed_G[matched_LQ[-1][final > 0]] = False
-        earlier = matched_LQ[:-1]
-        known = np.unique(earlier[(earlier >= 0) & (score_LQ[:-1] > _RECOVERABLE_SCORE)])
-        rows.append(
-            {
-                "tp": int((final > 0).sum()),
-                "fp": int((final == 0).sum()),
-                "missed": int(missed_G.sum()),
-                "faded": int(faded_TQ[t].sum()),
-                "exacerbated": int(exacerbated_TQ[t].sum()),
-                "recoverable": int(missed_G[known].sum()),
-            }
-        )
-    return rows
-
-
-def _best(scores_N: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the highest scores, descending; of equals the first."""
-    if len(scores_N) > count:
-        kept = np.flatnonzero(scores_N >= np.partition(scores_N, -count)[-count])
-    else:
-        kept = np.arange(len(scores_N))
-    return kept[np.argsort(-scores_N[kept], kind="stable")][:count]
-
-
-def _joined(found: list[_Picture], name: str) -> np.ndarray:
+def _joined(found: list[Picture], name: str) -> np.ndarray:
     """(T, N) of what is kept as (T, P)."""
     return np.concatenate([getattr(p, name) for p in found], axis=1)
 

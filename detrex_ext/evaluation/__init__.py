@@ -2,5 +2,6 @@
 
 from .coco import CocoEvaluator
 from .loop import inference_on_dataset, print_csv_format
+from .stages import StageEvaluator
 
-__all__ = ["CocoEvaluator", "inference_on_dataset", "print_csv_format"]
+__all__ = ["CocoEvaluator", "StageEvaluator", "inference_on_dataset", "print_csv_format"]

@@ -7,16 +7,18 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from ..data.coco_json import check_categories, class_table, is_box, read_json
-from ..data.report import Report
 from ..errors import UserError
 from ..runtime import comm
 from .figures import AP_NAMES, BoxTable, Figures, coco_figures
+from .stages import StageEvaluator
+from .truth import GroundTruth
 
 logger = logging.getLogger(__name__)
 
@@ -34,29 +36,36 @@ class CocoEvaluator:
         output_dir: where ``coco_instances_results.json`` goes (with the file's own ids); None = not written.
         max_dets: detections counted per image and class.
         fast: use faster-coco-eval (True), pycocotools (False), or the first if installed (None).
+        stages: add what ``StageEvaluator`` gives at IoU 0.75, as task "stages" (``dataloader.evaluator.stages=true``).
 
     Raises:
         UserError: the file is missing or has no usable categories.
     """
 
     def __init__(
-        self, json: str | Path, output_dir: str | Path | None = None, max_dets: int = 100, fast: bool | None = None
+        self,
+        json: str | Path,
+        output_dir: str | Path | None = None,
+        max_dets: int = 100,
+        fast: bool | None = None,
+        stages: bool = False,
     ) -> None:
         self.json, self.output_dir = str(json), None if output_dir is None else Path(output_dir)
         self.max_dets, self.fast = max_dets, fast
-        data = read_json(json)
-        report = Report(json=self.json)
-        check_categories(data, report)
-        report.raise_errors()
-        self.class_names, self.category_ids = class_table(data)
-        self.image_ids = sorted({image["id"] for image in data["images"]}, key=lambda i: (isinstance(i, str), i))
-        self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}
-        rows = data.get("annotations")
-        self._truth = None if rows is None else _ground_truth(rows, self._index, self.category_ids)
+        self.truth = GroundTruth(json)
+        self.class_names, self.category_ids = self.truth.class_names, self.truth.category_ids
+        self.image_ids = self.truth.image_ids
+        self.stages = StageEvaluator(self.truth) if stages else None
         self.reset()
+
+    def watch(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Held while ``model`` runs, see ``inference_on_dataset``."""
+        return nullcontext() if self.stages is None else self.stages.watch(model)
 
     def reset(self) -> None:
         """Forget all predictions."""
+        if self.stages is not None:
+            self.stages.reset()
         self._images: list[int] = []
         self._found: list[np.ndarray] = []
 
@@ -71,13 +80,10 @@ class CocoEvaluator:
         Raises:
             UserError: an image that the annotation file does not have.
         """
+        if self.stages is not None:
+            self.stages.process(inputs, outputs)
         for given, output in zip(inputs, outputs, strict=True):
-            image = self._index.get(given["image_id"])
-            if image is None:
-                raise UserError(
-                    f"image id {given['image_id']} ({given.get('file_name', 'no file name')}) is not in {self.json}\n"
-                    "  the evaluator and the loader need the same annotation file: set dataset.val_json"
-                )
+            image = self.truth.index_of(given)
             instances = output["instances"]
             columns = [instances.pred_boxes.tensor, instances.scores[:, None], instances.pred_classes[:, None]]
             self._images.append(image)
@@ -89,11 +95,14 @@ class CocoEvaluator:
         Returns:
             ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>" where there is more than one}}``, x 100,
             NaN where there is nothing to measure; empty on ranks other than 0, where nothing was predicted on, and
-            where the file has no annotations.
+            where the file has no annotations. With ``stages`` also its task.
 
         Raises:
             UserError: a predicted class that the file does not have.
         """
+        return {**self._boxes(), **(self.stages.evaluate() if self.stages is not None else {})}
+
+    def _boxes(self) -> dict[str, dict[str, float]]:
         counts = np.array([len(x) for x in self._found], dtype=np.int64)
         flat = np.concatenate(self._found) if self._found else np.zeros((0, 6), dtype=np.float32)
         gathered = comm.gather((np.array(self._images, dtype=np.int64), counts, flat))
@@ -108,14 +117,14 @@ class CocoEvaluator:
         self._check_classes(found)
         if self.output_dir is not None:
             self._write(found)
-        if self._truth is None:
+        if self.truth.boxes is None:
             logger.info("%s has no annotations: no figures", self.json)
             return {}
         if not len(found.image_P):
             logger.warning("no objects were found in any of the %d images", len(images))
             return {"bbox": dict.fromkeys(AP_NAMES, math.nan)}
         size = len(self.image_ids), len(self.class_names)
-        figures = coco_figures(self._truth, found, *size, self.max_dets, self.fast)
+        figures = coco_figures(self.truth.boxes, found, *size, self.max_dets, self.fast)
         return {"bbox": self._results(figures)}
 
     def _results(self, figures: Figures) -> dict[str, float]:
@@ -150,25 +159,6 @@ class CocoEvaluator:
         part = path.with_suffix(".json.part")
         part.write_text(json_module.dumps(rows))
         os.replace(part, path)
-
-
-def _ground_truth(annotations: list[dict], image_index: dict, category_ids: list[int]) -> BoxTable:
-    """Boxes of the file's images; area is width x height where the file names none."""
-    classes = {category_id: k for k, category_id in enumerate(category_ids)}
-    rows = [
-        a
-        for a in annotations
-        if a.get("image_id") in image_index and a.get("category_id") in classes and is_box(a.get("bbox"))
-    ]
-    xywh = np.array([a["bbox"] for a in rows], dtype=np.float64).reshape(-1, 4)
-    area = [a["area"] if isinstance(a.get("area"), (int, float)) else a["bbox"][2] * a["bbox"][3] for a in rows]
-    return BoxTable(
-        np.array([image_index[a["image_id"]] for a in rows], dtype=np.int64),
-        np.array([classes[a["category_id"]] for a in rows], dtype=np.int64),
-        xywh,
-        area_P=np.array(area, dtype=np.float64),
-        crowd_P=np.array([bool(a.get("iscrowd", 0)) for a in rows], dtype=bool),
-    )
 
 
 def _join(gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, BoxTable]:

@@ -6,7 +6,7 @@ import datetime
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -40,7 +40,8 @@ def inference_on_dataset(
     Args:
         model: batch -> outputs.
         data_loader: with a length; gives batches.
-        evaluator: one, several (their results are merged), or None to measure time only.
+        evaluator: one, several (their results are merged), or None to measure time only. One that also has
+            ``watch(model)`` looks into the model: the context it returns is held while the model runs.
 
     Returns:
         What the evaluators returned; empty where that is nothing.
@@ -53,7 +54,10 @@ def inference_on_dataset(
         each.reset()
     logger.info("Start inference on %d batches", len(data_loader))
     timer = _Timer(len(data_loader))
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad(), ExitStack() as watching:
+        for each in evaluators:
+            if hasattr(each, "watch"):
+                watching.enter_context(each.watch(model))
         for inputs in data_loader:
             timer.loaded()
             outputs = model(inputs)

@@ -48,7 +48,7 @@ class Postprocess:
         scores_BN, labels_BN, query_BN = top_candidates(chosen.logits_BQK, self.top_k, chosen.softmax)
         boxes_BN4 = chosen.boxes_BQ4.float().gather(1, query_BN[..., None].expand(-1, -1, 4))
         finite = boxes_BN4.isfinite().all() & scores_BN.isfinite().all()
-        boxes_BN4, keep_BN = _to_pixels(boxes_BN4, sizes)
+        boxes_BN4, keep_BN = to_pixels(boxes_BN4, sizes)
         all_finite, keep_all = torch.stack([finite, keep_BN.all()]).tolist()
         if not all_finite:
             names = [str(x.get("file_name", i)) for i, x in enumerate(batched_inputs)]
@@ -84,8 +84,7 @@ def top_candidates(logits_BQK: Tensor, top_k: int | None, softmax: bool = False)
         top_k: N at most, over all (query, class) pairs; None = each query with its best class.
         softmax: probabilities by softmax, else by sigmoid.
     """
-    logits = logits_BQK.float()
-    prob_BQK = logits.softmax(-1)[..., :-1] if softmax else logits.sigmoid()
+    prob_BQK = class_scores(logits_BQK, softmax)
     if top_k is None:
         best_BQ, label_BQ = prob_BQK.max(-1)
         scores, query = best_BQ.sort(dim=1, descending=True, stable=True)
@@ -95,8 +94,13 @@ def top_candidates(logits_BQK: Tensor, top_k: int | None, softmax: bool = False)
     return scores, index % classes, index // classes
 
 
-def _to_pixels(boxes_BN4: Tensor, sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Normalised cxcywh -> XYXY in pixels inside the picture, and which boxes are not empty."""
+def class_scores(logits: Tensor, softmax: bool = False) -> Tensor:
+    """Probabilities of the object classes, fp32; with ``softmax`` without the last class, "no object"."""
+    return logits.float().softmax(-1)[..., :-1] if softmax else logits.float().sigmoid()
+
+
+def to_pixels(boxes_BN4: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Normalised cxcywh -> XYXY in pixels inside the picture of (height, width), and which boxes are not empty."""
     hw = torch.tensor(sizes, dtype=boxes_BN4.dtype).to(boxes_BN4.device, non_blocking=True)
     limit_B14 = hw.flip(1).repeat(1, 2)[:, None]
     centre, size = boxes_BN4[..., :2], boxes_BN4[..., 2:]

@@ -109,7 +109,7 @@ def test_both_libraries_agree_on_recall_too(coco):
     evaluator.process(*_predictions(data))
     images = np.array(evaluator._images), np.array([len(x) for x in evaluator._found]), np.concatenate(evaluator._found)
     _, found = coco_module._join([images])
-    a, b = (coco_figures(evaluator._truth, found, 12, 3, 100, fast) for fast in (False, True))
+    a, b = (coco_figures(evaluator.truth.boxes, found, 12, 3, 100, fast) for fast in (False, True))
     assert np.allclose(a.ar, b.ar, atol=1e-12) and np.allclose(a.class_ap_K, b.class_ap_K, atol=1e-12)
     assert (np.diff(a.ar[:3]) >= 0).all()
 

@@ -1,0 +1,173 @@
+"""Stage-wise errors of a decoder during an evaluation."""
+
+from __future__ import annotations
+
+import json as json_module
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..modeling.postprocess import class_scores, to_pixels
+from ..runtime import comm
+from ..structures import SupervisedSet
+from .truth import GroundTruth
+
+if TYPE_CHECKING:
+    from ..analysis.stage_matching import Objects
+    from ..analysis.stages import StageErrors
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "stages.json"
+
+
+class StageEvaluator:
+    """What becomes of each query from stage to stage, see ``analysis.stages.StageErrors``.
+
+    The predictions of all stages are those that the decoder hands out anyway: they are read from it while it runs
+    (``watch``), so that a model costs the same with and without it. For a training it is switched on by
+    ``dataloader.evaluator.stages=true``.
+
+    Args:
+        json: COCO annotation file, or one read already.
+        thresholds: IoU thresholds.
+        output_dir: where ``stages.json`` and the pictures go; None = not written.
+        pictures: pictures to draw with all stages side by side, those whose matches lost most score.
+
+    Raises:
+        UserError: the file is missing or has no usable categories, or a threshold is out of range.
+    """
+
+    def __init__(
+        self,
+        json: str | Path | GroundTruth,
+        thresholds: Sequence[float] = (0.75,),
+        output_dir: str | Path | None = None,
+        pictures: int = 0,
+    ) -> None:
+        self.truth = json if isinstance(json, GroundTruth) else GroundTruth(json)
+        self.thresholds, self.pictures = tuple(map(float, thresholds)), pictures
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        if not self.thresholds or not all(0 < t < 1 for t in self.thresholds):
+            raise UserError(f"IoU thresholds lie between 0 and 1, such as 0.75; got {list(self.thresholds)}")
+        self._sets: list[SupervisedSet] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        from ..analysis.stages import StageErrors
+
+        self.errors: StageErrors = StageErrors(len(self.truth.class_names), self.thresholds)
+        self.files: dict[int, str] = {}
+
+    @contextmanager
+    def watch(self, model: nn.Module) -> Iterator[None]:
+        """Read what ``model.decoder`` returns while this is held.
+
+        Raises:
+            UserError: the model has no such part.
+        """
+        decoder = getattr(model, "decoder", None)
+        if not isinstance(decoder, nn.Module):
+            raise UserError(
+                f"stage-wise figures need the sets of model.decoder, which {type(model).__name__} does not have\n"
+                "  evaluate a detrex_ext model, or set dataloader.evaluator.stages=false"
+            )
+
+        def keep(module: nn.Module, args: Any, sets: list[SupervisedSet]) -> None:
+            self._sets = sets
+
+        handle = decoder.register_forward_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._sets = None
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Take the predictions of a batch.
+
+        Args:
+            inputs: each with ``image_id``; ``file_name`` is used for pictures.
+            outputs: what the model made of them; the size of the original pictures is taken from it.
+
+        Raises:
+            UserError: an image that the annotation file does not have, or classes that it does not have.
+        """
+        sets, self._sets = self._sets, None
+        if sets is None:
+            raise RuntimeError("no decoder ran: call process inside watch(model), as inference_on_dataset does")
+        if self.truth.boxes is None:
+            return
+        sizes = [output["instances"].image_size for output in outputs]
+        scores_BLQK, boxes_BLQ4 = stage_predictions(sets, sizes)
+        if scores_BLQK.shape[-1] != len(self.truth.class_names):
+            found, wanted = scores_BLQK.shape[-1], len(self.truth.class_names)
+            raise UserError(f"the model has {found} classes, {self.truth.json} has {wanted}")
+        for given, scores_LQK, boxes_LQ4 in zip(inputs, scores_BLQK, boxes_BLQ4, strict=True):
+            image = self.truth.index_of(given)
+            self.files[image] = given.get("file_name", "")
+            self.errors.add(image, scores_LQK, boxes_LQ4, self._objects(image))
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """The figures of everything taken since ``reset``, of all ranks, in the log, and as far as wanted in files.
+
+        Returns:
+            ``{"stages": StageReport.figures()}``; empty on ranks other than 0 and where nothing was taken.
+        """
+        gathered = comm.gather((self.errors, self.files))
+        if not comm.is_main_process():
+            return {}
+        for errors, files in gathered:
+            self.errors.merge(errors)
+            self.files |= files
+        if not self.errors.pictures:
+            logger.warning("no stage-wise figures: nothing was predicted, or %s has no annotations", self.truth.json)
+            return {}
+        report = self.errors.result()
+        logger.info("Stage-wise errors on %d images:\n%s", report.images, report.text())
+        if self.output_dir is not None:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            path = self.output_dir / REPORT_FILE
+            part = path.with_suffix(".json.part")
+            part.write_text(json_module.dumps(report.to_dict(), indent=1))
+            os.replace(part, path)
+            self._draw()
+        return {"stages": report.figures()}
+
+    def _objects(self, image: int) -> Objects:
+        from ..analysis.stage_matching import Objects
+
+        boxes, rows = self.truth.boxes, self.truth.rows_of(image)
+        return Objects(boxes.xywh_P4[rows], boxes.class_P[rows], boxes.crowd_P[rows])
+
+    def _draw(self) -> None:
+        from ..analysis.stage_drawing import draw_fadings
+        from ..data.read import read_image
+
+        for rank, (image, fadings) in enumerate(self.errors.worst(self.pictures), 1):
+            objects, file = self._objects(image), self.files[image]
+            drawn = draw_fadings(read_image(file), fadings, objects, self.truth.class_names)
+            drawn.save(self.output_dir / f"fading_{rank:02d}_{Path(file).stem}.png")
+
+
+def stage_predictions(sets: Sequence[SupervisedSet], sizes: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (B, L, Q, K) and XYXY boxes (B, L, Q, 4) in pixels of the plain main sets, by stage.
+
+    Args:
+        sets: what a decoder emitted.
+        sizes: (height, width) of the original pictures; boxes are clipped to them, empty ones stay.
+    """
+    main = sorted((s for s in sets if s.group == "main" and s.path == "plain"), key=lambda s: s.stage)
+    scores = torch.stack([class_scores(s.logits_BQK, s.softmax) for s in main], 1)
+    boxes = torch.stack([s.boxes_BQ4.float() for s in main], 1)
+    pixels = to_pixels(boxes.flatten(1, 2), sizes)[0].unflatten(1, boxes.shape[1:3])
+    return scores.cpu().numpy(), pixels.cpu().numpy()
