@@ -12,7 +12,11 @@ from detrex_ext.errors import UserError
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m detrex_ext analyze", description="Look into models.")
+    parser = argparse.ArgumentParser(
+        prog="python -m detrex_ext analyze",
+        description="Look into models.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     model = what.add_parser(
         "model",
@@ -27,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--json", action="store_true", dest="as_json", help="print one JSON document")
     model.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     model.set_defaults(run=_model)
+    parser.epilog = "\n".join(verb.format_usage() for verb in what.choices.values())
     return parser
 
 

@@ -6,8 +6,10 @@ from torch import nn
 from torchvision.models import swin_transformer
 
 from detrex_ext.checkpoint.load import load_state
+from detrex_ext.config import find_config, load_config
 from detrex_ext.modeling.backbones import SwinTransformer
 from detrex_ext.modeling.necks import ChannelMapper
+from detrex_ext.runtime import instantiate
 
 STAGES = ("res2", "res3", "res4", "res5")
 NARROW = {"dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4), "window_size": 3, "drop_path": 0.0}
@@ -138,3 +140,21 @@ def test_stages_after_the_last_output_are_not_built():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError):
         SwinTransformer(**{**NARROW, **wrong})
+
+
+def test_size_of_adamixer_on_the_small_one():
+    """159.56 M are published, 1,200 of them in a table of first boxes that never changes."""
+    cfg = load_config(find_config("adamixer_swin_s_300q_36ep"), overrides=["model.num_classes=80"])
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    assert sum(p.numel() for p in model.backbone.parameters()) == 48_838_602
+    assert sum(p.numel() for p in model.parameters()) == 159_557_874
+    decay = {len(g["params"]): g.get("weight_decay") for g in _groups(cfg, model)}
+    tables = sum("relative_position_bias_table" in name for name, _ in model.named_parameters())
+    norms = sum(isinstance(m, nn.LayerNorm | nn.GroupNorm) and m.weight is not None for m in model.modules())
+    assert decay.pop(tables + 2 * norms) == 0.0 and set(decay.values()) == {None}
+
+
+def _groups(cfg, model):
+    cfg.optimizer.params.model = model
+    return instantiate(cfg.optimizer.params)
