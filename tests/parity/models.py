@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,17 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrex_ext.modeling.decoders import DeformableDecoder
+from detrex_ext.modeling.decoders import DABDecoder, DeformableDecoder, DETRDecoder
 from detrex_ext.modeling.detector import Detector
-from detrex_ext.modeling.encoders import DeformableEncoder
-from detrex_ext.modeling.necks import ChannelMapper
+from detrex_ext.modeling.encoders import DeformableEncoder, DenseEncoder
+from detrex_ext.modeling.necks import ChannelMapper, InputProj
 from detrex_ext.modeling.postprocess import Postprocess
 from detrex_ext.modeling.preprocess import Preprocess
-from detrex_ext.modeling.queries import LearnedQueries, TwoStageQueries
+from detrex_ext.modeling.queries import (
+    AnchorQueries,
+    DenoisingQueries,
+    LearnedQueries,
+    PositionQueries,
+    TwoStageQueries,
+)
 from detrex_ext.runtime import Boxes, Instances
 from detrex_ext.structures import LossDict
 
 from .reference import Dims
+from .reference_dense import DenseDims
 from .weights import detrex_name
 
 VARIANTS = {
@@ -28,19 +36,24 @@ VARIANTS = {
     "refine": Dims(refine=True),
     "two_stage": Dims(refine=True, two_stage=True),
 }
+_DINO = Dims(refine=True, two_stage=True, dino=True, ffn=2048, queries=900)
+DINO_VARIANTS = {
+    "dino": _DINO,
+    "dino_5scale": replace(_DINO, levels=5, feature_channels=(256, 512, 1024, 2048)),
+}
 
 
 def narrow_dims(variant: str) -> Dims:
     """A variant with 32 channels and two layers on each side."""
-    full = VARIANTS[variant]
-    return Dims(
-        channels=32, heads=4, points=3, encoder_layers=2, decoder_layers=2, ffn=48, classes=7, queries=20,
-        groups=32, refine=full.refine, two_stage=full.two_stage, feature_channels=(8, 12, 16),
+    full = (VARIANTS | DINO_VARIANTS)[variant]
+    return replace(
+        full, channels=32, heads=4, points=3, encoder_layers=2, decoder_layers=2, ffn=48, classes=7, queries=20,
+        feature_channels=(8, 12, 16, 20)[: len(full.feature_channels)],
     )  # fmt: skip
 
 
 class ToyBackbone(nn.Module):
-    """Fixed maps of an image at strides 8, 16 and 32: what it computes does not matter, both sides share it."""
+    """Fixed maps of an image at strides up to 32: what it computes does not matter, both sides share it."""
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -50,8 +63,15 @@ class ToyBackbone(nn.Module):
             self.register_buffer(f"kernel{i}", kernel.float(), persistent=False)
 
     def forward(self, images_B3HW: Tensor) -> dict[str, Tensor]:
-        kernels = (self.kernel0, self.kernel1, self.kernel2)
-        return {f"res{i + 3}": F.conv2d(images_B3HW, k, stride=8 * 2**i, padding=1) for i, k in enumerate(kernels)}
+        kernels = list(self.buffers())
+        strides = [32 // 2**i for i in range(len(kernels))][::-1]
+        maps = [F.conv2d(images_B3HW, k, stride=s, padding=1) for k, s in zip(kernels, strides, strict=True)]
+        return dict(zip(level_names(len(maps)), maps, strict=True))
+
+
+def level_names(count: int) -> tuple[str, ...]:
+    """Names of the last ``count`` stages of a backbone."""
+    return tuple(f"res{i}" for i in range(6 - count, 6))
 
 
 def narrow_model(dims: Dims, dtype: torch.dtype, parity_padding: bool, rules: dict[str, Any] | None = None) -> Detector:
@@ -61,15 +81,49 @@ def narrow_model(dims: Dims, dtype: torch.dtype, parity_padding: bool, rules: di
     queries = LearnedQueries(dims.queries, dims.channels)
     if dims.two_stage:
         queries = TwoStageQueries(dims.classes, dims.queries, dims.channels)
-    names = ("res3", "res4", "res5")
+    more: dict[str, Any] = {}
+    if dims.dino:
+        options = {"content": "learned", "score": "max", "supervise": "selected"}
+        source = TwoStageQueries(dims.classes, dims.queries, dims.channels, **options)
+        queries = DenoisingQueries(source, dims.classes, dims.channels)
+        more = {"position": "reference", "look_forward_twice": True, "post_norm": True}
+    names = level_names(len(dims.feature_channels))
     return Detector(
         preprocess=Preprocess(parity_padding=parity_padding),
         backbone=ToyBackbone(dims.feature_channels),
         neck=ChannelMapper(dict(zip(names, dims.feature_channels, strict=True)), dims.channels, dims.levels),
         encoder=DeformableEncoder(**shared, num_layers=dims.encoder_layers),
         queries=queries,
-        decoder=DeformableDecoder(dims.classes, **shared, num_layers=dims.decoder_layers, refine=dims.refine),
+        decoder=DeformableDecoder(dims.classes, **shared, num_layers=dims.decoder_layers, refine=dims.refine, **more),
         postprocess=Postprocess(),
+        num_classes=dims.classes,
+        rules=rules,
+    ).to(dtype)
+
+
+def narrow_dense(
+    dims: DenseDims, dtype: torch.dtype, parity_padding: bool, rules: dict[str, Any] | None = None
+) -> Detector:
+    """Our DETR or DAB-DETR of these sizes, dropout 0."""
+    shared: dict[str, Any] = {"dim": dims.channels, "num_heads": dims.heads, "ffn_dim": dims.ffn, "dropout": 0.0}
+    encoder = {"num_layers": dims.encoder_layers, "temperature": dims.temperature}
+    if dims.dab:
+        encoder |= {"scale_position": True, "prelu": True}
+        queries = AnchorQueries(dims.queries, dims.channels, dims.patterns)
+        decoder = DABDecoder(
+            dims.classes, **shared, num_layers=dims.decoder_layers, parity_padding=parity_padding
+        )
+    else:
+        queries = PositionQueries(dims.queries, dims.channels)
+        decoder = DETRDecoder(dims.classes, **shared, num_layers=dims.decoder_layers)
+    return Detector(
+        preprocess=Preprocess(parity_padding=parity_padding),
+        backbone=ToyBackbone((dims.features,)),
+        neck=InputProj(dims.features, dims.channels),
+        encoder=DenseEncoder(**shared, **encoder),
+        queries=queries,
+        decoder=decoder,
+        postprocess=Postprocess(300 if dims.dab else None),
         num_classes=dims.classes,
         rules=rules,
     ).to(dtype)
@@ -107,8 +161,10 @@ def compare_losses(found: LossDict, expected: dict[str, Tensor], tolerance: floa
     last = max((int(name.rpartition("_")[2]) + 1 for name in expected if name[-1].isdigit()), default=0)
     per_stage = {}
     for name, value in expected.items():
-        term, _, suffix = name.removeprefix("loss_").partition("_")
-        key = f"stage-1/loss_{term}_enc" if suffix == "enc" else f"stage{suffix or last}/loss_{term}"
+        term, *suffix = name.removeprefix("loss_").split("_")
+        group = "".join(f"_{x}" for x in suffix if not x.isdigit())
+        stage = -1 if group == "_enc" else next((int(x) for x in suffix if x.isdigit()), last)
+        key = f"stage{stage}/loss_{term}{group}"
         per_stage[key] = float(value.detach())
     assert set(per_stage) == {key for key in found.stats if "/loss_" in key}
     for key, value in per_stage.items():

@@ -1,4 +1,4 @@
-"""detrex's own Deformable-DETR on a CPU, where detrex and detectron2 are importable.
+"""detrex's own models on a CPU, where detrex and detectron2 are importable.
 
 detrex only builds where ``detrex._C`` imports; an empty module of that name is enough on a CPU, for then its layer
 samples with plain torch. Its ``projects`` folder must be importable too.
@@ -17,15 +17,22 @@ import torch
 from torch import Tensor, nn
 
 CONFIGS = {
-    "plain": "deformable_detr_r50_50ep.py",
-    "refine": "deformable_detr_r50_with_box_refinement_50ep.py",
-    "two_stage": "deformable_detr_r50_two_stage_50ep.py",
+    "plain": "deformable_detr/configs/deformable_detr_r50_50ep.py",
+    "refine": "deformable_detr/configs/deformable_detr_r50_with_box_refinement_50ep.py",
+    "two_stage": "deformable_detr/configs/deformable_detr_r50_two_stage_50ep.py",
+    "dino": "dino/configs/dino-resnet/dino_r50_4scale_12ep.py",
+    "dino_5scale": "dino/configs/dino-resnet/dino_r50_5scale_12ep.py",
+    "detr": "detr/configs/detr_r50_300ep.py",
+    "dab": "dab_detr/configs/dab_detr_r50_50ep.py",
+    "dab_3patterns": "dab_detr/configs/dab_detr_r50_3patterns_50ep.py",
+    "dab_dc5": "dab_detr/configs/dab_detr_r50_dc5_50ep.py",
+    "dab_sqr": "sqr_detr/configs/dab_detr_r50_50ep_sqr.py",
 }
 
 
-def skip_without_detrex() -> None:
+def skip_without_detrex(project: str = "deformable_detr") -> None:
     """Skip the calling module, with the reason, where detrex's model cannot be built."""
-    for name in ("detectron2", "detrex", "detrex._C", "projects.deformable_detr.modeling"):
+    for name in ("detectron2", "detrex", "detrex._C", f"projects.{project}.modeling"):
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -36,7 +43,7 @@ def load_config(variant: str) -> Any:
     """detrex's published config, set to the CPU and to no dropout."""
     detectron2_config = importlib.import_module("detectron2.config")
     root = Path(importlib.import_module("detrex").__file__).parents[1]
-    cfg = detectron2_config.LazyConfig.load(str(root / "projects/deformable_detr/configs" / CONFIGS[variant]))
+    cfg = detectron2_config.LazyConfig.load(str(root / "projects" / CONFIGS[variant]))
     cfg.model.device = "cpu"
     for part in (cfg.model.transformer.encoder, cfg.model.transformer.decoder):
         part.attn_dropout = part.ffn_dropout = 0.0
@@ -44,16 +51,21 @@ def load_config(variant: str) -> Any:
 
 
 class Peer:
-    """detrex's model with its intermediate results.
+    """detrex's model with its intermediate results; ``changes`` are of its config's model.
 
     Attributes:
         model: detrex's module.
-        seen: of the last call, ``logits`` and ``boxes`` of all stages, stacked, and ``enc`` or None.
+        seen: of the last call, ``logits`` and ``boxes`` of all stages, stacked, and ``enc`` or None; ``calls`` are
+            the same pairs of all groups, the matching queries' last.
         chosen_BQ: proposals of the last call, best first; two-stage only.
     """
 
-    def __init__(self, variant: str, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, variant: str, state: dict[str, Tensor], dtype: torch.dtype = torch.float32, **changes: Any
+    ) -> None:
         cfg = load_config(variant)
+        cfg.model.update(changes)
+        self.two_stage = cfg.model.get("as_two_stage", variant.startswith("dino"))
         self.cfg, self.dtype = cfg, dtype
         self.model: nn.Module = importlib.import_module("detectron2.config").instantiate(cfg.model)
         self.model.load_state_dict(state, strict=True)
@@ -68,12 +80,12 @@ class Peer:
         aux, criterion = self.model._set_aux_loss, self.model.criterion.forward
 
         def watch_stages(logits: Tensor, boxes: Tensor) -> Any:
-            self.seen.update(logits=logits, boxes=boxes)
+            self.seen.update(logits=logits, boxes=boxes, calls=[*self.seen.get("calls", []), (logits, boxes)])
             return aux(logits, boxes)
 
-        def watch_encoder(outputs: dict[str, Any], targets: Any) -> Any:
+        def watch_encoder(outputs: dict[str, Any], *given: Any) -> Any:
             self.seen["enc"] = outputs.get("enc_outputs")
-            return criterion(outputs, targets)
+            return criterion(outputs, *given)
 
         self.model._set_aux_loss, self.model.criterion.forward = watch_stages, watch_encoder
 
@@ -90,11 +102,11 @@ class Peer:
 
     @contextmanager
     def _proposals(self, chosen_BQ: Tensor | None) -> Iterator[None]:
-        original, queries = torch.topk, int(self.cfg.model.num_queries)
+        original, queries = torch.topk, self.cfg.model.num_queries
 
         def topk(x: Tensor, k: int, dim: int = -1, **options: Any) -> Any:
             found = original(x, k, dim, **options)
-            if self.cfg.model.as_two_stage and self.chosen_BQ is None and k == queries:
+            if self.two_stage and self.chosen_BQ is None and k == queries:
                 self.chosen_BQ = found[1] if chosen_BQ is None else chosen_BQ
                 return None, self.chosen_BQ
             return found
@@ -109,10 +121,12 @@ class Peer:
 @contextmanager
 def _all_in(dtype: torch.dtype) -> Iterator[None]:
     """Let code that names fp32 outright (position codes, valid ratios, proposals) compute in another type."""
-    originals = torch.float32, Tensor.float
+    originals, default = (torch.float32, Tensor.float), torch.get_default_dtype()
     if dtype != torch.float32:
         torch.float32, Tensor.float = dtype, lambda self, *a, **k: self.to(dtype)
+        torch.set_default_dtype(dtype)
     try:
         yield
     finally:
         torch.float32, Tensor.float = originals
+        torch.set_default_dtype(default)

@@ -35,6 +35,7 @@ class Dims:
     groups: int = 32
     refine: bool = False
     two_stage: bool = False
+    dino: bool = False
     feature_channels: tuple[int, ...] = (512, 1024, 2048)
 
     @property
@@ -111,14 +112,19 @@ def neck(w: Weights, dims: Dims, features: dict[str, Tensor]) -> list[Tensor]:
     return out
 
 
-def self_attention(w: Weights, name: str, dims: Dims, x_BQC: Tensor, pos_BQC: Tensor) -> Tensor:
-    """Multi-head attention of queries among themselves, residual included."""
+def self_attention(
+    w: Weights, name: str, dims: Dims, x_BQC: Tensor, pos_BQC: Tensor, hidden_QQ: Tensor | None = None
+) -> Tensor:
+    """Multi-head attention of queries among themselves, residual included; ``hidden_QQ``: True = unseen."""
     weight, bias = w[f"{name}.attn.in_proj_weight"].chunk(3), w[f"{name}.attn.in_proj_bias"].chunk(3)
     inputs = (x_BQC + pos_BQC, x_BQC + pos_BQC, x_BQC)
     q, k, v = (
         F.linear(t, weight[j], bias[j]).unflatten(-1, (dims.heads, -1)).transpose(1, 2) for j, t in enumerate(inputs)
     )
-    map_BHQQ = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+    scores_BHQQ = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if hidden_QQ is not None:
+        scores_BHQQ = scores_BHQQ.masked_fill(hidden_QQ, -math.inf)
+    map_BHQQ = scores_BHQQ.softmax(-1)
     return x_BQC + linear(w, f"{name}.attn.out_proj", (map_BHQQ @ v).transpose(1, 2).flatten(2))
 
 

@@ -51,12 +51,19 @@ def focal(logits: Tensor, truth: Tensor) -> Tensor:
     return loss.sum()
 
 
-def layer_losses(logits: Tensor, boxes: Tensor, labels: list[Tensor], gt: list[Tensor]) -> dict[str, Tensor]:
-    """Weighted losses of one layer by term, over the batch."""
-    count = max(1, sum(len(x) for x in labels))
+def layer_losses(
+    logits: Tensor, boxes: Tensor, labels: list[Tensor], gt: list[Tensor], pairs: list | None = None, share: int = 1
+) -> dict[str, Tensor]:
+    """Weighted losses of one layer by term, over the batch.
+
+    Args:
+        pairs: per image the known (queries, objects); None = the cheapest matching.
+        share: further divisor.
+    """
+    count = max(1, sum(len(x) for x in labels)) * share
     sums = {"class": 0.0, "bbox": 0.0, "giou": 0.0}
-    for logit, box, label, truth in zip(logits, boxes, labels, gt, strict=True):
-        query, thing = match(logit, box, label, truth)
+    for i, (logit, box, label, truth) in enumerate(zip(logits, boxes, labels, gt, strict=True)):
+        query, thing = match(logit, box, label, truth) if pairs is None else pairs[i]
         hot = torch.zeros_like(logit)
         hot[query, label[thing]] = 1
         sums["class"] = sums["class"] + focal(logit, hot)

@@ -53,9 +53,15 @@ def model_shapes(dims: Dims) -> dict[str, tuple[int, ...]]:
         found |= _layer(f"transformer.decoder.layers.{i}", dims, True)
     if dims.two_stage:
         found |= _linear("transformer.enc_output", c, c) | _norm("transformer.enc_output_norm", c)
-        found |= _linear("transformer.pos_trans", 2 * c, 2 * c) | _norm("transformer.pos_trans_norm", 2 * c)
+        if not dims.dino:
+            found |= _linear("transformer.pos_trans", 2 * c, 2 * c) | _norm("transformer.pos_trans_norm", 2 * c)
     else:
         found |= {"query_embedding.weight": (dims.queries, 2 * c)} | _linear("transformer.reference_points", 2, c)
+    if dims.dino:
+        found |= {"transformer.tgt_embed.weight": (dims.queries, c), "label_enc.weight": (dims.classes, c)}
+        found |= _norm("transformer.decoder.norm", c)
+        head = "transformer.decoder.ref_point_head.layers"
+        found |= _linear(f"{head}.0", c, 2 * c) | _linear(f"{head}.1", c, c)
     for i in range(dims.head_count):
         box = _linear(f"bbox_embed.{i}.layers.0", c, c) | _linear(f"bbox_embed.{i}.layers.1", c, c)
         box |= _linear(f"bbox_embed.{i}.layers.2", 4, c)
@@ -93,6 +99,7 @@ def canonical(name: str, refine: bool) -> str:
     """The one name under which aliases share a tensor."""
     if re.match(r"transformer\.decoder\.(class|bbox)_embed\.", name):
         name = name.removeprefix("transformer.decoder.")
+    name = name.replace(".ffns.0.layers.0.1.", ".ffns.0.activation.")
     return name if refine else re.sub(r"^(class|bbox)_embed\.\d+", r"\1_embed.0", name)
 
 
@@ -109,8 +116,11 @@ def random_state(
     for name in sorted(unique):
         shape = unique[name]
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-        norm = re.search(r"\bnorms?\b|_norm\b", name) is not None
-        if name.endswith("running_var"):
+        norm = re.search(r"\bnorms?\b|_norm(_layer)?\b", name) is not None
+        if name == "criterion.empty_weight":
+            value = torch.ones(shape, dtype=torch.float64)
+            value[-1] = 0.1
+        elif name.endswith("running_var"):
             value = 0.5 + noise.abs()
         elif name.endswith("conv3.norm.weight"):
             value = 0.3 + 0.05 * noise
@@ -120,7 +130,9 @@ def random_state(
             value = noise
         elif len(shape) < 2:
             value = 0.1 * noise - (3.0 if name.startswith("class_embed") else 0.0)
-        elif name in ("query_embedding.weight", "transformer.level_embeds"):
+        elif name.startswith(("query_embedding.", "transformer.level_embeds", "transformer.tgt_embed.", "label_enc.")):
+            value = noise
+        elif name.startswith(("query_embed.", "anchor_box_embed.", "transformer.patterns.")):
             value = noise
         else:
             gain = next((g for part, g in _GAINS.items() if part in name), 0.7)
@@ -134,13 +146,16 @@ _RULES = (
     (r"^encoder\.", "transformer.encoder."),
     (r"^decoder\.(class|bbox)_embed\.", r"\1_embed."),
     (r"^decoder\.", "transformer.decoder."),
-    (r"^queries\.query_embedding\b", "query_embedding"),
-    (r"^queries\.(reference_points|enc_output|enc_output_norm|pos_trans|pos_trans_norm)\b", r"transformer.\1"),
+    (r"^queries\.(query_embedding|label_enc|query_embed|anchor_box_embed)\b", r"\1"),
+    (r"^queries\.patterns\b", "transformer.patterns"),
+    (r"^neck\.input_proj\b", "input_proj"),
+    (r"^queries\.(reference_points|(enc_output|pos_trans)(_norm)?|tgt_embed)\b", r"transformer.\1"),
 )
 
 
 def detrex_name(name: str, decoder_layers: int) -> str:
     """Our parameter name -> detrex's (its first alias at the top level)."""
+    name = name.replace("queries.source.", "queries.")
     name = re.sub(r"^queries\.(class|bbox)_embed\b", rf"\1_embed.{decoder_layers}", name)
     for pattern, replacement in _RULES:
         name, count = re.subn(pattern, replacement, name)

@@ -1,0 +1,197 @@
+"""Our DINO against detrex's, whole and with perturbed weights; skipped where detrex is not importable.
+
+Both draw the noise of denoising from the same seed. Run in such an environment: ``python -m pytest tests/parity`` (and
+``-m slow`` for the trajectories).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from detrex_ext.checkpoint import load_state, to_layout
+from detrex_ext.config import load_config
+from detrex_ext.runtime import instantiate
+
+from .models import DINO_VARIANTS, batch, compare_gradients, compare_losses
+from .peer import skip_without_detrex
+from .peer_dino import DinoPeer
+from .weights import backbone_shapes, model_shapes, random_state
+
+skip_without_detrex("dino")
+
+SIZES, OBJECTS = [(230, 301), (256, 199)], [5, 3]
+SMALL_SIZES = [(96, 133), (120, 87)]
+NAMES = {"dino": ("dino_r50_4scale_12ep", "dino_r50"), "dino_5scale": ("dino_r50_5scale_12ep", "dino_r50_5scale")}
+FEW = 150  # queries, where pictures are small
+
+
+def our_config(variant, queries=900):
+    cfg = load_config(NAMES[variant][0])
+    cfg.model.num_classes = 80
+    cfg.model.queries.source.num_queries = queries
+    cfg.model.preprocess.parity_padding = True
+    return cfg
+
+
+def pair(variant, dtype=torch.float32, queries=900, seed=2):
+    """detrex's model and ours, which takes detrex's proposals, with the same perturbed weights, loaded strictly."""
+    dims = replace(DINO_VARIANTS[variant], queries=queries)
+    state = random_state(backbone_shapes() | model_shapes(dims), dims.refine, seed)
+    ours = instantiate(our_config(variant, queries).model)
+    assert load_state(ours, state, strict=True).complete
+    peer, source = DinoPeer(variant, state, dtype, num_queries=queries), ours.queries.source
+
+    def select(scores_BS):
+        source.own_choice = type(source).select(source, scores_BS)
+        return peer.chosen_BQ
+
+    source.select = select
+    return peer, ours.to(dtype)
+
+
+def seeded(run, items, seed=5):
+    torch.manual_seed(seed)
+    return run(items)
+
+
+def gap(a, b):
+    return float((a - b).detach().abs().max())
+
+
+def worst(sets, logits, boxes):
+    assert [s.stage for s in sets] == list(range(len(logits)))
+    return max(max(gap(s.logits_BQK, logits[s.stage]), gap(s.boxes_BQ4, boxes[s.stage])) for s in sets)
+
+
+def of(sets, group):
+    return [s for s in sets if s.group == group]
+
+
+@pytest.fixture(scope="module", params=list(DINO_VARIANTS))
+def models(request):
+    return pair(request.param)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_evaluation(models, images):
+    """Six stages of logits and boxes with detrex's evaluation masks, and the detections."""
+    peer, ours = models
+    items = batch(SIZES, OBJECTS, 80)[:images]
+    peer.model.eval()
+    ours.eval()
+    with torch.no_grad():
+        expected, sets, found = peer(items), ours.forward_sets(items), ours(items)
+    own = ours.queries.source.own_choice
+    assert (own == peer.chosen_BQ).float().mean() > 0.98  # near ties may swap their ranks
+    assert (own.sort(1).values == peer.chosen_BQ.sort(1).values).float().mean() > 0.99
+    assert {s.group for s in sets} == {"main"} and len(sets) == 6
+    assert worst(sets, peer.seen["logits"], peer.seen["boxes"]) < 1e-5
+    for a, b in zip(found, expected, strict=True):
+        a, b = a["instances"], b["instances"]
+        assert len(a) == len(b) and a.image_size == b.image_size
+        assert gap(a.scores, b.scores) < 1e-5
+        assert (a.pred_classes == b.pred_classes).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_training(models, images):
+    """Stages of matching and denoising queries, the proposals, every loss, and the gradient."""
+    peer, ours = models
+    items = batch(SIZES, OBJECTS, 80)[:images]
+    peer.model.train()
+    ours.train()
+    expected, sets = seeded(peer, items), seeded(ours.forward_sets, items)
+    denoised, matched = peer.seen["calls"]
+    assert of(sets, "dn")[0].boxes_BQ4.shape[1] == 200
+    assert worst(of(sets, "dn"), *denoised) < 1e-5
+    assert worst(of(sets, "main"), *matched) < 1e-5
+    (enc,) = of(sets, "enc")
+    assert gap(enc.logits_BQK, peer.seen["enc"]["pred_logits"]) < 1e-5
+    assert gap(enc.boxes_BQ4, peer.seen["enc"]["pred_boxes"]) < 1e-5
+    # one ReLU that flips under rounding moves a gradient by more than rounding does; without rounding, below, none does
+    compare_with(peer, expected, ours, seeded(ours, items), 1e-5, whole=5e-4, each=5e-3)
+
+
+def test_training_without_objects(models):
+    """No denoising query then; detrex reports zeros."""
+    peer, ours = models
+    items = batch(SIZES, [0, 0], 80)
+    peer.model.train()
+    ours.train()
+    with torch.no_grad():
+        expected = peer(items)
+        compare_losses(ours(items), expected, 1e-5)
+
+
+def compare_with(peer, expected, ours, losses, loss_gap, whole, each):
+    compare_losses(losses, expected, loss_gap)
+    for model, values in ((ours, losses), (peer.model, expected)):
+        model.zero_grad(set_to_none=True)
+        sum(values.values()).backward()
+    theirs = {k: p.grad for k, p in peer.model.named_parameters(remove_duplicate=False)}
+    compare_gradients(ours, theirs, 6, whole, each)
+
+
+@pytest.mark.parametrize("variant", list(DINO_VARIANTS))
+def test_gradients_in_double_precision(variant):
+    """Without rounding to hide behind: losses to 1e-12 and each gradient to 1e-9."""
+    peer, ours = pair(variant, torch.float64, FEW)
+    items = batch(SMALL_SIZES, [3, 2], 80)
+    peer.model.train()
+    ours.train()
+    expected, losses = seeded(peer, items), seeded(ours, items)
+    assert torch.equal(ours.queries.source.own_choice, peer.chosen_BQ)
+    compare_with(peer, expected, ours, losses, 1e-12, whole=1e-9, each=1e-9)
+
+
+@pytest.mark.parametrize("variant", list(DINO_VARIANTS))
+def test_layout(variant):
+    """What we write has exactly detrex's keys and shapes, loads strictly into detrex, and comes back."""
+    peer, ours = pair(variant)
+    written = to_layout(ours, "detrex")
+    dump = json.loads((Path(__file__).parent / "keys" / f"{NAMES[variant][1]}.json").read_text())
+    assert {k: list(v.shape) for k, v in written.items()} == dump
+    theirs = peer.model.state_dict()
+    assert written.keys() == theirs.keys() and all(torch.equal(written[k], v) for k, v in theirs.items())
+    peer.model.load_state_dict(written, strict=True)
+    again = instantiate(our_config(variant).model)
+    report = load_state(again, theirs, strict=True)
+    assert report.complete and all(torch.equal(v, ours.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimizer", "dtype", "tolerance"), [("sgd", torch.float32, 1e-5), ("adamw", torch.float64, 1e-8)]
+)
+def test_trajectory(optimizer, dtype, tolerance):
+    """20 steps from the same weights, batches and random numbers: the total loss of each step."""
+    peer, ours = pair("dino", dtype, FEW)
+    cfgs = peer.cfg, our_config("dino", FEW)
+    optimizers = [make_optimizer(optimizer, m, c) for m, c in zip((peer.model, ours), cfgs, strict=True)]
+    peer.model.train()
+    ours.train()
+    for step in range(20):
+        items = batch(SMALL_SIZES, [3, 2], 80, seed=step)
+        expected, found = seeded(peer, items, step), seeded(ours, items, step)
+        totals = []
+        for model, losses, optim in ((peer.model, expected, optimizers[0]), (ours, found, optimizers[1])):
+            total = sum(losses.values())
+            totals.append(float(total))
+            optim.zero_grad()
+            total.backward()
+            torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 0.1)
+            optim.step()
+        assert abs(totals[1] / totals[0] - 1) < tolerance, f"step {step}: {totals}"
+
+
+def make_optimizer(name, model, cfg):
+    """Plain SGD over everything, or the optimizer of the project's own published config."""
+    if name == "sgd":
+        return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    cfg.optimizer.params.model = model
+    return instantiate(cfg.optimizer)
