@@ -1,0 +1,46 @@
+"""Any host small enough to learn the generated shapes on a CPU in minutes: `--overlay tiny`.
+
+The host keeps its data flow, losses and number of levels; its sizes, its backbone, the data (`python -m
+detrex_ext.data.shapes output/shapes`) and the recipe become those of `quickstart.py`. Lay it before other overlays.
+"""
+
+from detrex_ext import get_config
+from detrex_ext.modeling.backbones import BasicResNet
+from detrex_ext.runtime import LazyCall as L
+
+WIDTHS = dict(res2=32, res3=64, res4=128, res5=192)
+# sizes by the name that every part gives them
+SIZES = dict(
+    dim=128,
+    out_channels=128,
+    ffn_dim=512,
+    num_layers=3,
+    dropout=0.0,
+    num_queries=60,
+    number=20,
+    out_points=32,
+)
+
+
+def apply(cfg, **sizes):
+    """`sizes` override those of the table."""
+    recipe = get_config("quickstart.py")
+    recipe.train.output_dir = f"{cfg.train.output_dir}_tiny"
+    for part in ("dataset", "dataloader", "optimizer", "lr_multiplier", "train"):
+        cfg[part] = recipe[part]
+    neck = cfg.model.neck
+    one = isinstance(neck.in_channels, int)
+    names = ["res5"] if one else list(WIDTHS)[-len(neck.in_channels) :]
+    cfg.model.backbone = L(BasicResNet)(widths=list(WIDTHS.values()), out_features=names)
+    neck.in_channels = WIDTHS["res5"] if one else {name: WIDTHS[name] for name in names}
+    for part in ("neck", "encoder", "queries", "decoder"):
+        _resize(cfg.model[part], {**SIZES, **sizes})
+    return cfg
+
+
+def _resize(node, sizes):
+    for key in list(node):
+        if isinstance(node._get_node(key), type(node)):
+            _resize(node[key], sizes)
+        elif key in sizes:
+            node[key] = sizes[key]
