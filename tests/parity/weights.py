@@ -103,6 +103,10 @@ def canonical(name: str, refine: bool) -> str:
     return name if refine else re.sub(r"^(class|bbox)_embed\.\d+", r"\1_embed.0", name)
 
 
+_EMBEDDINGS = (
+    "query_embed.", "query_embedding.", "anchor_box_embed.", "label_enc.",
+    "transformer.level_embeds", "transformer.tgt_embed.", "transformer.patterns.",
+)  # fmt: skip
 _GAINS = {"backbone": 2.0, "sampling_offsets": 0.1, "class_embed": 0.3}
 
 
@@ -130,9 +134,7 @@ def random_state(
             value = noise
         elif len(shape) < 2:
             value = 0.1 * noise - (3.0 if name.startswith("class_embed") else 0.0)
-        elif name.startswith(("query_embedding.", "transformer.level_embeds", "transformer.tgt_embed.", "label_enc.")):
-            value = noise
-        elif name.startswith(("query_embed.", "anchor_box_embed.", "transformer.patterns.")):
+        elif name.startswith(_EMBEDDINGS):
             value = noise
         else:
             gain = next((g for part, g in _GAINS.items() if part in name), 0.7)
