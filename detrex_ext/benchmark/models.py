@@ -8,12 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from detrex_ext.checkpoint.load import load_state
 from detrex_ext.config import load_config
 from detrex_ext.runtime import Boxes, Instances, instantiate, peers
 
 from .measure import Work
 
-CONFIG = "deformable_detr_r50_50ep"
+# each of our configs, and detrex's model file that describes the same model
+HOSTS = {
+    "DETR R50": ("detr_r50_300ep", "detr/configs/models/detr_r50.py"),
+    "DAB-DETR R50": ("dab_detr_r50_50ep", "dab_detr/configs/models/dab_detr_r50.py"),
+    "Deformable-DETR R50": ("deformable_detr_r50_50ep", "deformable_detr/configs/models/deformable_detr_r50.py"),
+    "DINO R50": ("dino_r50_4scale_12ep", "dino/configs/models/dino_r50.py"),
+}
 CLASSES = 80
 
 
@@ -32,24 +39,19 @@ def batch(side: int, objects: Sequence[int] = (2, 5)) -> list[dict[str, Any]]:
     return items
 
 
-def model(strategies: Sequence[str] | None, device: str, channels_last: bool = False) -> nn.Module:
-    """Ours with these overlays; detrex's for None. Random weights, dropout as published."""
+def model(host: str, strategies: Sequence[str] | None, device: str) -> nn.Module:
+    """Ours with these overlays; detrex's for None. The same random weights in both, dropout as published."""
     torch.manual_seed(0)
     if strategies is None:
-        return peers.detrex_deformable(CLASSES, device)
-    cfg = load_config(CONFIG, tuple(strategies))
+        return peers.detrex_model(HOSTS[host][1], CLASSES, device)
+    cfg = load_config(HOSTS[host][0], tuple(strategies))
     cfg.model.num_classes = CLASSES
-    if channels_last:
-        cfg.model.preprocess.channels_last = True
-    built = instantiate(cfg.model).to(device)
-    return built.to(memory_format=torch.channels_last) if channels_last else built
+    return instantiate(cfg.model).to(device)
 
 
-def step(
-    strategies: Sequence[str] | None, side: int, device: str, dtype: str = "fp32", channels_last: bool = False
-) -> Work:
+def step(host: str, strategies: Sequence[str] | None, side: int, device: str, dtype: str = "fp32") -> Work:
     """Forward, loss and backward in training mode."""
-    net, items = model(strategies, device, channels_last).train(), batch(side)
+    net, items = model(host, strategies, device).train(), batch(side)
 
     def run() -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bf16"):
@@ -61,22 +63,59 @@ def step(
     return run
 
 
-def predict(
-    strategies: Sequence[str] | None, side: int, device: str, dtype: str = "fp32", channels_last: bool = False
-) -> Work:
+def predict(host: str, strategies: Sequence[str] | None, side: int, device: str, dtype: str = "fp32") -> Work:
     """Prediction with post-processing."""
-    net, items = model(strategies, device, channels_last).eval(), batch(side)
+    return _prediction(model(host, strategies, device), side, device, dtype)
+
+
+def _prediction(net: nn.Module, side: int, device: str, dtype: str) -> Work:
+    net, items = net.eval(), batch(side)
 
     @torch.no_grad()
-    def run() -> None:
+    def run() -> list[Any]:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bf16"):
-            net(items)
+            return [x["instances"] for x in net(items)]
 
     return run
 
 
-def count_sets(strategies: Sequence[str]) -> int:
+def agreement_with_detrex(host: str, side: int, device: str, dtype: str) -> tuple[float, float, float]:
+    """:func:`agreement` of detrex's model and ours with its weights, moved away from their degenerate start."""
+    theirs, ours = model(host, None, device), model(host, (), device)
+    make = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            if p.dim() == 1 or p.shape[0] in (4, CLASSES):
+                p.add_(0.1 * torch.randn(p.shape, generator=make, device=p.device))
+    load_state(ours, theirs.state_dict(), name="detrex's model")
+    ours.preprocess.parity_padding = True
+    return agreement(*(_prediction(net, side, device, d)() for net, d in ((theirs, "fp32"), (ours, dtype))))
+
+
+def agreement(
+    expected: Sequence[Instances], found: Sequence[Instances], best: int = 100
+) -> tuple[float, float, float]:
+    """How far the ``best`` detections of each picture are from the nearest of their class in another answer.
+
+    Nearest, so that a swap of two equal scores is no difference.
+
+    Returns:
+        Largest difference in score; median and largest difference in a box coordinate, in pixels.
+    """
+    scores, boxes = [], []
+    for a, b in zip(expected, found, strict=True):
+        a = a[:best]
+        apart = (a.pred_boxes.tensor[:, None] - b.pred_boxes.tensor[None]).abs().amax(-1)
+        apart = apart.masked_fill(a.pred_classes[:, None] != b.pred_classes[None], float("inf"))
+        distance, index = apart.min(1)
+        boxes.append(distance)
+        scores.append((a.scores - b.scores[index]).abs())
+    box = torch.cat(boxes)
+    return float(torch.cat(scores).max()), float(box.median()), float(box.max())
+
+
+def count_sets(host: str, strategies: Sequence[str]) -> int:
     """Sets that the model supervises in a step."""
-    net = model(strategies, "cpu").train()
+    net = model(host, strategies, "cpu").train()
     with torch.no_grad():
         return len(net.forward_sets(batch(64)))

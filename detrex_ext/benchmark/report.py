@@ -54,6 +54,8 @@ def _row(
     return {
         "suite": cell.suite,
         "case": cell.case,
+        "host": cell.host,
+        "side": cell.side,
         "impl": cell.impl,
         "dtype": cell.dtype,
         "median_s": taken,
@@ -109,7 +111,7 @@ def _line(texts: Sequence[str]) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.2f} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"
 
 
 def notes(rows: Sequence[Row], strategies: Sequence[str]) -> list[str]:
@@ -124,14 +126,24 @@ def notes(rows: Sequence[Row], strategies: Sequence[str]) -> list[str]:
             found.append(f"{case}: the assignment solver is {share:.0%} of detrex_ext's time")
         if ours and suite == "step":
             found += _price(case, by, ours, strategies)
+        if suite == "inference" and ("detrex", "fp32") in by:
+            found += [_agreement(r) for (impl, _), r in by.items() if impl == "detrex_ext"]
     return found
+
+
+def _agreement(row: Row) -> str:
+    score, median, largest = models.agreement_with_detrex(row["host"], row["side"], "cpu", row["dtype"])
+    return (
+        f"{row['case']}: with the same weights the 100 best detections of {row['dtype']} differ from detrex's by at "
+        f"most {score:.2g} in score and {largest:.2g} px in a box, half of them by less than {median:.2g} px"
+    )
 
 
 def _price(case: str, by: dict[tuple[str, str], Row], bare: Row, strategies: Sequence[str]) -> list[str]:
     found = []
     for name in strategies:
         row = by.get((f"detrex_ext+{name}", "fp32"))
-        more = models.count_sets((name,)) - models.count_sets(()) if row else 0
+        more = models.count_sets(bare["host"], (name,)) - models.count_sets(bare["host"], ()) if row else 0
         if more > 0:
             added = (row["median_s"] - bare["median_s"]) / more
             text = f"{case}: {name} adds {more} sets, {_time(added)}"

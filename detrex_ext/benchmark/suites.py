@@ -26,6 +26,7 @@ class Cell:
         impl: who does it.
         dtype: ``fp32``, or ``bf16`` = autocast.
         build: makes the work; what it takes is not measured, except as memory.
+        host, side: of the suites ``step`` and ``inference``: a name of ``models.HOSTS``, pixels of the pictures.
     """
 
     suite: str
@@ -33,6 +34,8 @@ class Cell:
     impl: str
     dtype: str
     build: Callable[[], Work]
+    host: str = ""
+    side: int = 0
 
 
 def cells(suite: str, strategies: Sequence[str] = (), device: str = "cpu") -> list[Cell]:
@@ -82,15 +85,15 @@ def _models(suite: str, strategies: Sequence[str], device: str) -> Iterable[Cell
     variants: list[tuple[str, ...]] = [(), *((s,) for s in strategies)]
     if len(strategies) > 1:
         variants.append(tuple(strategies))
-    build, sides = (models.step, (320, 480)) if suite == "step" else (models.predict, (480, 800))
-    for side in sides:
-        case = f"Deformable-DETR R50, {side} px, batch of 2"
-        if peers.detrex_importable():
-            yield Cell(suite, case, "detrex", "fp32", partial(build, None, side, device))
-        for names in variants:
-            impl = "+".join(("detrex_ext", *names))
-            for dtype in ("fp32", "bf16"):
-                yield Cell(suite, case, impl, dtype, partial(build, names, side, device, dtype=dtype))
-        for dtype in ("fp32", "bf16"):
-            last = partial(build, (), side, device, dtype=dtype, channels_last=True)
-            yield Cell(suite, case, "detrex_ext channels_last", dtype, last)
+    build, sides = (models.step, (320, 480, 640)) if suite == "step" else (models.predict, (640,))
+    for host in models.HOSTS:
+        # detrex makes denoising queries on a CUDA device only
+        with_detrex = peers.detrex_importable() and (suite, host, device) != ("step", "DINO R50", "cpu")
+        for side in sides:
+            case = f"{host}, {side} px, batch of 2"
+            if with_detrex:
+                yield Cell(suite, case, "detrex", "fp32", partial(build, host, None, side, device), host, side)
+            for names in variants:
+                impl = "+".join(("detrex_ext", *names))
+                for dtype in ("fp32", "bf16"):
+                    yield Cell(suite, case, impl, dtype, partial(build, host, names, side, device, dtype), host)

@@ -52,13 +52,18 @@ def detrex_importable() -> bool:
     return why_no_detrex() is None
 
 
-def detrex_deformable(num_classes: int = 80, device: str = "cpu") -> Any:
-    """detrex's Deformable-DETR with a ResNet-50, one-stage without refinement, with random weights.
+def detrex_model(config: str, num_classes: int = 80, device: str = "cpu") -> Any:
+    """A model of detrex with random weights.
+
+    Args:
+        config: its model file below detrex's ``projects``, such as ``dino/configs/models/dino_r50.py``.
+        num_classes: classes of its heads and its criterion.
+        device: where.
 
     Raises:
         ImportError: detrex is not importable.
     """
-    cfg = _deformable_config().model
+    cfg = _config(config).model
     cfg.device = device
     cfg.num_classes = cfg.criterion.num_classes = num_classes
     return importlib.import_module("detectron2.config").instantiate(cfg).to(device)
@@ -70,7 +75,7 @@ def detrex_criterion(num_sets: int, num_classes: int = 80) -> Callable:
     Raises:
         ImportError: detrex is not importable.
     """
-    cfg = _deformable_config().model.criterion
+    cfg = _config("deformable_detr/configs/models/deformable_detr_r50.py").model.criterion
     cfg.num_classes = num_classes
     criterion = importlib.import_module("detectron2.config").instantiate(cfg)
     weights = {name: w for name, w in criterion.weight_dict.items() if name.count("_") == 1}
@@ -89,9 +94,8 @@ def detrex_sampling() -> Callable | None:
     return importlib.import_module("detrex.layers.multi_scale_deform_attn").multi_scale_deformable_attn_pytorch
 
 
-def _deformable_config() -> Any:
+def _config(file: str) -> Any:
     if why_no_detrex():
-        raise ImportError(f"detrex's Deformable-DETR needs {why_no_detrex()}")
-    folder = Path(importlib.import_module(_DEFORMABLE).__file__).parents[1] / "configs" / "models"
-    return importlib.import_module("detectron2.config").LazyConfig.load(str(folder / "deformable_detr_r50.py"))
-
+        raise ImportError(f"detrex's models need {why_no_detrex()}")
+    projects = Path(importlib.import_module(_DEFORMABLE).__file__).parents[2]
+    return importlib.import_module("detectron2.config").LazyConfig.load(str(projects / file))

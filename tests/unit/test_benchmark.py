@@ -14,6 +14,7 @@ from detrex_ext.benchmark import measure, models, report, suites
 from detrex_ext.benchmark.suites import Cell
 from detrex_ext.cli import run
 from detrex_ext.cli.benchmark import main
+from detrex_ext.runtime import Boxes, Instances
 
 MACHINE = {"processor": "p", "threads": 1, "torch": "t", "gemm_fp32": 1e9, "gemm_bf16": 2e9, "bandwidth": 2**30}
 
@@ -94,8 +95,8 @@ def test_limits_and_markdown():
 
 
 def test_price_of_a_set(monkeypatch):
-    monkeypatch.setattr(models, "count_sets", lambda names: 32 if names else 6)
-    base = {"suite": "step", "case": "c", "dtype": "fp32"}
+    monkeypatch.setattr(models, "count_sets", lambda host, names: 32 if names else 6)
+    base = {"suite": "step", "case": "c", "host": "h", "dtype": "fp32"}
     rows = [
         {**base, "impl": "detrex_ext", "median_s": 1.0, "peak_mib": 500.0},
         {**base, "impl": "detrex_ext+sqr", "median_s": 1.26, "peak_mib": 552.0},
@@ -119,7 +120,23 @@ def test_bad_input_is_one_message(argv, says, capsys):
 
 def test_step_of_the_small_picture_trains():
     """The work of a cell is a whole step: every trained parameter gets its gradient."""
-    step = models.step((), 64, "cpu")
-    step()
+    step = models.step("Deformable-DETR R50", (), 64, "cpu")
     net = next(x.cell_contents for x in step.__closure__ if isinstance(x.cell_contents, torch.nn.Module))
-    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+    trained, got = [p for p in net.parameters() if p.requires_grad], set()
+    for p in trained:
+        p.register_post_accumulate_grad_hook(lambda p: got.add(id(p)))
+    step()
+    assert got == {id(p) for p in trained}
+    assert all(p.grad is None for p in trained)  # one that waits for its turn holds its weights and no more
+
+
+def test_agreement_of_a_model_with_itself_and_with_another():
+    """Same detections agree exactly; a detection that moved and lost score is found by its class and place."""
+    one = Instances((64, 64))
+    one.pred_boxes = Boxes(torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]]))
+    one.scores, one.pred_classes = torch.tensor([0.9, 0.8]), torch.tensor([1, 2])
+    other = Instances((64, 64))
+    other.pred_boxes = Boxes(torch.tensor([[20.0, 20, 40, 40.5], [0, 0, 10, 10], [0, 0, 10, 10]]))
+    other.scores, other.pred_classes = torch.tensor([0.75, 0.9, 0.1]), torch.tensor([2, 1, 2])
+    assert models.agreement([one], [one]) == (0.0, 0.0, 0.0)
+    assert models.agreement([one], [other]) == pytest.approx((0.05, 0.0, 0.5))
