@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from detrex_ext.errors import UserError
 
+from . import analyze_stages
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
@@ -31,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--json", action="store_true", dest="as_json", help="print one JSON document")
     model.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     model.set_defaults(run=_model)
+    analyze_stages.add_parser(what)
     parser.epilog = "\n".join(verb.format_usage() for verb in what.choices.values())
     return parser
 

@@ -54,6 +54,8 @@ class StageEvaluator:
         pictures: int = 0,
     ) -> None:
         self.truth = json if isinstance(json, GroundTruth) else GroundTruth(json)
+        self.json = self.truth.json
+        self.class_names, self.category_ids = self.truth.class_names, self.truth.category_ids
         self.thresholds, self.pictures = tuple(map(float, thresholds)), pictures
         self.output_dir = None if output_dir is None else Path(output_dir)
         if not self.thresholds or not all(0 < t < 1 for t in self.thresholds):
@@ -65,7 +67,7 @@ class StageEvaluator:
         """Forget all predictions."""
         from ..analysis.stages import StageErrors
 
-        self.errors: StageErrors = StageErrors(len(self.truth.class_names), self.thresholds)
+        self.errors: StageErrors = StageErrors(len(self.class_names), self.thresholds)
         self.files: dict[int, str] = {}
 
     @contextmanager
@@ -109,9 +111,9 @@ class StageEvaluator:
             return
         sizes = [output["instances"].image_size for output in outputs]
         scores_BLQK, boxes_BLQ4 = stage_predictions(sets, sizes)
-        if scores_BLQK.shape[-1] != len(self.truth.class_names):
-            found, wanted = scores_BLQK.shape[-1], len(self.truth.class_names)
-            raise UserError(f"the model has {found} classes, {self.truth.json} has {wanted}")
+        if scores_BLQK.shape[-1] != len(self.class_names):
+            found, wanted = scores_BLQK.shape[-1], len(self.class_names)
+            raise UserError(f"the model has {found} classes, {self.json} has {wanted}")
         for given, scores_LQK, boxes_LQ4 in zip(inputs, scores_BLQK, boxes_BLQ4, strict=True):
             image = self.truth.index_of(given)
             self.files[image] = given.get("file_name", "")
@@ -130,7 +132,7 @@ class StageEvaluator:
             self.errors.merge(errors)
             self.files |= files
         if not self.errors.pictures:
-            logger.warning("no stage-wise figures: nothing was predicted, or %s has no annotations", self.truth.json)
+            logger.warning("no stage-wise figures: nothing was predicted, or %s has no annotations", self.json)
             return {}
         report = self.errors.result()
         logger.info("Stage-wise errors on %d images:\n%s", report.images, report.text())
@@ -155,7 +157,7 @@ class StageEvaluator:
 
         for rank, (image, fadings) in enumerate(self.errors.worst(self.pictures), 1):
             objects, file = self._objects(image), self.files[image]
-            drawn = draw_fadings(read_image(file), fadings, objects, self.truth.class_names)
+            drawn = draw_fadings(read_image(file), fadings, objects, self.class_names)
             drawn.save(self.output_dir / f"fading_{rank:02d}_{Path(file).stem}.png")
 
 

@@ -1,0 +1,106 @@
+"""`python -m detrex_ext analyze stages`: what becomes of each query from stage to stage of a decoder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from detrex_ext.errors import UserError
+
+_DESCRIPTION = """\
+Evaluates a checkpoint and shows, for every decoder stage, AP of the best class of each query, and for the last stage
+  TP-F         matches that the same query had better before: no lower IoU, a higher score (fading)
+  FP-E         errors that the same query did not make before, or made with a lower score (exacerbation)
+  recoverable  missed objects that an earlier stage had found
+  grief        exacerbated and recoverable errors among all errors
+  oracle       AP of the 100 best (query, class) pairs if each query took its best stage, beside "top 100" without that
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the subparsers of ``analyze``."""
+    parser = verbs.add_parser(
+        "stages",
+        help="AP by decoder stage, fading matches, growing errors",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="F", help="config file, short name, or run folder")
+    add("--overlay", default="", metavar="A,B", help="overlays to lay over the config, in order")
+    add("--output", metavar="DIR", help="folder for stages.json and pictures (default: stages/ in train.output_dir)")
+    add("--json", metavar="FILE", help="a copy of stages.json")
+    add("--iou", default="0.75", metavar="T", help="IoU thresholds: one, several (0.5,0.75), or all (default 0.75)")
+    add("--pictures", type=int, default=8, metavar="N", help="worst fadings to draw, all stages in a row (default 8)")
+    add("opts", nargs="*", metavar="key=value", help="overrides, such as train.init_checkpoint=model_final.pth")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    thresholds = _thresholds(args.iou)
+    if args.pictures < 0:
+        raise UserError(f"--pictures {args.pictures}: expected 0 or more")
+    from omegaconf import OmegaConf
+
+    from detrex_ext import engine
+    from detrex_ext.config import load_config
+    from detrex_ext.evaluation import StageEvaluator
+    from detrex_ext.evaluation.stages import REPORT_FILE
+    from detrex_ext.runtime import LazyCall
+
+    cfg = load_config(args.config_file, [name for name in args.overlay.split(",") if name], args.opts)
+    cfg.train.init_checkpoint = _weights(cfg.train.init_checkpoint, args)
+    keys = ("dataloader.evaluator.json", "dataset.val_json")
+    truth = next((found for found in (OmegaConf.select(cfg, key) for key in keys) if found), None)
+    if truth is None:
+        raise UserError("no validation data: set dataset.val_json")
+    if args.output:
+        cfg.train.output_dir = args.output
+    output = Path(args.output or os.path.join(cfg.train.output_dir, "stages"))
+    cfg.dataloader.evaluator = LazyCall(StageEvaluator)(
+        json=truth, thresholds=thresholds, output_dir=str(output), pictures=args.pictures
+    )
+    if not engine.evaluate(cfg, args):
+        raise UserError(f"nothing to analyse: {truth} has no images or no annotations")
+    if args.json:
+        shutil.copyfile(output / REPORT_FILE, args.json)
+    drawn = f", the worst fadings in {output}/fading_*.png" if args.pictures else ""
+    print(f"figures in {args.json or output / REPORT_FILE}{drawn}")
+    return 0
+
+
+def _thresholds(text: str) -> list[float]:
+    """Numbers of ``--iou``.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if text == "all":
+        from detrex_ext.analysis.stages import COCO_THRESHOLDS
+
+        return list(COCO_THRESHOLDS)
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(0 < value < 1 for value in values):
+        raise UserError(f"--iou {text}: expected numbers between 0 and 1, such as 0.75 or 0.5,0.75, or all")
+    return values
+
+
+def _weights(stated: str, args: argparse.Namespace) -> str:
+    """The checkpoint: that of a run folder, unless an override names one, as a config may name what it started from.
+
+    Raises:
+        UserError: there is none.
+    """
+    from detrex_ext.api import find_weights
+
+    if os.path.isdir(args.config_file) and not any(opt.startswith("train.init_checkpoint=") for opt in args.opts):
+        return find_weights(args.config_file)
+    if not stated:
+        raise UserError("which weights? name them by train.init_checkpoint=PATH, or a run folder by --config-file")
+    return stated
