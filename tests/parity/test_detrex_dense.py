@@ -1,0 +1,191 @@
+"""Our DETR and DAB-DETR against detrex's, whole and with perturbed weights; skipped where detrex is not importable.
+
+Run in such an environment: ``python -m pytest tests/parity`` (and ``-m slow`` for the trajectories).
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detrex_ext.checkpoint import load_state, to_layout
+from detrex_ext.checkpoint.layouts import recognise
+from detrex_ext.config import load_config
+from detrex_ext.runtime import instantiate
+
+from .models import batch, compare_gradients, compare_losses
+from .peer import Peer, skip_without_detrex
+from .reference_dense import dumped_shapes
+from .weights import backbone_shapes, detrex_name, random_state
+
+skip_without_detrex("detr")
+skip_without_detrex("dab_detr")
+skip_without_detrex("sqr_detr")
+
+SIZES, OBJECTS = [(230, 301), (256, 199)], [5, 3]
+SMALL_SIZES = [(96, 133), (120, 87)]
+# detrex's model -> our config, detrex's keys, the layout they are
+NAMES = {
+    "dab": ("dab_detr_r50_50ep", "dab_detr_r50", "detrex"),
+    "dab_3patterns": ("dab_detr_r50_3patterns_50ep", "dab_detr_r50_3patterns", "detrex"),
+    "dab_dc5": ("dab_detr_r50_dc5_50ep", "dab_detr_r50_dc5", "detrex_dc5"),
+    "dab_sqr": ("dab_detr_r50_50ep_sqr", "dab_detr_r50", "detrex"),
+    "detr": ("detr_r50_300ep", "detr_r50", "detrex"),
+}
+
+
+FEW = 50  # queries, where pictures are small
+
+
+def our_config(variant, queries=None):
+    cfg = load_config(NAMES[variant][0])
+    cfg.model.num_classes = 80
+    cfg.model.encoder.dropout = cfg.model.decoder.dropout = 0.0
+    cfg.model.preprocess.parity_padding = True
+    cfg.model.queries.num_queries = queries or cfg.model.queries.num_queries
+    return cfg
+
+
+def pair(variant, dtype=torch.float32, queries=None, seed=1):
+    """detrex's model and ours with the same perturbed weights, loaded strictly."""
+    _, dump, layout = NAMES[variant]
+    own = {k: v for k, v in dumped_shapes(dump).items() if not k.startswith("backbone.")}
+    if queries:
+        own |= {k: (queries, *v[1:]) for k, v in own.items() if k in ("query_embed.weight", "anchor_box_embed.weight")}
+    state = random_state(backbone_shapes() | own, True, seed)
+    ours = instantiate(our_config(variant, queries).model)
+    assert load_state(ours, state, strict=True).complete
+    theirs = state if layout == "detrex" else to_layout(ours, layout)
+    peer = Peer(variant, theirs, dtype, **({"num_queries": queries} if queries else {}))
+    if variant == "detr":
+        peer.model.criterion.empty_weight[-1] = 0.1  # not that of fp32 where more is computed
+    return peer, ours.to(dtype)
+
+
+def gap(a, b):
+    return float((a - b).detach().abs().max())
+
+
+@pytest.fixture(scope="module", params=["dab", "dab_3patterns", "dab_dc5", "detr"])
+def models(request):
+    return request.param, *pair(request.param)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_evaluation(models, images):
+    """Six stages of logits and boxes with detrex's evaluation masks, and the detections."""
+    _, peer, ours = models
+    items = batch(SIZES, OBJECTS, 80)[:images]
+    peer.model.eval()
+    ours.eval()
+    with torch.no_grad():
+        expected, sets, found = peer(items), ours.forward_sets(items), ours(items)
+    assert len(sets) == 6
+    assert max(gap(s.logits_BQK, peer.seen["logits"][s.stage]) for s in sets) < 1e-5
+    assert max(gap(s.boxes_BQ4, peer.seen["boxes"][s.stage]) for s in sets) < 1e-5
+    for a, b in zip(found, expected, strict=True):
+        a, b = a["instances"], b["instances"]
+        assert len(a) == len(b) and a.image_size == b.image_size
+        b = b[b.scores.argsort(descending=True, stable=True)]  # detrex's DETR answers in the order of queries
+        assert gap(a.scores, b.scores) < 1e-5
+        near = (a.pred_boxes.tensor - b.pred_boxes.tensor).abs().amax(1) < 1e-2
+        assert (near & (a.pred_classes == b.pred_classes)).float().mean() > 0.97  # near ties may swap their ranks
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_training(models, images):
+    """Stages, every loss, and the gradient, with detrex's training masks."""
+    _, peer, ours = models
+    items = batch(SIZES, OBJECTS, 80)[:images]
+    peer.model.train()
+    ours.train()
+    expected, sets = peer(items), ours.forward_sets(items)
+    assert max(gap(s.logits_BQK, peer.seen["logits"][s.stage]) for s in sets) < 1e-5
+    assert max(gap(s.boxes_BQ4, peer.seen["boxes"][s.stage]) for s in sets) < 1e-5
+    # one ReLU that flips under rounding moves a tensor by more than rounding does; in fp64, below, nothing flips
+    losses = ours(items)
+    compare_losses(losses, expected, 1e-5)
+    compare_backward(peer, expected, ours, losses, whole=1e-3, each=5e-3)
+
+
+def compare_backward(peer, expected, ours, losses, whole, each):
+    for model, values in ((ours, losses), (peer.model, expected)):
+        model.zero_grad(set_to_none=True)
+        sum(values.values()).backward()
+    grads = {k: p.grad for k, p in peer.model.named_parameters(remove_duplicate=False)}
+    names = recognise(grads).rename(grads, ours.state_dict())
+    compare_gradients(ours, {detrex_name(names[k], 6): grad for k, grad in grads.items()}, 6, whole, each)
+
+
+def test_layout(models):
+    """What we write has exactly detrex's keys and shapes, loads strictly into detrex, and comes back."""
+    variant, peer, ours = models
+    _, dump, layout = NAMES[variant]
+    written = to_layout(ours, layout)
+    assert {k: tuple(v.shape) for k, v in written.items()} == dumped_shapes(dump)
+    theirs = peer.model.state_dict()
+    assert written.keys() == theirs.keys() and all(torch.equal(written[k], v) for k, v in theirs.items())
+    peer.model.load_state_dict(written, strict=True)
+    again = instantiate(our_config(variant).model)
+    assert load_state(again, theirs, strict=True).complete
+    assert all(torch.equal(v, ours.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+@pytest.mark.parametrize("variant", ["dab", "dab_3patterns", "detr"])
+def test_gradients_in_double_precision(variant):
+    """Without rounding to hide behind: losses to 1e-12 and each gradient to 1e-9."""
+    peer, ours = pair(variant, torch.float64, FEW)
+    items = batch(SMALL_SIZES, [3, 2], 80)
+    peer.model.train()
+    ours.train()
+    expected, losses = peer(items), ours(items)
+    compare_losses(losses, expected, 1e-12)
+    compare_backward(peer, expected, ours, losses, whole=1e-9, each=1e-9)
+
+
+def test_query_recollection():
+    """All 32 sets of selective query recollection, in their order, the total loss and each gradient."""
+    peer, ours = pair("dab_sqr", torch.float64, FEW)
+    items = batch(SMALL_SIZES, [3, 2], 80)
+    peer.model.train()
+    ours.train()
+    expected, sets = peer(items), ours.forward_sets(items)
+    assert len(sets) == len(peer.seen["logits"]) == 32
+    for s, logits, boxes in zip(sets, peer.seen["logits"], peer.seen["boxes"], strict=True):
+        assert max(gap(s.logits_BQK, logits), gap(s.boxes_BQ4, boxes)) < 1e-12
+    losses = ours(items)
+    totals = [float(sum(values.values())) for values in (losses, expected)]
+    assert totals[0] == pytest.approx(totals[1], rel=1e-12)
+    compare_backward(peer, expected, ours, losses, whole=1e-9, each=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["dab", "detr"])
+@pytest.mark.parametrize(
+    ("optimizer", "dtype", "tolerance"), [("sgd", torch.float32, 1e-5), ("adamw", torch.float64, 1e-8)]
+)
+def test_trajectory(variant, optimizer, dtype, tolerance):
+    """20 steps from the same weights on the same batches: the total loss of each step."""
+    peer, ours = pair(variant, dtype, FEW)
+    optimizers = [make_optimizer(optimizer, m, c) for m, c in ((peer.model, peer.cfg), (ours, our_config(variant)))]
+    peer.model.train()
+    ours.train()
+    for step in range(20):
+        items = batch(SMALL_SIZES, [3, 2], 80, seed=step)
+        totals = []
+        for model, run, optim in ((peer.model, peer, optimizers[0]), (ours, ours, optimizers[1])):
+            total = sum(run(items).values())
+            totals.append(float(total))
+            optim.zero_grad()
+            total.backward()
+            torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 0.1)
+            optim.step()
+        assert abs(totals[1] / totals[0] - 1) < tolerance, f"step {step}: {totals}"
+
+
+def make_optimizer(name, model, cfg):
+    """Plain SGD over everything, or the optimizer of the project's own published config."""
+    if name == "sgd":
+        return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    cfg.optimizer.params.model = model
+    return instantiate(cfg.optimizer)
