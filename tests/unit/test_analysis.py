@@ -116,6 +116,26 @@ def test_published_counts():
     assert backbone.gflops == pytest.approx(2 * (4.09 - 0.002), rel=0.005)
 
 
+# all parameters, those that are trained and buffers of the originals at 80 classes, counted from their state dicts
+COUNTS = {
+    "detr_r50_300ep": (41_521_941, 41_512_533, 106_240),
+    "dab_detr_r50_50ep": (43_668_690, 43_659_282, 106_240),
+    "dab_detr_r50_3patterns_50ep": (43_669_458, 43_660_050, 106_240),
+    "dab_detr_r50_dc5_50ep": (43_668_690, 43_446_290, 106_240),
+    "deformable_detr_r50_box_refine_50ep": (40_832_698, 40_823_290, 106_240),
+    "deformable_detr_r50_two_stage_50ep": (41_161_740, 41_152_332, 106_240),
+    "dino_r50_4scale_12ep": (47_650_316, 47_640_908, 106_240),
+    "dino_r50_5scale_12ep": (48_012_940, 48_003_532, 106_240),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_published_count(name):
+    summary = summarise(build_for_inference(load_config(find_config(name)), 80, frozen=False), 64, 96)
+    assert (summary.parameters, summary.trainable, summary.buffers) == COUNTS[name]
+
+
 def test_command(capsys):
     assert run(main, ["model", "--config-file", "small", "--size", "64x96", "--json", "--batch", "2", *NARROW]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -18,6 +18,8 @@ def _is_swin(keys: Collection[str]) -> bool:
 
 def _swin_names(keys: Collection[str], model_keys: Collection[str]) -> Names:
     """The last norm is the classifier's; a detector has one per map. timm merges patches at the start of a stage."""
+    if any(key.startswith(_BODY) for key in model_keys):
+        return _timm_names(keys, model_keys)
     late = not any(key.startswith("layers.0.downsample.") for key in keys)
     names: Names = {}
     for key in keys:
