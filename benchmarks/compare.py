@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Trains a config bare and with overlays: at equal steps, and the bare one again for as long as each overlay took.
+"""Trains configs bare and with overlays: at equal steps, and the bare ones again for as long as each overlay took.
 
     python benchmarks/compare.py --config-file configs/quickstart.py --overlay sqr --seeds 0,1,2 [key=value ...]
+    python benchmarks/compare.py --config-file dab_detr_r50_50ep --config-file dino_r50_4scale_12ep --base tiny
 
-Every `--overlay A,B` is a variant of its own. Runs go `--jobs` at a time with one thread each. Time is the processor
-time of a run's process, which hardly depends on what runs beside it; memory is its peak resident size. A finished run
-is not made again.
+Every `--overlay A,B` is a variant of its own; `--base` is laid over every config first. Runs go `--jobs` at a time
+with one thread each. Time is the processor time of a run's process, which hardly depends on what runs beside it; memory
+is its peak resident size. A run that is finished in the output folder is not made again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Run:
 
     Attributes:
         variant: name in the table.
+        config: file or name of the config.
         overlay: overlays in order, comma-separated; "" = the bare model.
         seed: of the training.
         steps: optimiser steps; None = as many as the config says.
@@ -40,6 +42,7 @@ class Run:
     """
 
     variant: str
+    config: str
     overlay: str
     seed: int
     steps: int | None
@@ -51,13 +54,13 @@ class Run:
     peak_mib: float = 0.0
 
 
-def train(run: Run, config: str, output: Path, overrides: Sequence[str]) -> Run:
+def train(run: Run, output: Path, overrides: Sequence[str]) -> Run:
     """Runs a training in a process of its own, or reads what it left."""
     folder = output / f"{run.variant.replace(' ', '_')}_{run.seed}"
     record = folder / "run.json"
     if record.is_file():
         return Run(**json.loads(record.read_text()))
-    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", config]
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", run.config]
     command += ["--overlay", run.overlay] if run.overlay else []
     command += [*overrides, f"train.output_dir={folder}", "train.overwrite=true", f"train.seed={run.seed}"]
     command += [f"train.max_iter={run.steps}"] if run.steps else []
@@ -70,7 +73,8 @@ def train(run: Run, config: str, output: Path, overrides: Sequence[str]) -> Run:
     if status:
         raise SystemExit(f"{' '.join(command)}\nfailed; see {folder / 'stdout.txt'}")
     rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    seen = {row["iteration"] + 1: row for row in rows if "bbox/AP" in row}
+    # as detectron2 writes it: an evaluation on the way under the last step before it, the final one under their number
+    seen = {row["iteration"]: row for row in rows if "bbox/AP" in row}
     last = seen[max(seen)]
     run.steps = max(seen)
     run.ap, run.ap50, run.ap75 = (last[f"bbox/{name}"] for name in ("AP", "AP50", "AP75"))
@@ -107,21 +111,39 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def compare(config: str, overlays: Sequence[str], seeds: Sequence[int], output: Path, jobs: int, more: list[str]):
-    """All runs: bare and overlays at equal steps, then the bare one as long as each overlay."""
+def variants(configs: Sequence[str], base: str, overlays: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(name, config, overlays) of every variant; the bare one of a config comes before those laid over it."""
+    found = []
+    for config in configs:
+        name = "bare" if len(configs) == 1 else Path(config).stem
+        found.append((name, config, base))
+        for overlay in overlays:
+            title = f"+{overlay}" if len(configs) == 1 else f"{name} +{overlay}"
+            found.append((title, config, ",".join(filter(None, [base, overlay]))))
+    return found
+
+
+Variant = tuple[str, str, str]
+
+
+def compare(made: list[Variant], base: str, seeds: Sequence[int], output: Path, jobs: int, more: Sequence[str]) -> None:
+    """All runs: every variant at equal steps, then the bare ones as long as each overlay took."""
 
     def all_of(runs: list[Run]) -> list[Run]:
         with ThreadPoolExecutor(jobs) as pool:
-            return list(pool.map(lambda r: train(r, config, output, more), runs))
+            return list(pool.map(lambda r: train(r, output, more), runs))
 
     started = time.time()
-    variants = {"bare": "", **{f"+{o}": o for o in overlays}}
-    first = all_of([Run(name, overlay, seed, None) for seed in seeds for name, overlay in variants.items()])
-    of = {name: [r for r in first if r.variant == name] for name in variants}
-    longer = {f"bare, as long as +{o}": as_long(of["bare"], of[f"+{o}"]) for o in overlays}
-    second = all_of([Run(name, "", seed, steps) for seed in seeds for name, steps in longer.items()])
-    runs = [r for group in of.values() for r in group] + sorted(second, key=lambda r: r.variant)
-    print(table(runs))
+    runs = all_of([Run(*variant, seed, None) for seed in seeds for variant in made])
+    longer = []
+    for name, config, overlay in made:
+        if overlay != base:
+            bare = [r for r in runs if (r.config, r.overlay) == (config, base)]
+            steps = as_long(bare, [r for r in runs if r.variant == name])
+            longer += [Run(f"{bare[0].variant}, as long as {name}", config, base, seed, steps) for seed in seeds]
+    runs += all_of(longer)
+    order = [name for name, _, _ in made]
+    print(table(sorted(runs, key=lambda r: order.index(r.variant) if r.variant in order else len(order))))
     print(f"\n{len(runs)} runs, {jobs} at a time, {(time.time() - started) / 60:.0f} min")
     (output / "runs.json").write_text(json.dumps([asdict(r) for r in runs], indent=2) + "\n")
 
@@ -129,8 +151,9 @@ def compare(config: str, overlays: Sequence[str], seeds: Sequence[int], output: 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config-file", default="configs/quickstart.py", metavar="F")
-    parser.add_argument("--overlay", action="append", required=True, metavar="A,B", help="a variant; may be repeated")
+    parser.add_argument("--config-file", action="append", required=True, metavar="F", help="may be repeated")
+    parser.add_argument("--base", default="", metavar="A,B", help="overlays laid over every config first")
+    parser.add_argument("--overlay", action="append", default=[], metavar="A,B", help="a variant; may be repeated")
     parser.add_argument("--seeds", default="0,1,2", metavar="S,S")
     parser.add_argument("--output", default="output/compare", metavar="DIR", type=Path)
     parser.add_argument("--jobs", default=2, metavar="N", type=int, help="trainings at a time")
@@ -138,7 +161,8 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     seeds = [int(s) for s in args.seeds.split(",")]
-    compare(args.config_file, args.overlay, seeds, args.output, args.jobs, args.overrides)
+    made = variants(args.config_file, args.base, args.overlay)
+    compare(made, args.base, seeds, args.output, args.jobs, args.overrides)
 
 
 if __name__ == "__main__":
