@@ -72,7 +72,7 @@ def _triton_works(device: torch.device) -> bool:
 
 def choose(value_BSHD: Tensor, at_BTHLK2: Tensor | None = None) -> str:
     """The backend ``auto`` stands for: the environment variable ``DETREX_EXT_MS_DEFORM``, or the best for the device
-    and, on a CPU, the number of points: fewer corners than memory tokens are gathered one by one.
+    and, on a CPU, the number of points: few of them are gathered one by one.
 
     A graph that is being traced, compiled or exported gets ``torch``, which is made of ordinary operators.
     """
@@ -86,5 +86,7 @@ def choose(value_BSHD: Tensor, at_BTHLK2: Tensor | None = None) -> str:
         return "triton"
     if kind != "cpu":
         return "torch"
-    few = at_BTHLK2 is not None and 4 * at_BTHLK2[0, :, 0, ..., 0].numel() < value_BSHD.shape[1]
+    corners = None if at_BTHLK2 is None else 4 * at_BTHLK2[0, :, 0, ..., 0].numel()
+    # where both take the same time
+    few = corners is not None and corners < 3 * value_BSHD.shape[1]
     return "gather" if few else "cpu"
