@@ -5,7 +5,7 @@ detrex_ext.data.shapes output/shapes`) and the recipe become those of `quickstar
 """
 
 from detrex_ext import get_config
-from detrex_ext.modeling.backbones import BasicResNet
+from detrex_ext.modeling.backbones import BasicResNet, swap_backbone
 from detrex_ext.runtime import LazyCall as L
 
 WIDTHS = dict(res2=32, res3=64, res4=128, res5=192)
@@ -24,17 +24,18 @@ SIZES = dict(
 
 def apply(cfg, **sizes):
     """`sizes` override those of the table."""
+    sizes = {**SIZES, **sizes}
     recipe = get_config("quickstart.py")
     recipe.train.output_dir = f"{cfg.train.output_dir}_tiny"
     for part in ("dataset", "dataloader", "optimizer", "lr_multiplier", "train"):
         cfg[part] = recipe[part]
-    neck = cfg.model.neck
-    one = isinstance(neck.in_channels, int)
-    names = ["res5"] if one else list(WIDTHS)[-len(neck.in_channels) :]
-    cfg.model.backbone = L(BasicResNet)(widths=list(WIDTHS.values()), out_features=names)
-    neck.in_channels = WIDTHS["res5"] if one else {name: WIDTHS[name] for name in names}
+    swap_backbone(cfg, L(BasicResNet)(widths=list(WIDTHS.values())), WIDTHS)
     for part in ("neck", "encoder", "queries", "decoder"):
-        _resize(cfg.model[part], {**SIZES, **sizes})
+        _resize(cfg.model[part], sizes)
+    decoder = cfg.model.decoder
+    for name in ("order", "eval_order"):
+        if decoder.get(name):
+            decoder[name] = [min(layer, sizes["num_layers"] - 1) for layer in decoder[name]]
     return cfg
 
 

@@ -59,6 +59,20 @@ FAULTS = (
         ("tests/unit/test_denoising.py",),
     ),
     Fault(
+        "the negatives of denoising are the ones to restore their object",
+        "modeling/queries/denoising.py",
+        "x.view(groups, 2, G)[:, 0]",
+        "x.view(groups, 2, G)[:, 1]",
+        ("tests/unit/test_denoising.py",),
+    ),
+    Fault(
+        "DINO's next reference comes from the normed content",
+        "modeling/decoders/deformable.py",
+        "move = self.bbox_embed[head](raw).to",
+        "move = self.bbox_embed[head](content).to",
+        ("tests/parity/test_golden_dino.py",),
+    ),
+    Fault(
         "strategies act at inference too",
         "modeling/decoders/staged.py",
         "strategies = tuple(strategies) if self.training else ()",
