@@ -193,6 +193,19 @@ def test_parts_of_detrex_in_a_config_of_ours():
     )
 
 
+def test_a_backbone_of_detrex_gives_maps_by_its_own_names():
+    from detrex.modeling.backbone import FocalNet
+
+    from detrex_ext.config import load_config
+
+    cfg = load_config("deformable_detr_r50_50ep").model
+    cfg.num_classes, cfg.decoder.num_layers, cfg.encoder.num_layers = 80, 1, 1
+    cfg.backbone = L(FocalNet)(embed_dim=24, depths=[1, 1, 1, 1], out_indices=(1, 2, 3))
+    cfg.neck.in_channels = dict(p1=48, p2=96, p3=192)
+    losses = instantiate(cfg).train()(batch(SIZES, OBJECTS, 80))
+    assert torch.isfinite(sum(losses.values()))
+
+
 def test_our_matcher_in_detrexs_criterion():
     cfg = config("two_stage").criterion
     criterion = instantiate(cfg)
