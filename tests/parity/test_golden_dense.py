@@ -8,6 +8,7 @@ import torch
 from detrex_ext.checkpoint import load_state, to_layout
 from detrex_ext.config import load_config
 from detrex_ext.criterion import detr_rules
+from detrex_ext.modeling.queries import DenoisingQueries
 from detrex_ext.runtime import instantiate
 
 from . import reference_dense
@@ -107,6 +108,14 @@ def test_one_name_of_each_shared_tensor_is_enough(dropped):
     other = narrow_dense(dims, torch.float32, True)
     assert load_state(other, {f"module.{k}": v for k, v in fewer.items()}, strict=True).complete
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_denoising_is_training_only_and_not_written():
+    dims, state, model = setup_case("dab", torch.float32)
+    model.queries = DenoisingQueries(model.queries, dims.classes, dims.channels)
+    written = to_layout(model, "detrex")
+    assert written.keys() == state.keys()
+    assert torch.equal(written["anchor_box_embed.weight"], state["anchor_box_embed.weight"])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
