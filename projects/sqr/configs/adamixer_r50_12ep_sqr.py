@@ -1,4 +1,4 @@
-"""AdaMixer, ResNet-50, 100 queries, 12 epochs, with selective query recollection: 32 sets."""
+"""AdaMixer, ResNet-50, 100 queries, 12 epochs, with selective query recollection: 32 sets instead of 6."""
 
 from detrex_ext.runtime import LazyCall as L
 from detrex_ext.strategies import QueryRecollection
