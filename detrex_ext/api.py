@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageOps
 from torch import nn
 
-from .checkpoint import load_state, read_checkpoint
+from .checkpoint import classes_of, load_state, read_checkpoint
 from .config import load_config
 from .data.coco_json import read_classes
 from .data.read import read_image
@@ -222,8 +222,8 @@ def _config_of(data: dict[str, Any], path: str) -> DictConfig:
 
 
 def _classes(data: dict[str, Any], cfg: DictConfig) -> tuple[list[str], list[int]]:
-    """Names and ids from the checkpoint, else from the training JSON where it can be read."""
+    """Names and ids of the checkpoint, else of the training JSON where it can be read, else of a published file."""
     if data.get("class_names"):
         return list(map(str, data["class_names"])), list(data.get("category_ids") or ())
     path = OmegaConf.select(cfg, "dataset.train_json")
-    return read_classes(path) if path and os.path.isfile(path) else ([], [])
+    return read_classes(path) if path and os.path.isfile(path) else (classes_of(data)[1], [])

@@ -1,7 +1,7 @@
 """Checkpoints: atomic writing, safe reading, and weights of other projects by tables of key names."""
 
 from .checkpointer import Checkpointer, Saved
-from .convert import convert, count_classes
+from .convert import classes_of, convert
 from .files import FORMAT_HELP, read_checkpoint, resolve, write_checkpoint
 from .layouts import to_layout
 from .load import load_state, load_weights
@@ -12,8 +12,8 @@ __all__ = [
     "FORMAT_HELP",
     "LoadReport",
     "Saved",
+    "classes_of",
     "convert",
-    "count_classes",
     "load_state",
     "load_weights",
     "read_checkpoint",

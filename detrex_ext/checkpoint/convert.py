@@ -16,7 +16,7 @@ from .classes import class_tensors
 from .coco import COCO_CATEGORIES
 from .files import read_checkpoint, write_checkpoint
 from .layouts import FAMILIES, OURS, recognise, to_layout
-from .load import as_tensors, guess, load_state, part_of, rename
+from .load import as_tensors, guess, load_state, part_of, published_classes, rename
 from .report import LoadReport
 
 _PARTS = ("backbone.", "neck.", "encoder.", "queries.", "decoder.")
@@ -55,7 +55,7 @@ def convert(
     else:
         report = load_state(model, tensors, strict=True, name=name)
         state = {key: value for key, value in model.state_dict().items() if _covers(report, key)}
-    write_checkpoint(_contents(state, to, {**_known(data, report), **(extra or {})}), target)
+    write_checkpoint(_contents(state, to, {**_known(data, state, report.layout), **(extra or {})}), target)
     return report
 
 
@@ -65,21 +65,27 @@ def _contents(state: Mapping[str, Tensor], to: str, known: Mapping[str, Any]) ->
     return {"model": {key: value.contiguous() for key, value in to_layout(dict(state), to).items()}}
 
 
-def _known(data: Mapping[str, Any], report: LoadReport) -> dict[str, Any]:
-    """Classes and config that the file holds; COCO's classes, where rows were chosen by its ids."""
+def _known(data: Mapping[str, Any], state: Mapping[str, Tensor], layout: str) -> dict[str, Any]:
+    """Classes and config that the file holds; COCO's classes where it is a published one."""
     known = {key: data[key] for key in ("class_names", "category_ids", "config") if key in data}
-    if "class_names" not in known and any("COCO" in done.how for done in report.sliced):
+    if "class_names" not in known and published_classes(state, layout):
         known |= {"class_names": list(COCO_CATEGORIES.values()), "category_ids": list(COCO_CATEGORIES)}
     return known
 
 
-def count_classes(source: str | os.PathLike) -> int | None:
-    """Object classes of the file's model; None where it has no class head that is known."""
-    tensors = as_tensors(part_of(read_checkpoint(source), "model", os.fspath(source)), os.fspath(source))
-    values, _ = rename(tensors, {}, recognise(tensors), _assumed(tensors))
+def classes_of(data: Mapping[str, Any], source: str = "checkpoint") -> tuple[int | None, list[str]]:
+    """How many object classes a checkpoint's model has, None where no head is known; and their names, [] where unknown.
+
+    Args:
+        data: contents of the file.
+        source: its name, for messages.
+    """
+    tensors = as_tensors(part_of(data, "model", source), source)
+    values, report = rename(tensors, {}, recognise(tensors), _assumed(tensors))
+    names = _known(data, values, report.layout).get("class_names", [])
     heads = [key for key in class_tensors(values) if key.startswith("decoder.") and key.endswith(".bias")]
     no_object = "queries.query_embed.weight" in values  # DETR's heads have a row for it
-    return len(values[heads[0]]) - no_object if heads else None
+    return len(values[heads[0]]) - no_object if heads else None, list(names)
 
 
 def by_our_names(state: Mapping[str, Any], name: str = "state") -> tuple[dict[str, Tensor], LoadReport]:

@@ -16,7 +16,7 @@ from detrex_ext.errors import UserError
 from .classes import rows_by_name
 from .coco import COCO_NAMES
 from .files import AVERAGED, read_checkpoint
-from .layouts import OURS, Layout, candidates
+from .layouts import LAYOUTS, OURS, Layout, candidates
 from .report import LoadReport
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def load_state(
     for layout in candidates(tensors):
         values, report = rename(tensors, own, layout)
         if classes:
-            then = file_classes or (COCO_NAMES if layout.zoo and _has_rows(values, len(COCO_NAMES)) else None)
+            then = file_classes or published_classes(values, layout.name)
             report.sliced += rows_by_name(values, model, then, classes) if then else []
         answers.append((report, _fit(values, own, layout, report)))
     report, chosen = max(answers, key=lambda answer: len(answer[0].matched))
@@ -108,9 +108,12 @@ def guess(report: LoadReport, keys: Collection[str]) -> str:
     return "another detrex_ext model" if known else "no layout that is known"
 
 
-def _has_rows(values: Mapping[str, Tensor], count: int) -> bool:
+def published_classes(values: Mapping[str, Tensor], layout: str) -> tuple[str, ...] | None:
+    """COCO's classes, where tensors by our names are of a layout that is published for COCO and have as many rows."""
     heads = [v for k, v in values.items() if k.startswith("decoder.class_embed.") and k.endswith(".bias")]
-    return any(len(v) in (count, count + 1) for v in heads)
+    rows = (len(COCO_NAMES), len(COCO_NAMES) + 1)  # one more for "no object"
+    zoo = any(table.zoo and table.name == layout for table in LAYOUTS)
+    return COCO_NAMES if zoo and any(len(v) in rows for v in heads) else None
 
 
 def _indent(report: LoadReport) -> str:
@@ -177,7 +180,8 @@ def _fit(values: dict[str, Tensor], own: Mapping[str, Tensor], layout: Layout, r
             report.mismatched.append((key, tuple(value.shape), tuple(own[key].shape)))
     report.matched = list(chosen)
     found = {id(own[k]) for k in chosen} | {id(own[k]) for k, _, _ in report.mismatched}
-    report.missing = [k for k, v in own.items() if k.startswith(layout.scope) and id(v) not in found]
+    lacking = (k for k, v in own.items() if k.startswith(layout.scope) and id(v) not in found)
+    report.missing = [k for k in lacking if not k.endswith("num_batches_tracked")]  # a count, not a weight
     return chosen
 
 

@@ -59,13 +59,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _model(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The config's model, and the config as text for the file; the number of classes is the file's where it is open."""
-    from detrex_ext.checkpoint import count_classes
+    from detrex_ext.checkpoint import classes_of, read_checkpoint
     from detrex_ext.config import load_config, save_config
     from detrex_ext.inference import build_for_inference
 
     cfg = load_config(args.config_file)
     if "num_classes" in cfg.model and cfg.model.num_classes is None:
-        cfg.model.num_classes = count_classes(args.source)
+        cfg.model.num_classes, _ = classes_of(read_checkpoint(args.source), args.source)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         save_config(cfg, path)
