@@ -295,6 +295,19 @@ def test_ap_of_a_stage_is_that_of_pycocotools(threshold):
     assert 0 < min(official) < max(official) < 1
 
 
+def test_of_objects_overlapped_equally_the_last_is_taken():
+    """As in pycocotools: the second detection, right on that object, then finds it taken."""
+    objects = Objects(np.array([[0.0, 0, 10, 10], [4, 0, 10, 10]]), np.array([1, 1]), np.zeros(2, dtype=bool))
+    boxes = np.array([[[2.0, 0, 12, 10], [4, 0, 14, 10]]])
+    scores = np.zeros((1, 2, CLASSES))
+    scores[0, :, 1] = 0.9, 0.8
+    errors = StageErrors(CLASSES, (0.5,))
+    errors.add(0, scores, boxes, objects)
+    row = errors.result().rows[0]
+    assert (row.tp, row.fp, row.missed) == (1, 1, 1)
+    assert row.ap_L[0] == pytest.approx(official_ap([(scores, boxes, objects, None)], 0, 0.5), abs=1e-12)
+
+
 def test_processes_are_joined_by_picture():
     pictures = random_case(2) + random_case(2)
     whole, parts = StageErrors(CLASSES), [StageErrors(CLASSES), StageErrors(CLASSES)]
