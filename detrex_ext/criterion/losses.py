@@ -31,7 +31,7 @@ class SigmoidLoss(Loss):
 
     Every entry is a focal negative, ``scale`` p^gamma (-log(1 - p)), save those of the assignment's class pairs, where
     :meth:`positive` says. A damped pair's entry stays a negative, times the pair's weight. Queries of weight 0 do not
-    count. No two class pairs may name one entry, the same query and class.
+    count. No two (valid) class pairs may name one entry, the same query and class.
     """
 
     scale: float
@@ -54,12 +54,12 @@ class SigmoidLoss(Loss):
         corrections: list[Correction] = []
         if len(pairs):
             rows_P = s.cls_rows_P
-            corrections.append(
-                (
-                    rows_P * K + s.cls_labels_P,
-                    lambda x: of_query(self.positive(x, s) - negative(x, self.scale, self.gamma), rows_P),
-                )
-            )
+
+            def corrected(x_P: Tensor) -> Tensor:
+                value_P = of_query(self.positive(x_P, s) - negative(x_P, self.scale, self.gamma), rows_P)
+                return value_P if pairs.valid_P is None else value_P * pairs.valid_P
+
+            corrections.append((rows_P * K + s.cls_labels_P, corrected))
         if damp is not None and len(damp):
             entries = s.damp_entries_P
             corrections.append(
@@ -104,10 +104,14 @@ class SoftmaxLoss(Loss):
         logits, pairs = s.stack.logits_NBQK, s.assignment.cls
         N, _, _, K = logits.shape
         rows = logits.reshape(-1, K)
-        target = torch.full((rows.shape[0],), K - 1, device=rows.device)
-        target[s.cls_rows_P] = s.cls_labels_P
-        weight = rows.new_full((rows.shape[0],), self.eos)
-        weight[s.cls_rows_P] = 1.0 if pairs.weight_P is None else pairs.weight_P.to(rows.dtype)
+        R, at_P = rows.shape[0], s.cls_rows_P
+        # one row more, for places that are no pairs
+        at_P = at_P if pairs.valid_P is None else at_P.where(pairs.valid_P, R)
+        target = torch.full((R + 1,), K - 1, device=rows.device)
+        target[at_P] = s.cls_labels_P
+        weight = rows.new_full((R + 1,), self.eos)
+        weight[at_P] = 1.0 if pairs.weight_P is None else pairs.weight_P.to(rows.dtype)
+        target, weight = target[:R], weight[:R]
         if s.query_weight_NBQ is not None:
             weight = weight * s.query_weight_NBQ.reshape(-1)
         value = F.cross_entropy(rows, target, reduction="none") * weight

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from detrex_ext.layers.box_ops import TINY, corners, iou_of_corners
 from detrex_ext.matching import Stack
 from detrex_ext.structures import Assignment, Pairs, Targets
 
@@ -37,6 +38,13 @@ class Supervision:
     def cls_labels_P(self) -> Tensor:
         """Class of each class pair's object."""
         return self.targets.labels_G[self.assignment.cls.gt_P]
+
+    @cached_property
+    def cls_iou_P(self) -> Tensor:
+        """IoU of each class pair's predicted box with its object, without gradient."""
+        pred_P4 = self.stack.boxes_NBQ4.detach().reshape(-1, 4)[self.cls_rows_P]
+        true_P4 = self.targets.boxes_G4.to(pred_P4.dtype)[self.assignment.cls.gt_P]
+        return iou_of_corners(corners(pred_P4), corners(true_P4), TINY)[0]
 
     @cached_property
     def damp_entries_P(self) -> Tensor:
@@ -67,6 +75,8 @@ class Supervision:
         """(N,) sums of pair values, each times its pair's weight; a sum over no pairs is a zero with a graph."""
         if pairs.weight_P is not None:
             value_P = value_P * pairs.weight_P
+        if pairs.valid_P is not None:
+            value_P = value_P * pairs.valid_P
         return value_P.new_zeros(self.stack.shape[0]).index_add(0, pairs.set_P, value_P)
 
     def _rows(self, pairs: Pairs) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 EPS = 1e-6  # added to both denominators of IoU and GIoU, as in detrex
+TINY = 1e-12  # instead of it, keeps the IoU of empty boxes finite and that of all others exact
 
 Corners = tuple[Tensor, Tensor, Tensor, Tensor]
 

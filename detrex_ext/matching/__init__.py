@@ -4,6 +4,7 @@ from .base import HostProblem, Matcher, resolve
 from .costs import Candidates, Cost, FocalClassCost, GIoUCost, L1Cost, SoftmaxClassCost
 from .given import GivenMatcher
 from .hungarian import HungarianMatcher
+from .one_to_many import OneToManyMatcher, RepeatedMatcher, aligned_quality
 from .stack import Stack, stack_sets
 
 __all__ = [
@@ -16,8 +17,11 @@ __all__ = [
     "HungarianMatcher",
     "L1Cost",
     "Matcher",
+    "OneToManyMatcher",
+    "RepeatedMatcher",
     "SoftmaxClassCost",
     "Stack",
+    "aligned_quality",
     "resolve",
     "stack_sets",
 ]

@@ -71,6 +71,7 @@ def _per_image(pairs: Pairs, counts: list[int]) -> list[tuple[Tensor, Tensor]]:
     found, start = [], 0
     for image, count in enumerate(counts):
         mine = pairs.img_P == image
+        mine = mine if pairs.valid_P is None else mine & pairs.valid_P
         query, gt = pairs.query_P[mine], pairs.gt_P[mine] - start
         order = query.argsort(stable=True)
         found.append((query[order], gt[order]))

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from detrex_ext.layers.box_ops import EPS, Corners, giou_of_corners
+from detrex_ext.layers.box_ops import EPS, Corners, giou_of_corners, iou_of_corners
 from detrex_ext.structures import Targets
 
 from .stack import Stack
@@ -42,6 +42,17 @@ class Candidates:
     def of_image(self, values_NBQ: Tensor) -> Tensor:
         """(N, G, Q) values of the queries of each object's image."""
         return values_NBQ.index_select(1, self.image_G)
+
+    def prob(self) -> Tensor:
+        """(N, G, Q) probabilities of each object's class."""
+        logits = self.stack.logits_NBQK
+        if self.stack.softmax:
+            return (self.of_class(logits) - self.of_image(logits.logsumexp(-1))).exp_()
+        return self.of_class(logits).sigmoid_()
+
+    def iou(self, eps: float = EPS) -> Tensor:
+        """(N, G, Q) IoU of queries and objects."""
+        return iou_of_corners(_corners(self.query_boxes), _corners(self.object_boxes), eps)[0]
 
     @cached_property
     def query_boxes(self) -> tuple[Tensor, ...]:

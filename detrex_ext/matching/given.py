@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,7 @@ class GivenMatcher(Matcher):
         if stack.given.valid_BQ is not None:
             valid_P = stack.given.valid_BQ[pairs.img_P, pairs.query_P].to(stack.logits_NBQK.dtype)
             weight_P = valid_P if weight_P is None else weight_P * valid_P
-        pairs = _repeat(Pairs(pairs.set_P, pairs.img_P, pairs.query_P, pairs.gt_P, weight_P), N)
+        pairs = _repeat(replace(pairs, weight_P=weight_P), N)
         return Assignment(cls=pairs, box=pairs)
 
     def __repr__(self) -> str:
@@ -55,4 +57,5 @@ def _repeat(pairs: Pairs, N: int) -> Pairs:
         return x if x is None or N == 1 else x.repeat(N)
 
     set_P = torch.arange(N, device=pairs.set_P.device).repeat_interleave(len(pairs))
-    return Pairs(set_P, tile(pairs.img_P), tile(pairs.query_P), tile(pairs.gt_P), tile(pairs.weight_P))
+    rest = (pairs.img_P, pairs.query_P, pairs.gt_P, pairs.weight_P, pairs.valid_P)
+    return Pairs(set_P, *(tile(x) for x in rest))

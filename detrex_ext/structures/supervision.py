@@ -19,6 +19,8 @@ class Pairs:
         set_P, img_P, query_P: int64, which set of a stack, which image, which query of the set.
         gt_P: int64, index into the batch's flat objects (``Targets.labels_G``).
         weight_P: float weight of the pair; None means ones.
+        valid_P: bool, False for an empty place that is no pair: matchers that decide on the device do not know the
+            number of pairs on the host. None means that all are pairs.
     """
 
     set_P: Tensor
@@ -26,14 +28,15 @@ class Pairs:
     query_P: Tensor
     gt_P: Tensor
     weight_P: Tensor | None = None
+    valid_P: Tensor | None = None
 
     def __len__(self) -> int:
         return self.set_P.shape[0]
 
     def to(self, device: torch.device) -> Pairs:
         """The same pairs on a device."""
-        weight = None if self.weight_P is None else self.weight_P.to(device)
-        return Pairs(*(x.to(device) for x in (self.set_P, self.img_P, self.query_P, self.gt_P)), weight)
+        index = (self.set_P, self.img_P, self.query_P, self.gt_P)
+        return Pairs(*(x if x is None else x.to(device) for x in (*index, self.weight_P, self.valid_P)))
 
     @staticmethod
     def empty(device: torch.device | str = "cpu") -> Pairs:
