@@ -1,18 +1,21 @@
 """From supervised sets and objects to weighted losses."""
 
 from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SoftmaxLoss
-from .normalizers import NORMALIZERS, Normalizer
+from .normalizers import NORMALIZERS, Normalizer, NumObjects
+from .quality_losses import AlignedLoss
 from .rules import Rule, Term, detr_rule, detr_rules, rules_by_group
 from .set_criterion import SetCriterion
 from .supervision import Supervision
 
 __all__ = [
     "NORMALIZERS",
+    "AlignedLoss",
     "FocalLoss",
     "GIoULoss",
     "L1Loss",
     "Loss",
     "Normalizer",
+    "NumObjects",
     "Rule",
     "SetCriterion",
     "SoftmaxLoss",

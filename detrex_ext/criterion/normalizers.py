@@ -51,17 +51,24 @@ class Normalizer:
 
 
 class NumObjects(Normalizer):
-    """Objects of the batch, matched or not."""
+    """Objects of the batch, matched or not.
+
+    Args:
+        factor: each counts as so many (one-to-many supervision).
+    """
 
     of_batch = True
 
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
     def count(self, s: Supervision) -> Count:
         """See :meth:`Normalizer.count`."""
-        return float(s.targets.num)
+        return self.factor * s.targets.num
 
     def total(self, s: Supervision, effective: tuple[float, float]) -> Count:
         """See :meth:`Normalizer.total`."""
-        return float(effective[0])
+        return self.factor * effective[0]
 
 
 class NumImages(Normalizer):
