@@ -191,4 +191,25 @@ FAULTS = (
         "stage < self.start_stage",
         ("tests/unit/test_recollection.py",),
     ),
+    Fault(
+        "a dilated stage starts with a dilated block",
+        "modeling/backbones/resnet.py",
+        "blocks = [block(channels, width, stride, 1, norm, shortcut, **options)]",
+        "blocks = [block(channels, width, stride, dilation, norm, shortcut, **options)]",
+        ("tests/unit/test_backbones.py",),
+    ),
+    Fault(
+        "constant statistics of a norm move in training",
+        "modeling/backbones/blocks.py",
+        "self.bias, training=False, eps=self.eps",
+        "self.bias, training=self.training, eps=self.eps",
+        ("tests/unit/test_backbones.py",),
+    ),
+    Fault(
+        "a shifted window attends across the edges of the picture",
+        "modeling/backbones/swin_blocks.py",
+        "masked_fill(different, -100.0)",
+        "masked_fill(different, 0.0)",
+        ("tests/unit/test_backbones_swin.py",),
+    ),
 )
