@@ -1,6 +1,7 @@
 """Training strategies: overlays on any staged decoder. They own no parameters and vanish at inference."""
 
 from .base import Strategy
+from .divide_and_conquer import DivideAndConquer
 from .recollection import QueryRecollection
 
-__all__ = ["QueryRecollection", "Strategy"]
+__all__ = ["DivideAndConquer", "QueryRecollection", "Strategy"]

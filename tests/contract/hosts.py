@@ -22,7 +22,8 @@ from detrex_ext.modeling.queries import (
     TwoStageQueries,
     WholeImageQueries,
 )
-from detrex_ext.strategies import QueryRecollection, Strategy
+from detrex_ext.strategies import DivideAndConquer, QueryRecollection, Strategy
+from detrex_ext.structures import Queries, SupervisedSet
 
 CLASSES, QUERIES, LAYERS = 4, 6, 4
 
@@ -138,6 +139,26 @@ def adamixer(denoising: bool = False) -> Detector:
     return model
 
 
+class Both(Strategy):
+    """Two strategies as one."""
+
+    def __init__(self, *strategies: Strategy) -> None:
+        self.strategies = strategies
+
+    def plan(self, order):
+        for s in self.strategies:
+            order = s.plan(order)
+        return order
+
+    def after_stage(self, step, history, sets, q) -> tuple[list[SupervisedSet], Queries]:
+        for s in self.strategies:
+            sets, q = s.after_stage(step, history, sets, q)
+        return sets, q
+
+    def rules(self, host_rules):
+        return [r for s in self.strategies for r in s.rules(host_rules)]
+
+
 HOSTS: dict[str, Callable[[], Detector]] = {
     "deformable": plain,
     "deformable, refine": refine,
@@ -159,4 +180,6 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "sqr": lambda host: QueryRecollection(start_stage=2 if host == "deformable, refine" else 1),
     "sqr, lifted": lambda host: QueryRecollection(lift_points=True),
     "dqr": lambda host: QueryRecollection(window=None, lift_points=True),
+    "dac": lambda host: DivideAndConquer(),
+    "sqr + dac": lambda host: Both(QueryRecollection(lift_points=True), DivideAndConquer()),
 }

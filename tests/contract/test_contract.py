@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -27,9 +28,15 @@ def test_host(host, objects):
     assert "sets alone or together" in check_host(HOSTS[host](), objects)
 
 
-@pytest.mark.parametrize("objects", CASES.values(), ids=list(CASES))
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("host", HOSTS)
+def cells():
+    """Every host with every strategy on every batch; of strategies together one batch, and the others if asked for."""
+    for host, strategy, case in product(HOSTS, STRATEGIES, CASES):
+        slow = "+" in strategy and case != "2, one without"
+        marks = [pytest.mark.slow] if slow else []
+        yield pytest.param(host, strategy, CASES[case], id=f"{host}-{strategy}-{case}", marks=marks)
+
+
+@pytest.mark.parametrize("host, strategy, objects", cells())
 def test_strategy_on_host(host, strategy, objects):
     model = HOSTS[host]()
     held = check_strategy(STRATEGIES[strategy](host), model, objects)

@@ -1,0 +1,101 @@
+"""Divide and conquer: a second decoder pass without self-attention, on the same weights, supervised one-to-many.
+
+Source: "DAC-DETR: Divide the Attention Layers and Conquer", NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from detrex_ext.structures import Queries, SupervisedSet, cat
+
+from .base import Strategy
+
+if TYPE_CHECKING:
+    from detrex_ext.criterion import Rule, Term
+    from detrex_ext.matching import Matcher
+
+
+class DivideAndConquer(Strategy):
+    """Cross-attention also learns without self-attention: to gather queries around objects, not to keep them apart.
+
+    Auxiliary sets (path ``aux``) hold the same queries as the plain ones and keep their own content and references.
+    They pass all of a stage but its self-attention, in the same calls, so that nothing of the memory is done twice.
+    Several of them answer for an object. They never enter what other strategies recollect.
+
+    Args:
+        matcher: who answers for which object in the auxiliary sets; None: :class:`OneToManyMatcher` as published.
+        start: ``"shared"``: auxiliary sets begin as the outcome of the first stage, which both share (the authors'
+            code); its predictions are then supervised in both ways. ``"init"``: as the initial queries (their figure).
+        denoising: denoising queries have an auxiliary set too, with their given pairs.
+        box_source: whose boxes the matcher scores: ``"main"``, the same queries' on the plain path (the authors'
+            code), or the auxiliary sets' ``"own"``.
+        first_stage: auxiliary sets are supervised from this stage (0-based) on.
+        weight: factor of the auxiliary losses of main queries.
+        dn_weight: factor of those of denoising queries.
+        class_weight: weight of the auxiliary class term instead of the host's.
+        norm_factor: auxiliary losses of main queries are divided by so many times the number of objects, whatever the
+            host divides by (but a loss that is a mean stays one).
+    """
+
+    def __init__(
+        self,
+        matcher: Matcher | None = None,
+        start: str = "shared",
+        denoising: bool = True,
+        box_source: str = "main",
+        first_stage: int = 0,
+        weight: float = 1.0,
+        dn_weight: float = 1.0,
+        class_weight: float | None = None,
+        norm_factor: float = 3.0,
+    ) -> None:
+        for name, value, known in (
+            ("start", start, ("shared", "init")),
+            ("box_source", box_source, ("main", "own")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got '{value}'")
+        if norm_factor <= 0:
+            raise ValueError(f"norm_factor must be positive, got {norm_factor}")
+        self.matcher, self.box_source, self.first_stage = matcher, box_source, first_stage
+        self.start_step = 0 if start == "shared" else -1
+        self.groups = ("main", "dn") if denoising else ("main",)
+        self.weight, self.dn_weight, self.class_weight = weight, dn_weight, class_weight
+        self.norm_factor = norm_factor
+
+    def after_stage(
+        self, step: int, history: Sequence[Queries], sets: list[SupervisedSet], q: Queries
+    ) -> tuple[list[SupervisedSet], Queries]:
+        if step == self.start_step:
+            q = cat(history[-1].take(self.groups, "plain").retag(path="aux", attend=False), q)
+            sets = [*sets, *(replace(s, path="aux") for s in sets if s.path == "plain" and s.group in self.groups)]
+        if step < self.first_stage:
+            return [s for s in sets if s.path != "aux"], q
+        if self.box_source == "main":
+            (boxes,) = (s.boxes_BQ4 for s in sets if (s.group, s.path) == ("main", "plain"))
+            sets = [replace(s, match_boxes_BQ4=boxes) if (s.group, s.path) == ("main", "aux") else s for s in sets]
+        return sets, q
+
+    def rules(self, host_rules: dict[str, Rule]) -> list[Rule]:
+        from detrex_ext.criterion.normalizers import Mean, NumObjects
+        from detrex_ext.matching import OneToManyMatcher
+
+        many = NumObjects(self.norm_factor)
+
+        def auxiliary(name: str, term: Term) -> Term:
+            weight = term.weight if name != "class" or self.class_weight is None else self.class_weight
+            by = term.normalizer if isinstance(term.normalizer, Mean) else many
+            return replace(term, weight=weight * self.weight, normalizer=by)
+
+        def rule(group: str, **changes: object) -> Rule:
+            return replace(host_rules[group], when={"group": group, "path": "aux"}, **changes)
+
+        terms = {name: auxiliary(name, term) for name, term in host_rules["main"].terms.items()}
+        rules = [rule("main", matcher=self.matcher or OneToManyMatcher(), terms=terms)]
+        if "dn" in host_rules:
+            dn = host_rules["dn"].terms
+            rules.append(rule("dn", terms={n: replace(t, weight=t.weight * self.dn_weight) for n, t in dn.items()}))
+        return rules
