@@ -87,13 +87,13 @@ def load_state(
             report.sliced += rows_by_name(values, model, then, classes) if then else []
         answers.append((report, _fit(values, own, layout, report)))
     report, chosen = max(answers, key=lambda answer: len(answer[0].matched))
+    looks = f"it looks like {guess(report, tensors)}, {len(report.matched)} of {report.total} tensors fit"
     if 2 * len(report.matched) < report.total or not report.matched:
         raise UserError(
-            f"checkpoint {name}: made by another model, less than half of this one is in it: it looks like "
-            f"{guess(report, tensors)}, {len(report.matched)} of {report.total} tensors fit\n{_indent(report)}"
+            f"checkpoint {name}: made by another model, less than half of this one is in it: {looks}\n{_indent(report)}"
         )
     if strict and not report.complete:
-        raise UserError(f"checkpoint {name}: does not fit the model\n{_indent(report)}")
+        raise UserError(f"checkpoint {name}: does not fit the model: {looks}\n{_indent(report)}")
     with torch.no_grad():
         model.load_state_dict(chosen, strict=False)
     return report
@@ -105,7 +105,7 @@ def guess(report: LoadReport, keys: Collection[str]) -> str:
         return report.layout
     ours = ("backbone.", "neck.", "encoder.", "queries.", "decoder.")
     known = keys and all(key.startswith(ours) for key in keys)
-    return "another detrex_ext model" if known else "no layout that is known"
+    return "a detrex_ext model" if known else "no layout that is known"
 
 
 def published_classes(values: Mapping[str, Tensor], layout: str) -> tuple[str, ...] | None:
