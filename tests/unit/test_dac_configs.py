@@ -1,0 +1,70 @@
+"""The configs and overlays of divide and conquer: what is supervised by what, with which weight."""
+
+from __future__ import annotations
+
+import pytest
+
+from detrex_ext.config import find_config, load_config
+from detrex_ext.criterion import AlignedLoss, FocalLoss
+from detrex_ext.matching import GivenMatcher, HungarianMatcher, OneToManyMatcher
+from detrex_ext.runtime import instantiate
+
+
+def rules_of(name, *overlays, overrides=()):
+    """{(group, path): rule} of a config's model, without building the model."""
+    cfg = load_config(find_config(name), list(overlays), list(overrides))
+    host = {}
+    for group, rule in cfg.model.rules.items():
+        host[group] = instantiate(rule)
+    return {
+        **{(g, "plain"): r for g, r in host.items()},
+        **{
+            (r.when["group"][0], r.when["path"][0]): r
+            for s in cfg.model.strategies.values()
+            for r in instantiate(s).rules(host)
+        },
+    }, cfg
+
+
+def weights(rule):
+    return [t.weight for t in rule.terms.values()]
+
+
+def test_the_overlay_lies_over_any_host_and_takes_overrides():
+    for name in ("dab_detr_r50_50ep", "deformable_detr_r50_50ep", "adamixer_r50_12ep", "detr_r50_300ep"):
+        rules, _ = rules_of(name, "sqr", "dac", overrides=["model.strategies.dac.matcher.k=4"])
+        assert rules.keys() == {("main", "plain"), ("main", "aux")}
+        assert rules["main", "aux"].matcher.k == 4 and weights(rules["main", "aux"]) == weights(rules["main", "plain"])
+
+
+@pytest.mark.parametrize("names", [("dac_cdn_ice_r50_12ep",), ("dino_r50_4scale_12ep", "dac", "ice")])
+def test_iou_aware_classification_is_for_all_streams_but_the_encoders(names):
+    rules, _ = rules_of(*names)
+    streams = {("main", "plain"), ("main", "aux"), ("dn", "plain"), ("dn", "aux"), ("enc", "plain")}
+    assert rules.keys() == streams
+    for stream in streams - {("enc", "plain")}:
+        assert isinstance(rules[stream].terms["class"].loss, AlignedLoss) and weights(rules[stream]) == [1, 5, 2]
+    assert isinstance(rules["enc", "plain"].terms["class"].loss, FocalLoss)
+    matcher = rules["main", "aux"].matcher
+    assert isinstance(matcher, OneToManyMatcher)
+    assert (matcher.k, matcher.threshold, matcher.cap, matcher.tau) == (6, 0.4, 75, 1.5)
+    assert isinstance(rules["main", "plain"].matcher, HungarianMatcher)
+    assert isinstance(rules["dn", "aux"].matcher, GivenMatcher)
+    assert {t.normalizer.factor for t in rules["main", "aux"].terms.values()} == {3.0}
+
+
+def test_the_released_recipe():
+    rules, cfg = rules_of("dac_cdn_ice_r50_12ep")
+    assert weights(rules["enc", "plain"]) == [2, 5, 2] and rules["enc", "plain"].objectness
+    assert (cfg.model.queries.source.num_queries, cfg.model.queries.box_noise_scale) == (900, 0.4)
+    assert (cfg.optimizer.lr, cfg.optimizer.weight_decay, cfg.train.max_iter) == (2e-4, 1e-4, 90000)
+    assert cfg.model.encoder.dropout == 0 and cfg.model.encoder.ffn_dim == 2048
+
+
+def test_the_plain_rows_keep_the_hosts_losses():
+    for name, dropout, content in (("deformable", 0.1, "projected"), ("deformable_plus", 0.0, "mixed")):
+        rules, cfg = rules_of(f"dac_{name}_r50_12ep")
+        assert weights(rules["main", "aux"]) == weights(rules["main", "plain"]) == [2, 5, 2]
+        assert (cfg.model.decoder.dropout, cfg.model.queries.content) == (dropout, content)
+        assert rules["main", "aux"].matcher.tau is None
+    assert weights(rules_of("dac_dino_r50_12ep")[0]["dn", "aux"]) == [1, 5, 2]
