@@ -64,6 +64,8 @@ class AdaMixerDecoder(StagedDecoder):
         order, eval_order, chunk: see :class:`StagedDecoder`.
     """
 
+    boxes_in_picture = False
+
     def __init__(
         self,
         num_classes: int,
