@@ -1,0 +1,189 @@
+"""Our matcher and losses against the official ones; ``DETREX_EXT_DAC`` names a checkout of huzhengdongcs/DAC-DETR.
+
+Its assigner, matcher, losses and criterion are the checkout's own files; what they import but do not use is left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import types
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+import torchvision.ops  # noqa: F401 - theirs; what is first imported below is forgotten again
+
+from detrex_ext.criterion import AlignedLoss, GIoULoss, L1Loss, Rule, SetCriterion, Term, detr_rules
+from detrex_ext.layers.box_ops import TINY
+from detrex_ext.matching import FocalClassCost, GIoUCost, HungarianMatcher, L1Cost, OneToManyMatcher, stack_sets
+from detrex_ext.strategies import DivideAndConquer
+from detrex_ext.structures import Given, Pairs, SupervisedSet, Targets
+
+VARIABLE = "DETREX_EXT_DAC"
+ROOT = Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+if ROOT is None or not (ROOT / "models/onetomany.py").is_file():
+    pytest.skip(f"comparison with DAC-DETR needs {VARIABLE} to name a checkout of it", allow_module_level=True)
+
+STAGES, Q, K, GROUPS = 6, 40, 91, 3
+
+
+@pytest.fixture(scope="module")
+def official():
+    """The official criterion's module and its assigner's, on a CPU."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, ROOT / (name.replace(".", "/") + ".py"))
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        setattr(sys.modules[name.split(".")[0]], name.split(".")[1], module)
+        return module
+
+    def stub(name, **content):
+        module = sys.modules[name] = types.ModuleType(name)
+        module.__path__ = []
+        vars(module).update(content)
+
+    unused = dict.fromkeys(("NestedTensor", "nested_tensor_from_tensor_list", "interpolate", "inverse_sigmoid"))
+    with mock.patch.dict(sys.modules), mock.patch.object(torch.Tensor, "cuda", lambda self: self):
+        stub("util")
+        stub("models")
+        stub(
+            "util.misc",
+            accuracy=lambda *_: [torch.zeros(())],
+            get_world_size=lambda: 1,
+            is_dist_avail_and_initialized=lambda: False,
+            **unused,
+        )
+        load("util.box_ops")
+        stub("models.backbone", build_backbone=None)
+        stub("models.deformable_transformer", build_deforamble_transformer=None)
+        stub("models.dn_components", prepare_for_cdn=None, dn_post_process=None)
+        yield (
+            load("models.onetomany"),
+            load("models.matcher"),
+            load("models.segmentation"),
+            load("models.deformable_detr"),
+        )
+
+
+def objects(counts, g):
+    """Objects of an image have different classes: what becomes of equal ones is undefined in the original."""
+    labels = tuple(torch.randperm(K - 1, generator=g)[:n] + 1 for n in counts)
+    boxes = tuple(0.25 + 0.3 * torch.rand(n, 4, generator=g, dtype=torch.float64) for n in counts)
+    return Targets(labels, boxes, torch.ones(len(counts), 2))
+
+
+def predictions(targets, g, size=Q, K=K):
+    """Logits and boxes, every second box near an object."""
+    B = len(targets.counts)
+    boxes = 0.2 + 0.4 * torch.rand(B, size, 4, generator=g, dtype=torch.float64)
+    for b, own in enumerate(targets.boxes):
+        if len(own):
+            at = torch.arange(0, size, 2)
+            noise = 0.1 * (torch.rand(len(at), 4, generator=g, dtype=torch.float64) - 0.5)
+            boxes[b, at] = own[at % len(own)] + noise
+    return 2 * torch.randn(B, size, K, generator=g, dtype=torch.float64), boxes
+
+
+def theirs(targets, times=1):
+    return [
+        {"labels": x.repeat(times), "boxes": y.repeat(times, 1)}
+        for x, y in zip(targets.labels, targets.boxes, strict=True)
+    ]
+
+
+def test_assignment_of_2000_images(official):
+    assigner, ours = official[0].Stage2Assigner(300), OneToManyMatcher()
+    g, total = torch.Generator().manual_seed(0), 0
+    for _ in range(40):
+        targets = objects(torch.randint(0, 8, (50,), generator=g).tolist(), g)
+        logits, boxes = predictions(targets, g)
+        found, _ = assigner({"pred_logits_cdecoder": logits, "pred_boxes": boxes}, theirs(targets))
+        box = ours.match(stack_sets([SupervisedSet(logits, boxes, 0)]), targets).box
+        start = 0
+        for b, (query, gt) in enumerate(found):
+            mine = box.valid_P & (box.img_P == b)
+            assert torch.equal(box.query_P[mine], query) and torch.equal(box.gt_P[mine] - start, gt)
+            start += targets.counts[b]
+            total += len(query)
+    assert total > 10000
+
+
+def known_pairs(targets):
+    most = max(targets.counts)
+    rows = [
+        (0, b, r * 2 * most + i, start + i)
+        for r in range(GROUPS)
+        for b, start in enumerate(targets.offsets_B.tolist())
+        for i in range(targets.counts[b])
+    ]
+    return Pairs(*torch.tensor(rows).T), 2 * most * GROUPS
+
+
+def as_theirs(stages):
+    """Their nested outputs of [{suffix: (logits, boxes)}] by stage."""
+    flat = [
+        {
+            f"pred_{kind}{name}": x
+            for name, pair in one.items()
+            for kind, x in zip(("logits", "boxes"), pair, strict=True)
+        }
+        for one in stages
+    ]
+    return {**flat[-1], "aux_outputs": flat[:-1]}
+
+
+def our_rules():
+    costs = [FocalClassCost(2.0), L1Cost(5.0), GIoUCost(2.0, eps=TINY)]
+    terms = {"class": Term(AlignedLoss()), "bbox": Term(L1Loss(), 5.0), "giou": Term(GIoULoss(TINY), 2.0)}
+    host = detr_rules(("main", "enc", "dn"), enc_objectness=True, matcher=HungarianMatcher(costs), class_weight=2.0)
+    host["enc"].terms.update(giou=terms["giou"])
+    for group in ("main", "dn"):
+        host[group] = Rule(host[group].matcher, terms, host[group].when)
+    return [*DivideAndConquer(OneToManyMatcher(tau=1.5)).rules(host), *host.values()]
+
+
+def test_all_75_losses(official):
+    g = torch.Generator().manual_seed(3)
+    targets = objects((4, 0, 7), g)
+    pairs, pad = known_pairs(targets)
+    given = Given(pairs, float(GROUPS))
+    kinds = {("main", "plain"): "", ("main", "aux"): "_cdecoder"}
+    stages = [{name: predictions(targets, g) for name in kinds.values()} for _ in range(STAGES)]
+    known = [{name: predictions(targets, g, pad) for name in kinds.values()} for _ in range(STAGES)]
+    enc = predictions(targets, g, 60)
+    criterion = official[3].SetCriterion(K, official[1].HungarianMatcher(2, 5, 2), {}, ["labels", "boxes"]).train()
+    meta = {"output_known_lbs_bboxes": as_theirs(known), "num_dn_group": GROUPS, "pad_size": pad}
+    outputs = {**as_theirs(stages), "dn_meta": meta, "dn_meta_cdecoder": meta}
+    outputs["enc_outputs"] = as_theirs([dict.fromkeys(kinds.values(), enc)])
+    wanted = criterion(outputs, theirs(targets), theirs(targets, 3))
+
+    sets = [SupervisedSet(*enc, -1, "enc")]
+    for i in range(STAGES):
+        for (group, path), name in kinds.items():
+            main = stages[i][""][1] if path == "aux" else None
+            sets.append(SupervisedSet(*stages[i][name], i, group, path, match_boxes_BQ4=main))
+            sets.append(SupervisedSet(*known[i][name], i, "dn", path, given))
+    found = SetCriterion(our_rules())(sets, targets).stats
+
+    compared = 0
+    for term, (theirs_term, weight) in {"class": ("ce", 1), "bbox": ("bbox", 5), "giou": ("giou", 2)}.items():
+        expected = {f"stage-1/loss_{term}_enc": (f"loss_{theirs_term}_enc", 2 if term == "class" else weight)}
+        for i in range(STAGES):
+            at = "" if i == STAGES - 1 else f"_{i}"
+            for stream, key in (
+                ("", f"{at}_one2one"),
+                ("_aux", at),
+                ("_dn", f"_dn{at}_one2one"),
+                ("_dn_aux", f"_dn{at}"),
+            ):
+                expected[f"stage{i}/loss_{term}{stream}"] = (f"loss_{theirs_term}{key}", weight)
+        for name, (key, factor) in expected.items():
+            torch.testing.assert_close(
+                found[name], factor * wanted[key], rtol=1e-9, atol=0, check_dtype=False, msg=name
+            )
+            compared += 1
+    assert compared == 75
