@@ -1,7 +1,8 @@
 """Any host small enough to learn the generated shapes on a CPU in minutes: `--overlay tiny`.
 
 The host keeps its data flow, losses and number of levels; its sizes, its backbone, the data (`python -m
-detrex_ext.data.shapes output/shapes`) and the recipe become those of `quickstart.py`. Lay it before other overlays.
+detrex_ext.data.shapes output/shapes`) and the recipe become those of `quickstart.py`, at half its learning rate. Lay it
+before other overlays.
 """
 
 from detrex_ext import get_config
@@ -29,6 +30,7 @@ def apply(cfg, **sizes):
     recipe.train.output_dir = f"{cfg.train.output_dir}_tiny"
     for part in ("dataset", "dataloader", "optimizer", "lr_multiplier", "train"):
         cfg[part] = recipe[part]
+    cfg.optimizer.lr = 1e-3  # half of the quickstart's: DINO's encoder learns faster so
     swap_backbone(cfg, L(BasicResNet)(widths=list(WIDTHS.values())), WIDTHS)
     for part in ("neck", "encoder", "queries", "decoder"):
         _resize(cfg.model[part], sizes)
