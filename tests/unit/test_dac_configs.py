@@ -7,7 +7,9 @@ import pytest
 from detrex_ext.config import find_config, load_config
 from detrex_ext.criterion import AlignedLoss, FocalLoss
 from detrex_ext.matching import GivenMatcher, HungarianMatcher, OneToManyMatcher
+from detrex_ext.runtime import LazyCall as L
 from detrex_ext.runtime import instantiate
+from detrex_ext.testing import example_batch
 
 
 def rules_of(name, *overlays, overrides=()):
@@ -68,3 +70,26 @@ def test_the_plain_rows_keep_the_hosts_losses():
         assert (cfg.model.decoder.dropout, cfg.model.queries.content) == (dropout, content)
         assert rules["main", "aux"].matcher.tau is None
     assert weights(rules_of("dac_dino_r50_12ep")[0]["dn", "aux"]) == [1, 5, 2]
+
+
+def losses_of(name, *overlays, matcher=None):
+    """Losses of one batch of a config's model, made narrow."""
+    sizes = {"dim": 32, "out_channels": 32, "ffn_dim": 32, "num_layers": 2, "dropout": 0.0, "num_queries": 12}
+    cfg = load_config(find_config(name), [("tiny", {**sizes, "number": 4}), *overlays], ["model.num_classes=4"])
+    if matcher is not None:
+        cfg.model.rules.main.matcher = matcher
+    losses = instantiate(cfg.model).train()(example_batch(4, (2, 0)))
+    sum(losses.values()).backward()
+    return losses
+
+
+def test_the_released_recipe_trains():
+    streams = {"", "_aux", "_dn", "_dn_aux", "_enc"}
+    assert losses_of("dac_cdn_ice_r50_12ep").keys() == {
+        f"loss_{t}{stream}" for t in ("class", "bbox", "giou") for stream in streams
+    }
+
+
+def test_a_host_may_be_trained_one_to_many():
+    usual, many = (losses_of("dab_detr_r50_50ep", matcher=m) for m in (None, L(OneToManyMatcher)(threshold=0.0)))
+    assert usual.keys() == many.keys() and many["loss_giou"] > 1.5 * usual["loss_giou"]
