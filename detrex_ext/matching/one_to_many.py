@@ -102,13 +102,15 @@ class OneToManyMatcher(Matcher):
             only_P = valid_P & _first_of_each(entry_P, score_P.where(valid_P, NEVER))
         weight_P = None
         if self.tau is not None:
-            own = corners(stack.boxes_NBQ4.reshape(-1, 4)[row_P])
-            iou_P = iou_of_corners(own, corners(targets.boxes_G4.to(own[0].dtype)[gt_P]), TINY)[0]
-            quality_P = aligned_quality(prob_NGQ.gather(2, query_NGk).flatten(), iou_P, self.alpha)
-            weight_P = torch.exp(_rank(quality_P.where(valid_P, NEVER).view(N, G, k)) / -self.tau).flatten()
-            weight_P = weight_P.to(stack.logits_NBQK.dtype)
+            own_P4, true_P4 = stack.boxes_NBQ4.reshape(-1, 4)[row_P], targets.boxes_G4[gt_P]
+            quality_P = self._quality(prob_NGQ.gather(2, query_NGk).flatten(), own_P4, true_P4.to(own_P4.dtype))
+            rank_NGk = _rank(quality_P.where(valid_P, NEVER).view(N, G, k))
+            weight_P = torch.exp(rank_NGk.to(prob_NGQ.dtype) / -self.tau).flatten()
         cls, box = (Pairs(set_P, img_P, query_P, gt_P, weight_P, v) for v in (only_P, valid_P))
         return Assignment(cls, box)
+
+    def _quality(self, prob_P: Tensor, own_P4: Tensor, true_P4: Tensor) -> Tensor:
+        return aligned_quality(prob_P, iou_of_corners(corners(own_P4), corners(true_P4), TINY)[0], self.alpha)
 
     def _counts(self, score_NGQ: Tensor, targets: Targets) -> Tensor:
         """(N, G) candidates that belong to each object."""

@@ -181,9 +181,10 @@ def test_all_75_losses(official):
                 ("_dn_aux", f"_dn{at}"),
             ):
                 expected[f"stage{i}/loss_{term}{stream}"] = (f"loss_{theirs_term}{key}", weight)
+        # rank weights of the original are fp32
         for name, (key, factor) in expected.items():
             torch.testing.assert_close(
-                found[name], factor * wanted[key], rtol=1e-9, atol=0, check_dtype=False, msg=name
+                found[name], factor * wanted[key], rtol=1e-7, atol=0, check_dtype=False, msg=name
             )
             compared += 1
     assert compared == 75

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from detrex_ext.criterion import FocalLoss, GIoULoss, L1Loss, SoftmaxLoss, Supervision
+from detrex_ext.criterion import FocalLoss, GIoULoss, L1Loss, SetCriterion, SoftmaxLoss, Supervision, detr_rule
 from detrex_ext.matching import HungarianMatcher, OneToManyMatcher, RepeatedMatcher, resolve, stack_sets
 from detrex_ext.structures import Assignment, Given, Pairs, SupervisedSet, Targets
 
@@ -204,6 +204,14 @@ def test_a_call_is_detrexs_protocol():
     found = matcher({"pred_logits": stack.logits_NBQK[0], "pred_boxes": stack.boxes_NBQ4[0]}, as_theirs)
     loops = {(q, g) for _, b, q, g in brute_force(matcher, stack, targets)[0] if b == 0}
     assert set(zip(*(x.tolist() for x in found[0]), strict=True)) == loops and len(found[1][0]) == 0
+
+
+def test_predictions_that_are_not_numbers_are_named_by_the_criterion():
+    stack, targets = problem((3, 2), 12, N=1)
+    stack.sets[0].logits_BQK[0, 3] = float("nan")
+    rule = detr_rule(OneToManyMatcher(tau=1.5))
+    with pytest.raises(FloatingPointError, match="group 'main', path 'plain', stage 0"):
+        SetCriterion([rule])(stack.sets, targets)
 
 
 @pytest.mark.parametrize("softmax", [False, True])
