@@ -89,8 +89,8 @@ FAULTS = (
     Fault(
         "losses divided by images instead of objects",
         "criterion/normalizers.py",
-        "return float(s.targets.num)",
-        "return float(s.stack.shape[1])",
+        "return self.factor * s.targets.num",
+        "return self.factor * s.stack.shape[1]",
         ("tests/unit/test_criterion_normalizers.py",),
     ),
     Fault(
