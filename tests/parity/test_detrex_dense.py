@@ -16,6 +16,7 @@ from detrex_ext.runtime import instantiate
 from .models import batch, compare_gradients, compare_losses
 from .peer import Peer, skip_without_detrex
 from .reference_dense import dumped_shapes
+from .trajectory import CASES, assert_same_trajectory
 from .weights import backbone_shapes, detrex_name, random_state
 
 skip_without_detrex("detr")
@@ -161,31 +162,12 @@ def test_query_recollection():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["dab", "detr"])
-@pytest.mark.parametrize(
-    ("optimizer", "dtype", "tolerance"), [("sgd", torch.float32, 1e-5), ("adamw", torch.float64, 1e-8)]
-)
+@pytest.mark.parametrize(*CASES)
 def test_trajectory(variant, optimizer, dtype, tolerance):
-    """20 steps from the same weights on the same batches: the total loss of each step."""
     peer, ours = pair(variant, dtype, FEW)
-    optimizers = [make_optimizer(optimizer, m, c) for m, c in ((peer.model, peer.cfg), (ours, our_config(variant)))]
-    peer.model.train()
-    ours.train()
-    for step in range(20):
+
+    def losses(step):
         items = batch(SMALL_SIZES, [3, 2], 80, seed=step)
-        totals = []
-        for model, run, optim in ((peer.model, peer, optimizers[0]), (ours, ours, optimizers[1])):
-            total = sum(run(items).values())
-            totals.append(float(total))
-            optim.zero_grad()
-            total.backward()
-            torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 0.1)
-            optim.step()
-        assert abs(totals[1] / totals[0] - 1) < tolerance, f"step {step}: {totals}"
+        return peer(items), ours(items)
 
-
-def make_optimizer(name, model, cfg):
-    """Plain SGD over everything, or the optimizer of the project's own published config."""
-    if name == "sgd":
-        return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    cfg.optimizer.params.model = model
-    return instantiate(cfg.optimizer)
+    assert_same_trajectory(peer, ours, our_config(variant), optimizer, tolerance, losses)

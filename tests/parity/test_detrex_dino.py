@@ -20,6 +20,7 @@ from detrex_ext.runtime import instantiate
 from .models import DINO_VARIANTS, batch, compare_gradients, compare_losses
 from .peer import skip_without_detrex
 from .peer_dino import DinoPeer
+from .trajectory import CASES, assert_same_trajectory
 from .weights import backbone_shapes, model_shapes, random_state
 
 skip_without_detrex("dino")
@@ -160,33 +161,12 @@ def test_layout(variant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("optimizer", "dtype", "tolerance"), [("sgd", torch.float32, 1e-5), ("adamw", torch.float64, 1e-8)]
-)
+@pytest.mark.parametrize(*CASES)
 def test_trajectory(optimizer, dtype, tolerance):
-    """20 steps from the same weights, batches and random numbers: the total loss of each step."""
     peer, ours = pair("dino", dtype, FEW)
-    cfgs = peer.cfg, our_config("dino", FEW)
-    optimizers = [make_optimizer(optimizer, m, c) for m, c in zip((peer.model, ours), cfgs, strict=True)]
-    peer.model.train()
-    ours.train()
-    for step in range(20):
+
+    def losses(step):
         items = batch(SMALL_SIZES, [3, 2], 80, seed=step)
-        expected, found = seeded(peer, items, step), seeded(ours, items, step)
-        totals = []
-        for model, losses, optim in ((peer.model, expected, optimizers[0]), (ours, found, optimizers[1])):
-            total = sum(losses.values())
-            totals.append(float(total))
-            optim.zero_grad()
-            total.backward()
-            torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 0.1)
-            optim.step()
-        assert abs(totals[1] / totals[0] - 1) < tolerance, f"step {step}: {totals}"
+        return seeded(peer, items, step), seeded(ours, items, step)
 
-
-def make_optimizer(name, model, cfg):
-    """Plain SGD over everything, or the optimizer of the project's own published config."""
-    if name == "sgd":
-        return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    cfg.optimizer.params.model = model
-    return instantiate(cfg.optimizer)
+    assert_same_trajectory(peer, ours, our_config("dino", FEW), optimizer, tolerance, losses)
