@@ -31,9 +31,9 @@ DENSE: dict[str, dict[str, Any]] = {
 DENSE_IMPLEMENTATIONS = ("fused", "map", "detrex_ext")
 
 
-def samplers(device: str) -> list[str]:
-    """Backends that run here; detrex's pure torch function first, where there is one."""
-    found = ["detrex"] if peers.detrex_sampling() is not None else []
+def samplers(device: str, with_detrex: bool) -> list[str]:
+    """Backends that run here; detrex's pure torch function first, where it is wanted."""
+    found = ["detrex"] if with_detrex else []
     best = choose(torch.zeros(1, device=device))
     return [*found, *dict.fromkeys(("torch", best))]
 

@@ -18,10 +18,10 @@ from .measure import Work
 IMAGES, QUERIES, CLASSES, OBJECTS = 2, 300, 80, 20
 
 
-def implementations() -> dict[str, Callable[[int, str], Work]]:
+def implementations(with_detrex: bool) -> dict[str, Callable[[int, str], Work]]:
     """Name -> maker of the work for so many sets. detrex's is a loop over the sets, as in its criterion."""
     found: dict[str, Callable[[int, str], Work]] = {}
-    if peers.detrex_importable():
+    if with_detrex:
         found["detrex"] = detrex
     found["detrex_ext, one set at a time"] = loop
     found["detrex_ext"] = together

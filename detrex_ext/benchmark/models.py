@@ -69,7 +69,7 @@ def predict(host: str, strategies: Sequence[str] | None, side: int, device: str,
 
 
 def _prediction(net: nn.Module, side: int, device: str, dtype: str) -> Work:
-    net, items = net.eval(), batch(side)
+    net, items = net.eval().requires_grad_(False), batch(side)
 
     @torch.no_grad()
     def run() -> list[Any]:
