@@ -117,12 +117,7 @@ class DeformableDecoder(StagedDecoder):
         return q.replace(extra=extra)
 
     def self_attend(self, layer: int, x: Queries) -> Queries:
-        block = self.layers[layer]
-
-        def attend(content: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
-            return block.norms[0](block.attentions[0](content, pos, mask))
-
-        return x.replace(content_BTC=self.per_domain(layer, x, attend, x.content_BTC, x.extra["_pos"]))
+        return self.attend_then_norm(layer, x, x.extra["_pos"])
 
     def cross_attend(self, layer: int, x: Queries, kv: Tensor, mem: Memory) -> Queries:
         block = self.layers[layer]

@@ -68,12 +68,7 @@ class DETRDecoder(StagedDecoder):
         return q
 
     def self_attend(self, layer: int, x: Queries) -> Queries:
-        block = self.layers[layer]
-
-        def attend(content: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
-            return block.norms[0](block.attentions[0](content, pos, mask))
-
-        return x.replace(content_BTC=self.per_domain(layer, x, attend, x.content_BTC, x.extra["query_pos"]))
+        return self.attend_then_norm(layer, x, x.extra["query_pos"])
 
     def cross_attend(self, layer: int, x: Queries, kv: tuple[Tensor, Tensor], mem: Memory) -> Queries:
         block = self.layers[layer]

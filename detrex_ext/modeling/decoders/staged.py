@@ -131,6 +131,15 @@ class StagedDecoder(nn.Module):
         groups = [names[i : i + self.chunk] for i in range(0, len(names), self.chunk)]
         return [[key in group for key in keys] for group in groups]
 
+    def attend_then_norm(self, layer: int, x: Queries, pos_BTC: Tensor) -> Queries:
+        """Self-attention per domain with residual, then the norm: hosts whose layers hold both under detrex's names."""
+        block = self.layers[layer]
+
+        def attend(content: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
+            return block.norms[0](block.attentions[0](content, pos, mask))
+
+        return x.replace(content_BTC=self.per_domain(layer, x, attend, x.content_BTC, pos_BTC))
+
     def per_domain(self, layer: int, q: Queries, attend: Attend, *streams: Tensor) -> Tensor:
         """Run ``attend(*streams, mask)`` within each self-attention domain.
 
