@@ -36,7 +36,7 @@ def cells():
         yield pytest.param(host, strategy, CASES[case], id=f"{host}-{strategy}-{case}", marks=marks)
 
 
-@pytest.mark.parametrize("host, strategy, objects", cells())
+@pytest.mark.parametrize("host, strategy, objects", list(cells()))
 def test_strategy_on_host(host, strategy, objects):
     model = HOSTS[host]()
     held = check_strategy(STRATEGIES[strategy](host), model, objects)
