@@ -20,8 +20,9 @@ def main(argv: list[str]) -> int:
     work = find(spec).build()
     for _ in range(CALLS):
         work()
-    wait(spec["device"])
-    print(json.dumps({"peak_mib": peak_mib(spec["device"])}))
+    device = spec["options"]["device"]
+    wait(device)
+    print(json.dumps({"peak_mib": peak_mib(device)}))
     return 0
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,23 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a suite is measured.
+
+    Attributes:
+        strategies: each an overlay, or several joined by "+", measured beside the bare model.
+        device: where.
+        batch: pictures of a batch, of the suites ``step`` and ``inference``.
+        overrides: ``key=value`` for every model of ours.
+    """
+
+    strategies: tuple[str, ...] = ()
+    device: str = "cpu"
+    batch: int = 2
+    overrides: tuple[str, ...] = ()
 
 
 def wait(device: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from . import models
-from .measure import medians, peak_alone, work_of
+from .measure import Options, medians, peak_alone, work_of
 from .suites import Cell, cells, spec_of
 
 Row = dict[str, Any]
@@ -16,36 +16,36 @@ REPEATS = {"criterion": 15, "step": 5, "attention": 15, "inference": 7}
 
 def run(
     suite: str,
-    strategies: Sequence[str],
-    device: str,
+    options: Options,
     machine: dict[str, Any],
     repeats: int | None = None,
     only: str = "",
     memory: bool = True,
     say: Callable[[str], None] = lambda text: None,
-) -> Iterator[Row]:
-    """Rows of a suite, case after case.
+) -> Iterator[list[Row]]:
+    """Rows of a suite, one case at a time.
 
     Args:
-        suite, strategies, device: as for :func:`~detrex_ext.benchmark.suites.cells`.
+        suite, options: as for :func:`~detrex_ext.benchmark.suites.cells`.
         machine: from :func:`~detrex_ext.benchmark.measure.machine`.
         repeats: of each cell; the median is taken.
         only: cases that contain this text.
         memory: whether to start a process for each cell to measure its peak.
         say: told what is going on.
     """
-    chosen = [c for c in cells(suite, strategies, device) if only in c.case]
+    chosen = [c for c in cells(suite, options) if only in c.case]
     for case, group in groupby(chosen, key=lambda c: c.case):
         members = list(group)
         say(f"{suite}: {case}: {len(members)} implementations")
         works = [c.build() for c in members]
-        taken = medians(works, repeats or REPEATS[suite], device)
+        taken = medians(works, repeats or REPEATS[suite], options.device)
         counted = [work_of(w) if suite in ("step", "inference") else None for w in works]
         del works
-        peaks = [peak_alone(spec_of(c, strategies, device)) if memory else None for c in members]
-        for i, cell in enumerate(members):
-            limits = _limits(counted[i], cell.dtype, machine)
-            yield _row(cell, members[0], taken[i], taken[0], peaks[i], peaks[0], limits)
+        peaks = [peak_alone(spec_of(c, options)) if memory else None for c in members]
+        yield [
+            _row(cell, members[0], taken[i], taken[0], peaks[i], peaks[0], _limits(counted[i], cell.dtype, machine))
+            for i, cell in enumerate(members)
+        ]
 
 
 def _row(
@@ -80,22 +80,23 @@ def _limits(counted: tuple[float, float] | None, dtype: str, machine: dict[str, 
     }
 
 
-def markdown(rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    """A table for each case, under the machine it was measured on."""
-    lines = [
+def machine_line(machine: dict[str, Any]) -> str:
+    """The machine, and what it can do."""
+    return (
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}: "
         f"{machine['gemm_fp32'] / 1e9:.0f} GFLOP/s in fp32, {machine['gemm_bf16'] / 1e9:.0f} in bf16, "
-        f"{machine['bandwidth'] / 2**30:.1f} GiB/s.",
-    ]
-    for (suite, case), group in groupby(rows, key=lambda r: (r["suite"], r["case"])):
-        members = list(group)
-        limits = "gflop" in members[0]
-        head = ["implementation", "type", "median", "ratio", "peak MiB", "ratio"]
-        head += ["GFLOP", "at GEMM rate", "GiB moved", "at bandwidth"] if limits else []
-        lines += ["", f"**{suite}: {case}** (ratios to {members[0]['ratio_to']})", "", _line(head)]
-        lines.append("|".join(["", "---", "---", *["---:"] * (len(head) - 2), ""]))
-        lines += [_line(_cells(r, limits)) for r in members]
-    return "\n".join(lines)
+        f"{machine['bandwidth'] / 2**30:.1f} GiB/s."
+    )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table of a case."""
+    limits = "gflop" in rows[0]
+    head = ["implementation", "type", "median", "ratio", "peak MiB", "ratio"]
+    head += ["GFLOP", "at GEMM rate", "GiB moved", "at bandwidth"] if limits else []
+    lines = [f"**{rows[0]['suite']}: {rows[0]['case']}** (ratios to {rows[0]['ratio_to']})", "", _line(head)]
+    lines.append("|".join(["", "---", "---", *["---:"] * (len(head) - 2), ""]))
+    return "\n".join([*lines, *(_line(_cells(r, limits)) for r in rows)])
 
 
 def _cells(r: Row, limits: bool) -> list[str]:
@@ -114,40 +115,56 @@ def _time(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"
 
 
-def notes(rows: Sequence[Row], strategies: Sequence[str]) -> list[str]:
-    """What the rows say together: the solver's share of the criterion, the price of a recollected set."""
+def notes(rows: Sequence[Row], options: Options) -> list[str]:
+    """What the rows of a case say together: shares, prices, agreement with detrex."""
+    by = {(r["impl"], r["dtype"]): r for r in rows}
+    suite, case = rows[0]["suite"], rows[0]["case"]
+    ours, solver = by.get(("detrex_ext", "fp32")), by.get(("assignment solver alone", "fp32"))
     found = []
-    for (suite, case), group in groupby(rows, key=lambda r: (r["suite"], r["case"])):
-        by = {(r["impl"], r["dtype"]): r for r in group}
-        ours = by.get(("detrex_ext", "fp32"))
-        solver = by.get(("assignment solver alone", "fp32"))
-        if ours and solver:
-            share = solver["median_s"] / ours["median_s"]
-            found.append(f"{case}: the assignment solver is {share:.0%} of detrex_ext's time")
-        if ours and suite == "step":
-            found += _price(case, by, ours, strategies)
-        if suite == "inference" and ("detrex", "fp32") in by:
-            found += [_agreement(r) for (impl, _), r in by.items() if impl == "detrex_ext"]
+    if ours and solver:
+        share = solver["median_s"] / ours["median_s"]
+        found.append(f"{case}: the assignment solver is {share:.0%} of detrex_ext's time")
+    if ours and suite == "step":
+        found += _price(case, by, ours, options.strategies)
+        found += [_beside(case, by, names) for names in options.strategies if (f"detrex+{names}", "fp32") in by]
+    if suite == "inference" and ("detrex", "fp32") in by:
+        found += [_agreement(r, options) for (impl, _), r in by.items() if impl == "detrex_ext"]
     return found
 
 
-def _agreement(row: Row) -> str:
-    score, median, largest = models.agreement_with_detrex(row["host"], row["side"], "cpu", row["dtype"])
+def _agreement(row: Row, options: Options) -> str:
+    score, median, largest = models.agreement_with_detrex(row["host"], row["side"], options, row["dtype"])
     return (
         f"{row['case']}: with the same weights the 100 best detections of {row['dtype']} differ from detrex's by at "
         f"most {score:.2g} in score and {largest:.2g} px in a box, half of them by less than {median:.2g} px"
     )
 
 
-def _price(case: str, by: dict[tuple[str, str], Row], bare: Row, strategies: Sequence[str]) -> list[str]:
+def _price(case: str, by: Mapping[tuple[str, str], Row], bare: Row, strategies: Sequence[str]) -> list[str]:
     found = []
-    for name in strategies:
-        row = by.get((f"detrex_ext+{name}", "fp32"))
-        more = models.count_sets(bare["host"], (name,)) - models.count_sets(bare["host"], ()) if row else 0
+    for names in strategies:
+        row = by.get((f"detrex_ext+{names}", "fp32"))
+        if row is None:
+            continue
+        text = f"{case}: {names} takes {row['median_s'] / bare['median_s']:.2f}x of the bare time"
+        more = models.count_sets(bare["host"], names.split("+")) - models.count_sets(bare["host"], ())
+        if row["peak_mib"] is not None:
+            text += f" and {row['peak_mib'] / bare['peak_mib']:.2f}x of its memory"
         if more > 0:
-            added = (row["median_s"] - bare["median_s"]) / more
-            text = f"{case}: {name} adds {more} sets, {_time(added)}"
+            text += f"; it adds {more} sets, {_time((row['median_s'] - bare['median_s']) / more)}"
             if row["peak_mib"] is not None:
                 text += f" and {(row['peak_mib'] - bare['peak_mib']) / more:.1f} MiB"
-            found.append(text + " for each")
+            text += " for each"
+        found.append(text)
     return found
+
+
+def _beside(case: str, by: Mapping[tuple[str, str], Row], names: str) -> str:
+    theirs, texts = by[(f"detrex+{names}", "fp32")], []
+    for dtype in ("fp32", "bf16"):
+        row = by[(f"detrex_ext+{names}", dtype)]
+        text = f"in {dtype} {row['median_s'] / theirs['median_s']:.2f}x of the time"
+        if row["peak_mib"] is not None:
+            text += f", {row['peak_mib'] / theirs['peak_mib']:.2f}x of the memory"
+        texts.append(text)
+    return f"{case}: {names} beside detrex+{names} fp32: {'; '.join(texts)}"

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,20 @@ def build_parser() -> argparse.ArgumentParser:
         description="Median times of implementations run in turn, and the peak memory of each in a process of its own.",
     )
     parser.add_argument("suite", choices=SUITES, help="what to measure")
-    parser.add_argument("--strategies", default="", metavar="A,B", help="overlays, each measured beside the bare model")
+    parser.add_argument(
+        "--strategies",
+        default="",
+        metavar="A,B+C",
+        help="overlays, each (or those joined by +) measured beside the bare model; 'none' adds nothing",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the rows, with the machine and the versions")
     parser.add_argument("--repeats", type=int, metavar="N", help="runs of each (default 5 to 15, by suite)")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it, such as '320 px'")
+    parser.add_argument("--batch", type=int, default=2, metavar="N", help="pictures, in step and inference (default 2)")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: its own choice)")
     parser.add_argument("--no-memory", action="store_true", help="times only, which is much quicker")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every model of ours")
     return parser
 
 
@@ -38,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: an unknown strategy or device, or a file that cannot be written.
     """
     args = build_parser().parse_args(argv)
-    strategies = [name for name in args.strategies.split(",") if name]
+    strategies = tuple(name for name in args.strategies.split(",") if name and name != "none")
     _check(args, strategies)
 
     import torch
@@ -50,28 +58,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     if peers.why_no_detrex():
         _say(f"detrex is not measured, as it is not importable: {peers.why_no_detrex()}")
+    options = measure.Options(strategies, args.device, args.batch, tuple(args.overrides))
     machine = measure.machine(args.device)
-    rows = list(
-        report.run(args.suite, strategies, args.device, machine, args.repeats, args.only, not args.no_memory, _say)
-    )
-    if not rows:
+    print(report.machine_line(machine), flush=True)
+    document = {"suite": args.suite, **asdict(options), "machine": machine, "notes": [], "rows": []}
+    for rows in report.run(args.suite, options, machine, args.repeats, args.only, not args.no_memory, _say):
+        notes = report.notes(rows, options)
+        print("\n".join(["", report.markdown(rows), "", *(f"- {note}" for note in notes)]).rstrip(), flush=True)
+        document["rows"] += rows
+        document["notes"] += notes
+        if args.json:
+            _write(args.json, document)  # after each case: a run that is cut short keeps those it made
+    if not document["rows"]:
         raise UserError(f"suite {args.suite} has no case whose name contains '{args.only}'")
-    notes = report.notes(rows, strategies)
-    print(report.markdown(rows, machine))
-    print("".join(f"\n- {note}" for note in notes))
-    if args.json:
-        document = {"suite": args.suite, "strategies": strategies, "machine": machine, "notes": notes, "rows": rows}
-        _write(args.json, document)
     return 0
 
 
 def _check(args: argparse.Namespace, strategies: Sequence[str]) -> None:
     from detrex_ext.config import find_overlay
 
-    for name in strategies:
+    for name in (name for names in strategies for name in names.split("+")):
         find_overlay(name)
-    if (args.repeats is not None and args.repeats < 1) or (args.threads is not None and args.threads < 1):
-        raise UserError("--repeats and --threads must be 1 or more")
+    if any(number is not None and number < 1 for number in (args.repeats, args.threads, args.batch)):
+        raise UserError("--repeats, --threads and --batch must be 1 or more")
     if args.json and not Path(args.json).resolve().parent.is_dir():
         raise UserError(f"--json {args.json}: there is no folder {Path(args.json).resolve().parent}")
     if args.device != "cpu":

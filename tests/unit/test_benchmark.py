@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from detrex_ext.benchmark import measure, models, report, suites
+from detrex_ext.benchmark.measure import Options
 from detrex_ext.benchmark.suites import Cell
 from detrex_ext.cli import run
 from detrex_ext.cli.benchmark import main
@@ -75,8 +76,8 @@ def test_peak_is_of_the_process_alone():
 
 
 def test_peak_of_a_cell_in_its_own_process():
-    cell = next(c for c in suites.cells("criterion") if c.impl == "detrex_ext")
-    spec = suites.spec_of(cell, [], "cpu")
+    cell = next(c for c in suites.cells("criterion", Options()) if c.impl == "detrex_ext")
+    spec = suites.spec_of(cell, Options())
     assert suites.find(spec).impl == "detrex_ext"
     assert 100 < measure.peak_alone(spec) < 4000
     with pytest.raises(RuntimeError, match="no cell"):
@@ -91,17 +92,42 @@ def test_limits_and_markdown():
     ]
     assert rows[1]["ratio"] == 0.25 and rows[1]["peak_ratio"] == 0.25 and rows[1]["ratio_to"] == "detrex fp32"
     assert rows[1]["gemm_s"] == 2.0 and rows[1]["bandwidth_s"] == 1.0
-    assert "| us | bf16 | 500 ms | 0.25 | 100 | 0.25 | 4 | 2.00 s | 1.0 | 1.00 s |" in report.markdown(rows, MACHINE)
+    assert "| us | bf16 | 500 ms | 0.25 | 100 | 0.25 | 4 | 2.00 s | 1.0 | 1.00 s |" in report.markdown(rows)
 
 
-def test_price_of_a_set(monkeypatch):
+def test_price_of_a_set_and_what_detrex_asks_for_it(monkeypatch):
     monkeypatch.setattr(models, "count_sets", lambda host, names: 32 if names else 6)
     base = {"suite": "step", "case": "c", "host": "h", "dtype": "fp32"}
     rows = [
         {**base, "impl": "detrex_ext", "median_s": 1.0, "peak_mib": 500.0},
         {**base, "impl": "detrex_ext+sqr", "median_s": 1.26, "peak_mib": 552.0},
+        {**base, "impl": "detrex_ext+sqr", "median_s": 0.63, "peak_mib": 414.0, "dtype": "bf16"},
+        {**base, "impl": "detrex+sqr", "median_s": 2.52, "peak_mib": 1104.0},
     ]
-    assert report.notes(rows, ["sqr"]) == ["c: sqr adds 26 sets, 10 ms and 2.0 MiB for each"]
+    assert report.notes(rows, Options(("sqr",))) == [
+        "c: sqr takes 1.26x of the bare time and 1.10x of its memory; it adds 26 sets, 10 ms and 2.0 MiB for each",
+        "c: sqr beside detrex+sqr fp32: in fp32 0.50x of the time, 0.50x of the memory; "
+        "in bf16 0.25x of the time, 0.38x of the memory",
+    ]
+
+
+def test_cells_of_a_host_and_its_peers():
+    """detrex has SQR for DAB-DETR alone, nothing of AdaMixer, and no DINO step without a GPU."""
+    cells = suites.cells("step", Options(("sqr", "sqr+dac"), batch=1), with_detrex=True)
+    made = {host: [(c.impl, c.dtype) for c in cells if c.host == host and c.side == 320] for host in models.HOSTS}
+    ours = [(f"detrex_ext{s}", dtype) for s in ("", "+sqr", "+sqr+dac") for dtype in ("fp32", "bf16")]
+    assert made["DAB-DETR R50"] == [("detrex", "fp32"), ("detrex+sqr", "fp32"), *ours]
+    assert made["DETR R50"] == [("detrex", "fp32"), *ours]
+    assert made["AdaMixer R50"] == made["DINO R50"] == ours
+    assert all("batch of 1" in c.case for c in cells)
+
+
+def test_overrides_reach_the_model_that_another_process_builds():
+    options = Options(overrides=("model.decoder.chunk=1",))
+    cell = next(c for c in suites.cells("step", options, with_detrex=False) if c.host == "DETR R50")
+    spec = json.loads(json.dumps(suites.spec_of(cell, options)))
+    assert suites.find(spec).build.args[3] == options
+    assert models.model("DETR R50", (), options).decoder.chunk == 1
 
 
 @pytest.mark.parametrize(
@@ -120,7 +146,7 @@ def test_bad_input_is_one_message(argv, says, capsys):
 
 def test_step_of_the_small_picture_trains():
     """The work of a cell is a whole step: every trained parameter gets its gradient."""
-    step = models.step("Deformable-DETR R50", (), 64, "cpu")
+    step = models.step("Deformable-DETR R50", (), 64, Options())
     net = next(x.cell_contents for x in step.__closure__ if isinstance(x.cell_contents, torch.nn.Module))
     trained, got = [p for p in net.parameters() if p.requires_grad], set()
     for p in trained:
