@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,12 +48,15 @@ class Rule:
         matcher: decides who answers for which object.
         terms: losses by short name: ``class`` gives ``loss_class``, ``loss_class_dn``, ...
         objectness: every object counts as class 0 (two-stage Deformable-DETR's encoder).
+        stage_weights: factor of all losses of stage 0, 1, ...; the last holds for the stages after it too, so that
+            ``[0, 1]`` leaves the first stage without loss of its own. None: ones.
     """
 
     matcher: Matcher
     terms: Mapping[str, Term]
     when: Mapping[str, Any] | None = None
     objectness: bool = False
+    stage_weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         self.matcher = built(self.matcher)
@@ -63,10 +66,20 @@ class Rule:
             if unknown:
                 raise ValueError(f"a rule's 'when' has the tags {', '.join(TAGS)}; found {', '.join(sorted(unknown))}")
             self.when = {tag: _values(value) for tag, value in self.when.items() if value is not None}
+        if self.stage_weights is not None:
+            self.stage_weights = tuple(float(w) for w in self.stage_weights)
+            if not self.stage_weights or min(self.stage_weights) < 0:
+                raise ValueError(f"stage_weights must be numbers of at least 0, got {list(self.stage_weights)}")
 
     def fits(self, s: SupervisedSet) -> bool:
         """Whether a set is supervised by this rule."""
         return all(getattr(s, tag) in values for tag, values in (self.when or {}).items())
+
+    def stage_weight(self, stage: int) -> float:
+        """Factor of the losses of a stage; 1 for what is supervised before the decoder (stage -1)."""
+        if self.stage_weights is None or stage < 0:
+            return 1.0
+        return self.stage_weights[min(stage, len(self.stage_weights) - 1)]
 
     def __str__(self) -> str:
         when = ", ".join(f"{tag} in {values}" for tag, values in (self.when or {}).items())
@@ -94,6 +107,7 @@ def detr_rule(
     eos: float = 0.1,
     objectness: bool = False,
     when: Mapping[str, Any] | None = None,
+    stage_weights: Sequence[float] | None = None,
 ) -> Rule:
     """The rule of DETR hosts: terms ``class`` (focal, or softmax with "no object"), ``bbox`` (L1) and ``giou``.
 
@@ -103,14 +117,14 @@ def detr_rule(
         softmax: cross-entropy with ``eos`` as the weight of "no object", instead of focal (``alpha``, ``gamma``).
         alpha, gamma: of the focal loss.
         eos: see ``softmax``.
-        objectness, when: as in :class:`Rule`.
+        objectness, when, stage_weights: as in :class:`Rule`.
     """
     if matcher is None:
         kind = {"cost_class": 1.0, "cost_class_type": "ce_cost"} if softmax else {"cost_class": 2.0}
         matcher = HungarianMatcher(cost_bbox=5.0, cost_giou=2.0, **kind)
     by_class = Term(SoftmaxLoss(eos), class_weight, "mean") if softmax else Term(FocalLoss(alpha, gamma), class_weight)
     terms = {"class": by_class, "bbox": Term(L1Loss(), bbox_weight), "giou": Term(GIoULoss(), giou_weight)}
-    return Rule(matcher, terms, when, objectness)
+    return Rule(matcher, terms, when, objectness, stage_weights)
 
 
 def detr_rules(groups: Iterable[str] = ("main",), enc_objectness: bool = False, **options: Any) -> dict[str, Rule]:

@@ -58,10 +58,11 @@ class SetCriterion:
             return LossDict()
         with torch.autocast(sets[0].logits_BQK.device.type, enabled=False):
             jobs = self._supervise(sets, targets)
-            terms = [(s, name, term) for rule, s in jobs for name, term in rule.terms.items()]
-            by = divisors([(term.normalizer, s) for s, _, term in terms], effective)
-            values_V = torch.cat([term.loss(s) * (term.weight / d) for (s, _, term), d in zip(terms, by, strict=True)])
-            owners = [(one, name) for s, name, _ in terms for one in s.stack.sets]
+            terms = [(rule, s, name, term) for rule, s in jobs for name, term in rule.terms.items()]
+            by = divisors([(term.normalizer, s) for _, s, _, term in terms], effective)
+            values_V = torch.cat([t.loss(s) * (t.weight / d) for (_, s, _, t), d in zip(terms, by, strict=True)])
+            values_V = _weigh(values_V, [rule.stage_weight(one.stage) for rule, s, *_ in terms for one in s.stack.sets])
+            owners = [(one, name) for _, s, name, _ in terms for one in s.stack.sets]
             if self.check_finite:
                 _check_finite(values_V, owners)
             losses = _gather(values_V, [_loss_name(one, name) for one, name in owners])
@@ -111,6 +112,12 @@ def _check_labels(targets: Targets, stack: Stack) -> None:
             f"the batch has an object of class {int(targets.labels_G.max())}, but {stack.name(0)} predicts {classes} "
             f"classes (0 to {classes - 1}): model.num_classes disagrees with the data"
         )
+
+
+def _weigh(values_V: Tensor, weights: list[float]) -> Tensor:
+    if all(w == 1 for w in weights):
+        return values_V
+    return values_V * torch.tensor(weights, dtype=values_V.dtype).to(values_V.device, non_blocking=True)
 
 
 def _loss_name(s: SupervisedSet, term: str) -> str:

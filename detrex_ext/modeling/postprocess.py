@@ -6,6 +6,7 @@ Shape legend: B images, Q queries, K classes, N kept candidates per image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,10 +21,13 @@ class Postprocess:
 
     Args:
         top_k: pairs per picture, out of all classes of all queries; None = every query with its best class.
+        last_stages: each query answers with the most confident of its predictions of so many last stages.
     """
 
-    def __init__(self, top_k: int | None = 300) -> None:
-        self.top_k = top_k
+    def __init__(self, top_k: int | None = 300, last_stages: int = 1) -> None:
+        if last_stages < 1:
+            raise ValueError(f"last_stages must be at least 1, got {last_stages}")
+        self.top_k, self.last_stages = top_k, last_stages
 
     def __call__(
         self, sets: Sequence[SupervisedSet], image_hw_B2: Tensor, batched_inputs: Sequence[Mapping[str, Any]]
@@ -43,7 +47,7 @@ class Postprocess:
         Raises:
             FloatingPointError: a box or score is not finite.
         """
-        chosen = select_main(sets)
+        chosen = select_main(sets) if self.last_stages == 1 else most_confident(sets, self.last_stages)
         sizes = _output_sizes(image_hw_B2, batched_inputs)
         scores_BN, labels_BN, query_BN = top_candidates(chosen.logits_BQK, self.top_k, chosen.softmax)
         boxes_BN4 = chosen.boxes_BQ4.float().gather(1, query_BN[..., None].expand(-1, -1, 4))
@@ -74,6 +78,25 @@ def select_main(sets: Sequence[SupervisedSet]) -> SupervisedSet:
     if not main:
         raise ValueError(f"no main set among {[(s.group, s.path, s.stage) for s in sets]}")
     return max(main, key=lambda s: s.stage)
+
+
+def most_confident(sets: Sequence[SupervisedSet], stages: int) -> SupervisedSet:
+    """Query by query the prediction of highest class score among the last ``stages`` main sets; of equals the latest.
+
+    Raises:
+        ValueError: the decoder ran fewer stages.
+    """
+    main = sorted((s for s in sets if s.group == "main" and s.path == "plain" and s.stage >= 0), key=lambda s: -s.stage)
+    if len(main) < stages:
+        raise ValueError(f"the most confident of the last {stages} stages: the decoder has {len(main)}")
+    logits_NBQK = torch.stack([s.logits_BQK for s in main[:stages]])
+    boxes_NBQ4 = torch.stack([s.boxes_BQ4 for s in main[:stages]])
+    best_BQ = class_scores(logits_NBQK, main[0].softmax).amax(-1).max(0).indices
+
+    def pick(x_NBQ: Tensor) -> Tensor:
+        return x_NBQ.gather(0, best_BQ[None, ..., None].expand(1, -1, -1, x_NBQ.shape[-1]))[0]
+
+    return replace(main[0], logits_BQK=pick(logits_NBQK), boxes_BQ4=pick(boxes_NBQ4))
 
 
 def top_candidates(logits_BQK: Tensor, top_k: int | None, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:

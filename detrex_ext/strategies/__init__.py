@@ -3,5 +3,6 @@
 from .base import Strategy
 from .divide_and_conquer import DivideAndConquer
 from .recollection import QueryRecollection
+from .stochastic_depth import StochasticDepth
 
-__all__ = ["DivideAndConquer", "QueryRecollection", "Strategy"]
+__all__ = ["DivideAndConquer", "QueryRecollection", "StochasticDepth", "Strategy"]

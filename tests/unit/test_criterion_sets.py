@@ -1,5 +1,7 @@
 """The whole criterion against a loop over sets, one at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -190,3 +192,19 @@ def test_autocast_does_not_reach_the_losses():
 
 def test_no_sets_no_losses():
     assert SetCriterion(RULES)([], make_targets((1,))) == {}
+
+
+def test_stage_weights_scale_the_losses_of_each_stage():
+    """Total = encoder + sum of each stage's own total times its weight; the last weight holds on."""
+    targets, sets = make_targets((3, 2)), step_of_a_host()
+    even = SetCriterion(RULES)(sets, targets).stats
+    weighted = {**RULES, "main": replace(RULES["main"], stage_weights=[0.0, 0.5])}
+    losses = SetCriterion(weighted)(sets, targets)
+    factor = {-1: 1.0, 0: 0.0, 1: 0.5, 2: 0.5}
+    expected = sum(v * factor[int(name.split("/")[0].removeprefix("stage"))] for name, v in even.items())
+    torch.testing.assert_close(sum(losses.values()), expected, rtol=1e-12, atol=0)
+    sum(losses.values()).backward()
+    silent = {s.stage for s in sets if not s.logits_BQK.grad.any() and not s.boxes_BQ4.grad.any()}
+    assert silent == {0}
+    with pytest.raises(ValueError, match="at least 0"):
+        replace(RULES["main"], stage_weights=[-1.0])
