@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detrex_ext.layers.mlp import MLP
 from detrex_ext.layers.position import sine_boxes
-from detrex_ext.structures import Memory, Queries, Slot, SupervisedSet, Targets
+from detrex_ext.structures import Given, Memory, Prior, Queries, Slot, SupervisedSet, Targets
 
 from ..decoders.deformable import reset_head
 from ..encoders.deformable import cell_centres
@@ -87,7 +87,12 @@ class TwoStageQueries(QuerySource):
             ref = (self.bbox_embed(pick(tokens)).to(anchors_BS4.dtype) + pick(anchors_BS4)).sigmoid()
             supervised = (pick(logits), ref) if self.training else None
         queries = self._queries(ref.detach(), pick(tokens).detach(), mem)
-        return queries, [SupervisedSet(*supervised, -1, "enc")] if supervised else []
+        if supervised is None:
+            return queries, []
+        first = anchors_BS4.sigmoid().masked_fill(~valid_BS[..., None], 0.0)
+        given = Given(prior=Prior(first if supervise_all else pick(first)))
+        queries.given["main"] = Given(prior=Prior(queries.ref_BT4))
+        return queries, [SupervisedSet(*supervised, -1, "enc", given=given)]
 
     def select(self, scores_BS: Tensor) -> Tensor:
         """(B, Q) tokens of the highest scores, best first."""

@@ -1,0 +1,83 @@
+"""One-to-many matching with a fixed number of queries for every object.
+
+Shape legend: N sets, Q queries of a set, G objects of the batch (flat).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from torch import Tensor
+
+from detrex_ext.layers.box_ops import TINY
+from detrex_ext.structures import Targets
+
+from .base import HostProblem, Matcher
+from .by_score import NEVER, ScoreMatcher
+from .costs import Cost, candidates
+from .hungarian import HungarianMatcher
+from .stack import Stack
+
+
+class TopKMatcher(ScoreMatcher):
+    """Every object takes its k best queries, whatever other objects do: the simplest rule.
+
+    Ties, precision, places: see :class:`ScoreMatcher`.
+
+    Args:
+        k, conflict, tau, alpha: see :class:`ScoreMatcher`. A query may be among the best of several objects.
+        costs: terms of a cost; the cheapest queries are the best. None: those of the highest IoU are.
+    """
+
+    def __init__(
+        self,
+        k: int = 6,
+        costs: Iterable[Cost] | None = None,
+        conflict: str = "multi",
+        tau: float | None = None,
+        alpha: float = 0.25,
+    ) -> None:
+        super().__init__(k, conflict, tau, alpha)
+        self.priced = None if costs is None else HungarianMatcher(costs)
+
+    def score(self, stack: Stack, targets: Targets) -> Tensor:
+        """See :meth:`ScoreMatcher.score`."""
+        if self.priced is None:
+            return candidates(stack, targets).iou(TINY)
+        return 0.0 - self.priced.cost(stack, targets)
+
+    def counts(self, score_NGQ: Tensor, targets: Targets) -> Tensor:
+        """(N, G) queries that may be taken."""
+        return (score_NGQ > NEVER).sum(-1)
+
+
+class RepeatedMatcher(Matcher):
+    """Every object as often as ``times``: a fixed number of queries for each, of least total cost (H-DETR, arXiv
+    2207.13080, section 3.2).
+
+    Args:
+        matcher: one-to-one, decides over the repeated objects.
+        times: queries per object; fewer where there are not enough.
+    """
+
+    def __init__(self, matcher: Matcher, times: int = 6) -> None:
+        if times < 1:
+            raise ValueError(f"times must be at least 1, got {times}")
+        self.matcher, self.times = matcher, times
+
+    def __repr__(self) -> str:
+        return f"RepeatedMatcher({self.matcher}, times={self.times})"
+
+    def match(self, stack: Stack, targets: Targets) -> HostProblem:
+        """See :meth:`Matcher.match`."""
+        labels = tuple(x.repeat_interleave(self.times) for x in targets.labels)
+        boxes = tuple(x.repeat_interleave(self.times, 0) for x in targets.boxes)
+        problem = self.matcher.match(stack, Targets(labels, boxes, targets.image_hw_B2))
+
+        def solve(arrays: list[np.ndarray]) -> np.ndarray:
+            pairs = problem.solve(arrays)
+            pairs[3] //= self.times
+            return pairs
+
+        return HostProblem(problem.tensors, solve)
