@@ -11,23 +11,39 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms
 
+from ..layers.box_ops import box_cxcywh_to_xyxy
 from ..runtime import Boxes, Instances
 from ..structures import SupervisedSet
 
 
 class Postprocess:
-    """The best (query, class) pairs of the last main set; no threshold, no suppression of duplicates.
+    """The best (query, class) pairs of the last main set; no threshold.
 
     Args:
         top_k: pairs per picture, out of all classes of all queries; None = every query with its best class.
         last_stages: each query answers with the most confident of its predictions of so many last stages.
+        nms: of two boxes of one class with a higher IoU than this, the one with the lower score is dropped, before
+            the best ``top_k`` are taken; for models of which several queries answer for an object. None = all stay.
+        nms_of: at most so many best pairs enter the suppression.
+        class_agnostic: boxes suppress each other whatever their classes.
     """
 
-    def __init__(self, top_k: int | None = 300, last_stages: int = 1) -> None:
+    def __init__(
+        self,
+        top_k: int | None = 300,
+        last_stages: int = 1,
+        nms: float | None = None,
+        nms_of: int = 10000,
+        class_agnostic: bool = False,
+    ) -> None:
         if last_stages < 1:
             raise ValueError(f"last_stages must be at least 1, got {last_stages}")
+        if nms is not None and not 0 < nms <= 1:
+            raise ValueError(f"nms is an IoU between 0 and 1, or None for no suppression; got {nms}")
         self.top_k, self.last_stages = top_k, last_stages
+        self.nms, self.nms_of, self.class_agnostic = nms, nms_of, class_agnostic
 
     def __call__(
         self, sets: Sequence[SupervisedSet], image_hw_B2: Tensor, batched_inputs: Sequence[Mapping[str, Any]]
@@ -49,10 +65,14 @@ class Postprocess:
         """
         chosen = select_main(sets) if self.last_stages == 1 else most_confident(sets, self.last_stages)
         sizes = _output_sizes(image_hw_B2, batched_inputs)
-        scores_BN, labels_BN, query_BN = top_candidates(chosen.logits_BQK, self.top_k, chosen.softmax)
-        boxes_BN4 = chosen.boxes_BQ4.float().gather(1, query_BN[..., None].expand(-1, -1, 4))
-        finite = boxes_BN4.isfinite().all() & scores_BN.isfinite().all()
-        boxes_BN4, keep_BN = to_pixels(boxes_BN4, sizes)
+        pairs = self.top_k if self.nms is None or self.top_k is None else self.nms_of
+        scores_BN, labels_BN, query_BN = top_candidates(chosen.logits_BQK, pairs, chosen.softmax)
+        first_BN4 = chosen.boxes_BQ4.float().gather(1, query_BN[..., None].expand(-1, -1, 4))
+        finite = first_BN4.isfinite().all() & scores_BN.isfinite().all()
+        boxes_BN4, keep_BN = to_pixels(first_BN4, sizes)
+        if self.nms is not None:
+            groups_BN = torch.zeros_like(labels_BN) if self.class_agnostic else labels_BN
+            keep_BN = keep_BN & best_of_duplicates(first_BN4, scores_BN, groups_BN, self.nms, self.top_k)
         all_finite, keep_all = torch.stack([finite, keep_BN.all()]).tolist()
         if not all_finite:
             names = [str(x.get("file_name", i)) for i, x in enumerate(batched_inputs)]
@@ -120,6 +140,22 @@ def top_candidates(logits_BQK: Tensor, top_k: int | None, softmax: bool = False)
 def class_scores(logits: Tensor, softmax: bool = False) -> Tensor:
     """Probabilities of the object classes, fp32; with ``softmax`` without the last class, "no object"."""
     return logits.float().softmax(-1)[..., :-1] if softmax else logits.float().sigmoid()
+
+
+def best_of_duplicates(
+    boxes_BN4: Tensor, scores_BN: Tensor, groups_BN: Tensor, iou: float, top_k: int | None
+) -> Tensor:
+    """Which candidates, given by descending score, are the first ``top_k`` that no better one of their group covers.
+
+    Args:
+        boxes_BN4: cxcywh, in any unit and not clipped.
+        iou: overlap of two candidates above which the lower one is covered.
+    """
+    keep_BN = torch.zeros_like(groups_BN, dtype=torch.bool)
+    xyxy_BN4 = box_cxcywh_to_xyxy(boxes_BN4)
+    for keep_N, *candidates in zip(keep_BN, xyxy_BN4, scores_BN, groups_BN, strict=True):
+        keep_N[batched_nms(*candidates, iou)[:top_k]] = True
+    return keep_BN
 
 
 def to_pixels(boxes_BN4: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:

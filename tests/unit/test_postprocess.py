@@ -109,3 +109,52 @@ def test_each_query_answers_with_its_most_confident_late_stage():
     assert (all_three.pred_boxes.tensor[0, 2] - all_three.pred_boxes.tensor[0, 0]).item() == pytest.approx(10.0)
     with pytest.raises(ValueError, match="last 4 stages: the decoder has 3"):
         Postprocess(None, last_stages=4)(sets, torch.tensor([[100.0, 100.0]]), items)
+
+
+def greedy(rows, iou, top_k, class_agnostic):
+    """Suppression as it is defined; rows are (score, class, xyxy) by descending score."""
+    kept = []
+    for row in rows:
+        rivals = [k for k in kept if class_agnostic or k[1] == row[1]]
+        if all(overlap(row[2], k[2]) <= iou for k in rivals):
+            kept.append(row)
+    return kept[:top_k]
+
+
+def overlap(a, b):
+    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    inner = max(w, 0) * max(h, 0)
+    return inner / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inner)
+
+
+@pytest.mark.parametrize("class_agnostic", [False, True])
+@pytest.mark.parametrize("iou, top_k", [(0.3, 50), (0.6, 5)])
+def test_duplicates_are_dropped_before_the_best_are_taken(iou, top_k, class_agnostic):
+    s = _set(2, 40, 3)
+    s.boxes_BQ4[:] = 0.3 + 0.4 * s.boxes_BQ4
+    results = Postprocess(top_k, nms=iou, class_agnostic=class_agnostic)([s], HW, SIZES)
+    for b, result in enumerate(results):
+        h, w = SIZES[b]["height"], SIZES[b]["width"]
+        rows = []
+        for q, (cx, cy, bw, bh) in enumerate(s.boxes_BQ4[b].tolist()):
+            xyxy = [(cx - bw / 2) * w, (cy - bh / 2) * h, (cx + bw / 2) * w, (cy + bh / 2) * h]
+            rows += [(s.logits_BQK[b, q, k].sigmoid().item(), k, xyxy) for k in range(3)]
+        rows = greedy(sorted(rows, reverse=True), iou, top_k, class_agnostic)
+        assert 0 < len(rows) < 120
+        got = result["instances"]
+        assert got.scores.tolist() == pytest.approx([r[0] for r in rows])
+        assert got.pred_classes.tolist() == [r[1] for r in rows]
+        torch.testing.assert_close(got.pred_boxes.tensor, torch.tensor([r[2] for r in rows]), rtol=0, atol=1e-3)
+
+
+def test_suppression_is_off_unless_asked_for_and_looks_at_the_best_pairs():
+    s = _set(1, 6, 1)
+    s.boxes_BQ4[:] = s.boxes_BQ4[:, :1].clone()
+    best = s.logits_BQK.sigmoid().max().item()
+    assert len(Postprocess()([s], HW[:1], SIZES[:1])[0]["instances"]) == 6
+    for post in (Postprocess(nms=0.5), Postprocess(None, nms=0.5)):
+        assert post([s], HW[:1], SIZES[:1])[0]["instances"].scores.tolist() == pytest.approx([best])
+    s.boxes_BQ4[0, :, 0] = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9, 0.2])
+    assert len(Postprocess(nms=1.0, nms_of=4)([s], HW[:1], SIZES[:1])[0]["instances"]) == 4
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Postprocess(nms=80)
