@@ -80,7 +80,7 @@ class _ConvModule(nn.Module):
 
 class _AssignResult:
     def __init__(self, num_gts: int, gt_inds: Tensor, max_overlaps: Any, labels: Tensor) -> None:
-        self.gt_inds = gt_inds
+        self.gt_inds, self.labels = gt_inds, labels
 
 
 def _head_class(losses: _Registry) -> type:
@@ -102,8 +102,10 @@ def _multi_apply(function: Callable, *lists: Any, **options: Any) -> tuple:
 
 
 @contextlib.contextmanager
-def _stand_ins() -> Iterator[tuple[Callable[[str], types.ModuleType], Callable[..., types.ModuleType], _Registry]]:
-    """``load`` a module of the checkout by its dotted name, ``stub`` another; nothing stays in ``sys.modules``."""
+def stand_ins(
+    root: Path,
+) -> Iterator[tuple[Callable[[str], types.ModuleType], Callable[..., types.ModuleType], _Registry]]:
+    """``load`` a module of a checkout by its dotted name, ``stub`` another; nothing stays in ``sys.modules``."""
     registry = _Registry()
 
     def stub(name: str, **content: Any) -> types.ModuleType:
@@ -117,7 +119,7 @@ def _stand_ins() -> Iterator[tuple[Callable[[str], types.ModuleType], Callable[.
         return module
 
     def load(name: str) -> types.ModuleType:
-        spec = importlib.util.spec_from_file_location(name, ROOT / (name.replace(".", "/") + ".py"))
+        spec = importlib.util.spec_from_file_location(name, root / (name.replace(".", "/") + ".py"))
         module = importlib.util.module_from_spec(spec)
         parent = name.rpartition(".")[0]
         if parent not in sys.modules:
@@ -158,11 +160,12 @@ class Official(nn.Module):
 
     Args:
         dims: sizes.
+        root: the checkout.
     """
 
-    def __init__(self, dims: Dims) -> None:
+    def __init__(self, dims: Dims, root: Path | None = ROOT) -> None:
         super().__init__()
-        with _stand_ins() as (load, stub, registry):
+        with stand_ins(root) as (load, stub, registry):
             iou = load("mmdet.core.bbox.iou_calculators.iou2d_calculator")
             stub("mmdet.core.bbox.iou_calculators", bbox_overlaps=iou.bbox_overlaps)
             boxes = load("mmdet.core.bbox.transforms")
@@ -248,21 +251,21 @@ class Official(nn.Module):
                 result = self.assigner.assign(
                     normalised, logits[i].detach(), boxes[i], labels[i], {"img_shape": (*size, 3)}
                 )
-                samples.append(_sample(result.gt_inds, predicted[i].detach(), boxes[i], labels[i]))
+                samples.append(sample(result, predicted[i].detach(), boxes[i]))
             targets = stage.get_targets(samples, boxes, labels, config, True)
             every = whwh.expand(-1, logits.shape[1], -1)
             out.append(stage.loss(logits.flatten(0, 1), predicted.reshape(-1, 4), *targets, imgs_whwh=every))
         return out
 
 
-def _sample(gt_inds: Tensor, predicted: Tensor, boxes: Tensor, labels: Tensor) -> types.SimpleNamespace:
-    positive, negative = ((gt_inds > 0).nonzero()[:, 0], (gt_inds == 0).nonzero()[:, 0])
-    gt = gt_inds[positive] - 1
+def sample(result: _AssignResult, predicted: Tensor, boxes: Tensor) -> types.SimpleNamespace:
+    """Queries with and without an object, as mmdet hands them to its targets."""
+    positive, negative = ((result.gt_inds > 0).nonzero()[:, 0], (result.gt_inds == 0).nonzero()[:, 0])
     return types.SimpleNamespace(
         pos_inds=positive,
         neg_inds=negative,
         pos_bboxes=predicted[positive],
         neg_bboxes=predicted[negative],
-        pos_gt_bboxes=boxes[gt],
-        pos_gt_labels=labels[gt],
+        pos_gt_bboxes=boxes[result.gt_inds[positive] - 1],
+        pos_gt_labels=result.labels[positive],
     )
