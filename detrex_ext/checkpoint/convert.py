@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from .files import read_checkpoint, write_checkpoint
 from .layouts import FAMILIES, OURS, recognise, to_layout
 from .load import as_tensors, guess, load_state, part_of, published_classes, rename
 from .report import LoadReport
+from .stages import keep_stages
 
 _PARTS = ("backbone.", "neck.", "encoder.", "queries.", "decoder.")
 
@@ -29,6 +30,7 @@ def convert(
     model: nn.Module | None = None,
     averaged: bool = False,
     extra: Mapping[str, Any] | None = None,
+    stages: Sequence[int] | None = None,
 ) -> LoadReport:
     """Writes the weights of any known file under the names of ``to``.
 
@@ -39,6 +41,7 @@ def convert(
         model: what the weights must fit, every tensor of it; without it names alone decide.
         averaged: take the averaged (EMA) weights.
         extra: further values of a file of ours.
+        stages: decoder stages to keep, see :func:`~detrex_ext.checkpoint.stages.keep_stages`; needs the model.
 
     Raises:
         UserError: a file that cannot be read, is of no known kind or does not fit the model; a target that is the
@@ -55,6 +58,8 @@ def convert(
     else:
         report = load_state(model, tensors, strict=True, name=name)
         state = {key: value for key, value in model.state_dict().items() if _covers(report, key)}
+        if stages is not None:
+            state = keep_stages(state, model.decoder, stages)
     write_checkpoint(_contents(state, to, {**_known(data, state, report.layout), **(extra or {})}), target)
     return report
 

@@ -7,12 +7,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from detrex_ext.errors import UserError
+
 EPILOG = """\
 examples:
   the authors' Deformable-DETR as a file of ours, ready to be fine-tuned on other classes:
     python -m detrex_ext convert r50_deformable_detr-checkpoint.pth deformable.pth
   held against a model, every tensor of it, and with its config inside, ready to predict:
     python -m detrex_ext convert official.pth ours.pth --config-file dino_r50_4scale_12ep
+  a training whose inference loops one decoder stage, without the weights of the others:
+    python -m detrex_ext convert output/run/model_final.pth small.pth --config-file output/run --inference-stages
   a training of ours for detrex, averaged weights:
     python -m detrex_ext convert model_final.pth for_detrex.pth --to detrex --ema
 """
@@ -33,6 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", default=OURS.name, choices=(OURS.name, *FAMILIES), help="names to write")
     parser.add_argument("--config-file", metavar="F", help="model that the file must fit")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights of the file")
+    parser.add_argument(
+        "--inference-stages",
+        action="store_true",
+        help="keep only the decoder stages that the config's inference runs (model.decoder.eval_order)",
+    )
     parser.add_argument("--report", action="store_true", help="print every key and what became of it")
     return parser
 
@@ -49,24 +58,35 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     from detrex_ext.checkpoint import convert
 
-    model, extra = _model(args) if args.config_file else (None, None)
-    report = convert(args.source, args.target, args.to, model, args.ema, extra)
+    if args.inference_stages and not args.config_file:
+        raise UserError("--inference-stages needs --config-file, which says what inference runs")
+    model, extra, stages = _model(args) if args.config_file else (None, None, None)
+    report = convert(args.source, args.target, args.to, model, args.ema, extra, stages)
     print(report.full() if args.report else report)
     dropped = f", {len(report.dropped)} left out on purpose" if report.dropped else ""
+    if stages is not None:
+        print(f"decoder stages kept: {', '.join(map(str, stages))}")
     print(f"{args.target}: {len(report.matched)} tensors by the names of {args.to}{dropped}")
     return 0
 
 
-def _model(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """The config's model, and the config as text for the file; the number of classes is the file's where it is open."""
+def _model(args: argparse.Namespace) -> tuple[Any, dict[str, Any], list[int] | None]:
+    """The config's model; the config of the file to write as text; the stages to keep, None = all.
+
+    The number of classes is the file's where the config leaves it open.
+    """
     from detrex_ext.checkpoint import classes_of, read_checkpoint
+    from detrex_ext.checkpoint.stages import inference_stages
     from detrex_ext.config import load_config, save_config
     from detrex_ext.inference import build_for_inference
 
     cfg = load_config(args.config_file)
     if "num_classes" in cfg.model and cfg.model.num_classes is None:
         cfg.model.num_classes, _ = classes_of(read_checkpoint(args.source), args.source)
+    model, stages = build_for_inference(cfg), None
+    if args.inference_stages:
+        cfg, stages = inference_stages(cfg)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         save_config(cfg, path)
-        return build_for_inference(cfg), {"config": path.read_text(encoding="utf-8")}
+        return model, {"config": path.read_text(encoding="utf-8")}, stages
