@@ -2,8 +2,8 @@
 
 from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SoftmaxLoss
 from .normalizers import NORMALIZERS, Normalizer, NumObjects
-from .quality_losses import AlignedLoss
-from .rules import Rule, Term, detr_rule, detr_rules, rules_by_group
+from .quality_losses import AlignedLoss, QualityFocalLoss, VarifocalLoss
+from .rules import Rule, Term, detr_rule, detr_rules, hybrid_rule, rules_by_group
 from .set_criterion import SetCriterion
 from .supervision import Supervision
 
@@ -16,12 +16,15 @@ __all__ = [
     "Loss",
     "Normalizer",
     "NumObjects",
+    "QualityFocalLoss",
     "Rule",
     "SetCriterion",
     "SoftmaxLoss",
     "Supervision",
     "Term",
+    "VarifocalLoss",
     "detr_rule",
     "detr_rules",
+    "hybrid_rule",
     "rules_by_group",
 ]

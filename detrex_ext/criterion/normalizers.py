@@ -134,7 +134,7 @@ def divisors(
             device = wanted[0][1].stack.device
             means = dict(zip(means, _mean_over_ranks(list(means.values()), world, device), strict=True))
     return [
-        n.finish(means[key]) * (s.stack.given.scale if n.scaled else 1.0)
+        n.finish(means[key]) * (s.stack.given.scale if n.scaled else 1.0) * s.stack.given.sets
         for key, (n, s) in zip(keys, wanted, strict=True)
     ]
 

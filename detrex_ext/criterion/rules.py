@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from detrex_ext.matching import GivenMatcher, HungarianMatcher, Matcher
+from detrex_ext.matching import GivenMatcher, HungarianMatcher, Matcher, RepeatedMatcher
 from detrex_ext.structures import SupervisedSet
 
 from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SoftmaxLoss
-from .normalizers import NORMALIZERS, Normalizer
+from .normalizers import NORMALIZERS, Normalizer, NumObjects
 
 TAGS = ("group", "path", "stage")
 
@@ -140,6 +140,24 @@ def detr_rules(groups: Iterable[str] = ("main",), enc_objectness: bool = False, 
         own = {"matcher": GivenMatcher()} if group == "dn" else {}
         rules[group] = detr_rule(**{**options, **own}, objectness=enc_objectness and group == "enc")
     return rules_by_group(rules)
+
+
+def hybrid_rule(main: Rule, times: int = 6, weight: float = 1.0) -> Rule:
+    """The rule of hybrid queries (H-DETR, arXiv 2207.13080, section 3.2) from that of main: objects are repeated.
+
+    Args:
+        main: the host's rule.
+        times: queries that answer for an object (k); where main divides by the number of objects, each counts k times.
+        weight: factor of all losses (lambda).
+    """
+
+    def repeated(term: Term) -> Term:
+        by = term.normalizer
+        by = NumObjects(by.factor * times) if isinstance(by, NumObjects) else by
+        return replace(term, weight=term.weight * weight, normalizer=by)
+
+    terms = {name: repeated(term) for name, term in main.terms.items()}
+    return replace(main, matcher=RepeatedMatcher(main.matcher, times), terms=terms, when=None)
 
 
 def built(value: Any) -> Any:

@@ -59,7 +59,7 @@ def tags(s: SupervisedSet) -> str:
 
 def stack_key(s: SupervisedSet) -> tuple:
     """Sets with equal keys (and one rule) may be stacked."""
-    given = (s.given.scale, *(id(x) for x in (s.given.pairs, s.given.prior, s.given.valid_BQ)))
+    given = (s.given.scale, s.given.sets, *(id(x) for x in (s.given.pairs, s.given.prior, s.given.valid_BQ)))
     return (tuple(s.logits_BQK.shape), s.softmax, s.match_boxes_BQ4 is None, *given)
 
 

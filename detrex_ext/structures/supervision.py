@@ -70,12 +70,14 @@ class Given:
         scale: extra normaliser of the group's losses (denoising: number of groups).
         prior: places and candidates for the FCOS and RoI rules.
         valid_BQ: bool, False for padding queries that must not be supervised; None = all valid.
+        sets: the group's losses are the mean over so many sets, of one or more groups (Group-DETR).
     """
 
     pairs: Pairs | None = None
     scale: float = 1.0
     prior: Prior | None = None
     valid_BQ: Tensor | None = None
+    sets: int = 1
 
 
 @dataclass

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
-from detrex_ext.criterion import detr_rules
+from detrex_ext.criterion import detr_rules, hybrid_rule
 from detrex_ext.modeling.backbones import BasicResNet
 from detrex_ext.modeling.decoders import AdaMixerDecoder, DABDecoder, DeformableDecoder, DETRDecoder
 from detrex_ext.modeling.detector import Detector
@@ -17,6 +18,8 @@ from detrex_ext.modeling.preprocess import Preprocess
 from detrex_ext.modeling.queries import (
     AnchorQueries,
     DenoisingQueries,
+    GroupQueries,
+    HybridQueries,
     LearnedQueries,
     PositionQueries,
     TwoStageQueries,
@@ -139,6 +142,28 @@ def adamixer(denoising: bool = False) -> Detector:
     return model
 
 
+def hybrid(model: Detector) -> Detector:
+    """The same model with hybrid queries, a few for each object."""
+    rule = hybrid_rule(model.rules["main"], times=2)
+    return _around(model, lambda source: HybridQueries(source, 8), "hybrid", rule)
+
+
+def group(model: Detector) -> Detector:
+    """The same model with group queries, three groups in all."""
+    return _around(model, lambda source: GroupQueries(source, 3), "group", model.rules["main"])
+
+
+def _around(model: Detector, wrap: Callable, name: str, rule) -> Detector:
+    torch.manual_seed(0)
+    if isinstance(model.queries, DenoisingQueries):
+        model.queries.source = wrap(model.queries.source)
+    else:
+        model.queries = wrap(model.queries)
+    model.rules[name] = replace(rule, when={"group": name})
+    model.use({})
+    return model
+
+
 class Both(Strategy):
     """Two strategies as one."""
 
@@ -182,4 +207,17 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "dqr": lambda host: QueryRecollection(window=None, lift_points=True),
     "dac": lambda host: DivideAndConquer(),
     "sqr + dac": lambda host: Both(QueryRecollection(lift_points=True), DivideAndConquer()),
+    "hybrid": lambda host: Strategy(),
+    "group": lambda host: Strategy(),
+    "hybrid + sqr": lambda host: QueryRecollection(lift_points=True),
 }
+
+SOURCES: dict[str, Callable[[Detector], Detector]] = {"hybrid": hybrid, "group": group}
+
+
+def host_for(host: str, strategy: str) -> Detector:
+    """A host with the queries that a column of the table names."""
+    model = HOSTS[host]()
+    for name in strategy.split(" + "):
+        model = SOURCES.get(name, lambda same: same)(model)
+    return model

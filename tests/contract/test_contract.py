@@ -12,7 +12,7 @@ from detrex_ext.strategies import QueryRecollection
 from detrex_ext.structures import Targets
 from detrex_ext.testing import BrokenInvariant, check_host, check_strategy, example_batch
 
-from .hosts import HOSTS, STRATEGIES
+from .hosts import HOSTS, SOURCES, STRATEGIES, host_for
 
 CASES = {
     "1, objects": (3,),
@@ -29,17 +29,17 @@ def test_host(host, objects):
 
 
 def cells():
-    """Every host with every strategy on every batch; of strategies together one batch, and the others if asked for."""
+    """Every host with every strategy on every batch; of strategies together, and of further queries, one batch, and the
+    others if asked for."""
     for host, strategy, case in product(HOSTS, STRATEGIES, CASES):
-        slow = "+" in strategy and case != "2, one without"
+        slow = ("+" in strategy or strategy in SOURCES) and case != "2, one without"
         marks = [pytest.mark.slow] if slow else []
         yield pytest.param(host, strategy, CASES[case], id=f"{host}-{strategy}-{case}", marks=marks)
 
 
 @pytest.mark.parametrize("host, strategy, objects", list(cells()))
 def test_strategy_on_host(host, strategy, objects):
-    model = HOSTS[host]()
-    held = check_strategy(STRATEGIES[strategy](host), model, objects)
+    held = check_strategy(STRATEGIES[strategy](host), host_for(host, strategy), objects)
     assert {"eval identity", "plain path", "isolation", "finite gradients"} <= set(held)
 
 

@@ -1,18 +1,25 @@
 """Query sources: where a decoder's initial queries come from."""
 
 from .anchors import AnchorQueries
-from .base import QuerySource
+from .base import Extra, QuerySource
 from .denoising import DenoisingQueries
+from .group import GroupQueries
+from .hybrid import HybridQueries
 from .learned import LearnedQueries, PositionQueries
 from .two_stage import TwoStageQueries
 from .whole_image import WholeImageQueries
+from .wrap import wrap_source
 
 __all__ = [
     "AnchorQueries",
     "DenoisingQueries",
+    "Extra",
+    "GroupQueries",
+    "HybridQueries",
     "LearnedQueries",
     "PositionQueries",
     "QuerySource",
     "TwoStageQueries",
     "WholeImageQueries",
+    "wrap_source",
 ]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from detrex_ext.layers.box_ops import inverse_sigmoid
-from detrex_ext.structures import Memory, Queries, Slot, SupervisedSet, Targets
+from detrex_ext.structures import Memory, Queries, SupervisedSet, Targets
 
-from .base import QuerySource
+from .base import Extra, QuerySource, slots_of
 
 
 class AnchorQueries(QuerySource):
@@ -33,15 +33,26 @@ class AnchorQueries(QuerySource):
             nn.init.xavier_uniform_(self.patterns.weight)
         self.dim = dim
 
-    def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
-        ref = self.anchor_box_embed.weight.to(mem.valid_BL2.dtype).sigmoid()
-        if self.patterns is None:
-            content = mem.tokens_BSC.new_zeros(len(ref), self.dim)
-        else:
-            content = self.patterns.weight.repeat_interleave(len(ref), 0)
-            ref = ref.repeat(len(self.patterns.weight), 1)
+    @property
+    def rows(self) -> nn.Embedding:
+        return self.anchor_box_embed
+
+    def forward(
+        self, mem: Memory, targets: Targets | None = None, extra: Extra | None = None
+    ) -> tuple[Queries, list[SupervisedSet]]:
+        content, ref = own = self._queries(self.anchor_box_embed.weight, mem)
+        if extra is not None:
+            content, ref = (torch.cat(pair) for pair in zip(own, self._queries(extra.rows, mem), strict=True))
+        slots = slots_of(len(own[1]), extra, len(ref))
         content, ref = (x.expand(len(mem.tokens_BSC), -1, -1) for x in (content, ref))
-        return Queries(content, ref, (Slot(ref.shape[1]),)), []
+        return Queries(content, ref, slots), []
+
+    def _queries(self, anchors: Tensor, mem: Memory) -> tuple[Tensor, Tensor]:
+        """Content and references of anchors with every pattern."""
+        ref = anchors.to(mem.valid_BL2.dtype).sigmoid()
+        if self.patterns is None:
+            return mem.tokens_BSC.new_zeros(len(ref), self.dim), ref
+        return self.patterns.weight.repeat_interleave(len(ref), 0), ref.repeat(len(self.patterns.weight), 1)
 
     def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
         return boxes_BT4, {}

@@ -46,7 +46,7 @@ class DenoisingQueries(QuerySource):
         box_noise_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if type(source).place is QuerySource.place:
+        if not source.places:
             raise ValueError(f"denoising needs a source that can place a box; {type(source).__name__} cannot")
         self.source, self.num_classes = source, num_classes
         self.number, self.groups = number, groups

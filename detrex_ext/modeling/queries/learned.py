@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from detrex_ext.structures import Memory, Queries, Slot, SupervisedSet, Targets
+from detrex_ext.structures import Memory, Queries, SupervisedSet, Targets
 
-from .base import QuerySource
+from .base import Extra, QuerySource, all_rows, slots_of
 
 
 class LearnedQueries(QuerySource):
@@ -27,12 +27,18 @@ class LearnedQueries(QuerySource):
         nn.init.xavier_normal_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 
-    def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
-        pos, content = self.query_embedding.weight.chunk(2, -1)
+    @property
+    def rows(self) -> nn.Embedding:
+        return self.query_embedding
+
+    def forward(
+        self, mem: Memory, targets: Targets | None = None, extra: Extra | None = None
+    ) -> tuple[Queries, list[SupervisedSet]]:
+        pos, content = all_rows(self.query_embedding, extra).chunk(2, -1)
         points = self.reference_points(pos).to(mem.valid_BL2.dtype).sigmoid()
         ref = torch.cat([points, torch.zeros_like(points)], -1)
+        slots = slots_of(len(self.query_embedding.weight), extra, len(ref), point=True)
         content, pos, ref = (x.expand(len(mem.tokens_BSC), -1, -1) for x in (content, pos, ref))
-        slots = (Slot(content.shape[1], point=True),)
         return Queries(content, ref, slots, extra={"query_pos": pos}), []
 
 
@@ -50,8 +56,15 @@ class PositionQueries(QuerySource):
         super().__init__()
         self.query_embed = nn.Embedding(num_queries, dim)
 
-    def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
-        pos = self.query_embed.weight.expand(len(mem.tokens_BSC), -1, -1)
+    @property
+    def rows(self) -> nn.Embedding:
+        return self.query_embed
+
+    def forward(
+        self, mem: Memory, targets: Targets | None = None, extra: Extra | None = None
+    ) -> tuple[Queries, list[SupervisedSet]]:
+        pos = all_rows(self.query_embed, extra).expand(len(mem.tokens_BSC), -1, -1)
         content = mem.tokens_BSC.new_zeros(pos.shape)
         ref = mem.valid_BL2.new_full((*pos.shape[:2], 4), 0.5)
-        return Queries(content, ref, (Slot(pos.shape[1]),), extra={"query_pos": pos}), []
+        slots = slots_of(len(self.query_embed.weight), extra, pos.shape[1])
+        return Queries(content, ref, slots, extra={"query_pos": pos}), []

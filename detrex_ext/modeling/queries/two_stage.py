@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from detrex_ext.layers.mlp import MLP
 from detrex_ext.layers.position import sine_boxes
-from detrex_ext.structures import Given, Memory, Prior, Queries, Slot, SupervisedSet, Targets
+from detrex_ext.structures import Given, Memory, Prior, Queries, SupervisedSet, Targets
 
 from ..decoders.deformable import reset_head
 from ..encoders.deformable import cell_centres
-from .base import QuerySource
+from .base import Extra, QuerySource, slots_of
 
 
 class TwoStageQueries(QuerySource):
@@ -70,12 +70,19 @@ class TwoStageQueries(QuerySource):
         reset_head(self.class_embed)
         reset_head(self.bbox_embed)
 
-    def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
+    @property
+    def rows(self) -> nn.Embedding | None:
+        return self.tgt_embed
+
+    def forward(
+        self, mem: Memory, targets: Targets | None = None, extra: Extra | None = None
+    ) -> tuple[Queries, list[SupervisedSet]]:
         anchors_BS4, valid_BS = proposal_anchors(mem, self.anchor_size)
         tokens = self.enc_output_norm(self.enc_output(mem.tokens_BSC.masked_fill(~valid_BS[..., None], 0.0)))
         supervise_all = self.training and self.supervise == "all"
         logits, scores = self._score(tokens, need_all=supervise_all or self.score == "max")
-        index = self.select(scores)
+        index = self.select(scores) if extra is None else self.select(scores, extra.num)
+        own = min(self.num_queries, index.shape[1])
 
         def pick(x: Tensor) -> Tensor:
             return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
@@ -85,18 +92,19 @@ class TwoStageQueries(QuerySource):
             supervised, ref = (logits, boxes), pick(boxes)
         else:
             ref = (self.bbox_embed(pick(tokens)).to(anchors_BS4.dtype) + pick(anchors_BS4)).sigmoid()
-            supervised = (pick(logits), ref) if self.training else None
-        queries = self._queries(ref.detach(), pick(tokens).detach(), mem)
+            supervised = (pick(logits)[:, :own], ref[:, :own]) if self.training else None
+        queries = self._queries(ref.detach(), pick(tokens).detach(), own, extra)
         if supervised is None:
             return queries, []
         first = anchors_BS4.sigmoid().masked_fill(~valid_BS[..., None], 0.0)
-        given = Given(prior=Prior(first if supervise_all else pick(first)))
-        queries.given["main"] = Given(prior=Prior(queries.ref_BT4))
+        given = Given(prior=Prior(first if supervise_all else pick(first)[:, :own]))
+        for slot, start, end in queries.spans():
+            queries.given[slot.group] = Given(prior=Prior(queries.ref_BT4[:, start:end]))
         return queries, [SupervisedSet(*supervised, -1, "enc", given=given)]
 
-    def select(self, scores_BS: Tensor) -> Tensor:
-        """(B, Q) tokens of the highest scores, best first."""
-        return scores_BS.topk(min(self.num_queries, scores_BS.shape[1]), 1).indices
+    def select(self, scores_BS: Tensor, more: int = 0) -> Tensor:
+        """(B, Q + more) tokens of the highest scores, best first."""
+        return scores_BS.topk(min(self.num_queries + more, scores_BS.shape[1]), 1).indices
 
     def _score(self, tokens: Tensor, need_all: bool) -> tuple[Tensor | None, Tensor]:
         if need_all:
@@ -105,13 +113,16 @@ class TwoStageQueries(QuerySource):
         head = self.class_embed
         return None, nn.functional.linear(tokens, head.weight[:1], head.bias[:1])[..., 0]
 
-    def _queries(self, ref: Tensor, tokens: Tensor, mem: Memory) -> Queries:
-        extra, content = {}, tokens
+    def _queries(self, ref: Tensor, tokens: Tensor, own: int, extra: Extra | None) -> Queries:
+        carried, content, total = {}, tokens, ref.shape[1]
         if self.pos_trans is not None:
-            extra["query_pos"], content = self._project(ref)
+            carried["query_pos"], content = self._project(ref)
         if self.tgt_embed is not None:
-            content = self.tgt_embed.weight[None, : ref.shape[1]].expand(len(ref), -1, -1)
-        return Queries(content, ref, (Slot(ref.shape[1]),), extra=extra)
+            rows = self.tgt_embed.weight[:own]
+            if extra is not None:
+                rows = torch.cat([rows, extra.rows[: total - own]])
+            content = rows.expand(len(ref), -1, -1)
+        return Queries(content, ref, slots_of(own, extra, total), extra=carried)
 
     def _project(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         code = sine_boxes(boxes, self.dim // 2, order=(0, 1, 2, 3))

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detrex_ext.layers.xyzr import boxes_to_xyzr
-from detrex_ext.structures import Memory, Queries, Slot, SupervisedSet, Targets
+from detrex_ext.structures import Memory, Queries, SupervisedSet, Targets
 
-from .base import QuerySource
+from .base import Extra, QuerySource, all_rows, slots_of
 
 
 class WholeImageQueries(QuerySource):
@@ -28,12 +28,20 @@ class WholeImageQueries(QuerySource):
         super().__init__()
         self.content = nn.Embedding(num_queries, dim)
 
-    def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
-        B, (Q, C) = len(mem.tokens_BSC), self.content.weight.shape
+    @property
+    def rows(self) -> nn.Embedding:
+        return self.content
+
+    def forward(
+        self, mem: Memory, targets: Targets | None = None, extra: Extra | None = None
+    ) -> tuple[Queries, list[SupervisedSet]]:
+        rows = all_rows(self.content, extra)
+        B, (Q, C) = len(mem.tokens_BSC), rows.shape
         whole = mem.valid_BL2.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(B, Q, 4)
-        ref, extra = self.place(whole, mem)
-        content = F.layer_norm(self.content.weight, (C,)).expand(B, -1, -1)
-        return Queries(content, ref, (Slot(Q),), extra=extra), []
+        ref, carried = self.place(whole, mem)
+        content = F.layer_norm(rows, (C,)).expand(B, -1, -1)
+        slots = slots_of(len(self.content.weight), extra, Q)
+        return Queries(content, ref, slots, extra=carried), []
 
     def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
         wh = mem.image_hw_B2.flip(1).to(boxes_BT4.dtype)
