@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from detrex_ext.matching import aligned_quality
 
 from .losses import SigmoidLoss
+from .sigmoid import negative
 from .supervision import Supervision
 
 
@@ -36,4 +37,68 @@ class AlignedLoss(SigmoidLoss):
         target = aligned_quality(x_P.detach().sigmoid(), s.cls_iou_P, self.alpha)
         weight = s.assignment.cls.weight_P
         target = target if weight is None else target * weight
-        return target * F.softplus(-x_P, threshold=40) + (1 - target) * F.softplus(x_P, threshold=40)
+        return _towards(x_P, target)
+
+
+class VarifocalLoss(SigmoidLoss):
+    """Varifocal loss (VarifocalNet, arXiv 2008.13367, eq. 2): a positive learns the IoU q of its box, and counts by it.
+
+    A positive costs -q (q log p + (1 - q) log(1 - p)) times its pair's weight; all else, and a positive whose box
+    misses its object, costs alpha p^gamma (-log(1 - p)).
+
+    Args:
+        alpha: weight of negatives.
+        gamma: of negatives.
+    """
+
+    def __init__(self, alpha: float = 0.75, gamma: float = 2.0) -> None:
+        self.alpha, self.gamma = alpha, gamma
+
+    @property
+    def scale(self) -> float:
+        """Weight of negatives."""
+        return self.alpha
+
+    def positive(self, x_P: Tensor, s: Supervision) -> Tensor:
+        """See :meth:`SigmoidLoss.positive`."""
+        target = s.cls_iou_P
+        value = (target * _towards(x_P, target)).where(target > 0, negative(x_P, self.alpha, self.gamma))
+        return _weighted(value, s)
+
+
+class QualityFocalLoss(SigmoidLoss):
+    """Quality focal loss (Generalized Focal Loss, arXiv 2006.04388, eq. 3): a positive learns the IoU y of its box.
+
+    A positive costs |y - p|^beta (-y log p - (1 - y) log(1 - p)) times its pair's weight; all else is the same with
+    y = 0.
+
+    Args:
+        beta: how much less an entry counts the closer it is to its target; at least 1, for the slope at the target.
+    """
+
+    scale = 1.0
+
+    def __init__(self, beta: float = 2.0) -> None:
+        if beta < 1:
+            raise ValueError(f"beta must be at least 1, got {beta}")
+        self.beta = beta
+
+    @property
+    def gamma(self) -> float:
+        """Of negatives."""
+        return self.beta
+
+    def positive(self, x_P: Tensor, s: Supervision) -> Tensor:
+        """See :meth:`SigmoidLoss.positive`."""
+        target = s.cls_iou_P
+        return _weighted((target - x_P.sigmoid()).abs() ** self.beta * _towards(x_P, target), s)
+
+
+def _towards(x: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of sigmoid(x) with a target between 0 and 1, elementwise."""
+    return target * F.softplus(-x, threshold=40) + (1 - target) * F.softplus(x, threshold=40)
+
+
+def _weighted(value_P: Tensor, s: Supervision) -> Tensor:
+    weight = s.assignment.cls.weight_P
+    return value_P if weight is None else value_P * weight
