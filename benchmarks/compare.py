@@ -3,8 +3,12 @@
 
     python benchmarks/compare.py --config-file configs/quickstart.py --overlay sqr --seeds 0,1,2 [key=value ...]
     python benchmarks/compare.py --config-file dab_detr_r50_50ep --config-file dino_r50_4scale_12ep --base tiny
+    python benchmarks/compare.py --config-file configs/quickstart.py --overlay sqr --overlay "wide: sqr key=value" \
+        --again "late: model.postprocess.last_stages=2" --stages model.decoder.num_layers=6
 
-Every `--overlay A,B` is a variant of its own; `--base` is laid over every config first. Runs go `--jobs` at a time
+Every `--overlay "[name:] A,B key=value ..."` is a variant of its own, with its overlays and overrides; `--base` is laid
+over every config first. `--again "name: key=value ..."` evaluates what was trained at equal steps under other settings,
+`--stages` analyses the decoder stages too. Runs go `--jobs` at a time
 with one thread each. Time is the processor time of a run's process, which hardly depends on what runs beside it; memory
 is its peak resident size. A run that is finished in the output folder is not made again.
 """
@@ -14,14 +18,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,12 +39,13 @@ class Run:
     Attributes:
         variant: name in the table.
         config: file or name of the config.
-        overlay: overlays in order, comma-separated; "" = the bare model.
+        overlay: overlays in order, comma-separated, and then overrides, all separated by blanks; "" = the bare model.
         seed: of the training.
         steps: optimiser steps; None = as many as the config says.
         ap, ap50, ap75: COCO figures of the last evaluation.
         curve: AP of each evaluation on the way, by step as text (as JSON keeps it).
         cpu_s, peak_mib: processor time and peak resident size of the process.
+        stages: figures of the stage analysis, where it was made.
     """
 
     variant: str
@@ -52,26 +59,43 @@ class Run:
     curve: dict[str, float] | None = None
     cpu_s: float = 0.0
     peak_mib: float = 0.0
+    stages: dict[str, float] | None = None
 
 
-def train(run: Run, output: Path, overrides: Sequence[str]) -> Run:
-    """Runs a training in a process of its own, or reads what it left."""
-    folder = output / f"{run.variant.replace(' ', '_')}_{run.seed}"
-    record = folder / "run.json"
-    if record.is_file():
-        return Run(**json.loads(record.read_text()))
-    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", run.config]
-    command += ["--overlay", run.overlay] if run.overlay else []
-    command += [*overrides, f"train.output_dir={folder}", "train.overwrite=true", f"train.seed={run.seed}"]
-    command += [f"train.max_iter={run.steps}"] if run.steps else []
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "stdout.txt").open("w") as out:
+def folder_of(run: Run, output: Path) -> Path:
+    """Where a run lives."""
+    return output / f"{run.variant.replace(' ', '_')}_{run.seed}"
+
+
+def start(command: Sequence[str], log: Path) -> Any:
+    """Runs a process with one thread; what it used.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    with log.open("w") as out:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
         _, status, used = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{' '.join(command)}\nfailed; see {folder / 'stdout.txt'}")
+        raise SystemExit(f"{' '.join(command)}\nfailed; see {log}")
+    return used
+
+
+def train(run: Run, output: Path, overrides: Sequence[str]) -> Run:
+    """Runs a training in a process of its own, or reads what it left."""
+    folder = folder_of(run, output)
+    record = folder / "run.json"
+    if record.is_file():
+        return Run(**json.loads(record.read_text()))
+    overlays, own = split(run.overlay)
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", run.config]
+    command += ["--overlay", overlays] if overlays else []
+    command += [*overrides, *own, f"train.output_dir={folder}", "train.overwrite=true", f"train.seed={run.seed}"]
+    command += [f"train.max_iter={run.steps}"] if run.steps else []
+    folder.mkdir(parents=True, exist_ok=True)
+    used = start(command, folder / "stdout.txt")
     rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     # as detectron2 writes it: an evaluation on the way under the last step before it, the final one under their number
     seen = {row["iteration"]: row for row in rows if "bbox/AP" in row}
@@ -79,9 +103,39 @@ def train(run: Run, output: Path, overrides: Sequence[str]) -> Run:
     run.steps = max(seen)
     run.ap, run.ap50, run.ap75 = (last[f"bbox/{name}"] for name in ("AP", "AP50", "AP75"))
     run.curve = {str(step): row["bbox/AP"] for step, row in seen.items()}
+    run.stages = {k.removeprefix("stages/"): v for k, v in last.items() if k.startswith("stages/")} or None
     run.cpu_s, run.peak_mib = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
     record.write_text(json.dumps(asdict(run), indent=2) + "\n")
     return run
+
+
+def evaluate(run: Run, name: str, overrides: str, output: Path) -> Run:
+    """The weights of a finished run under other settings of inference; its time is that of the evaluation."""
+    folder = folder_of(run, output)
+    log = folder / f"again_{name.replace(' ', '_')}.txt"
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", str(folder), "--eval-only"]
+    command += [f"train.init_checkpoint={folder / 'model_final.pth'}", f"train.output_dir={folder}", *overrides.split()]
+    used = start(command, log)
+    figures = {}
+    for names, values in re.findall(r"copypaste: (\w[^\n]*,[^\n]*)\n.*?copypaste: ([^\n]+)", log.read_text()):
+        figures |= dict(zip(names.split(","), map(float, values.split(",")), strict=True))
+    again = replace(run, variant=f"{run.variant}, {name}", curve=None, cpu_s=used.ru_utime + used.ru_stime)
+    again.peak_mib, again.stages = used.ru_maxrss / 1024, None
+    again.ap, again.ap50, again.ap75 = (figures[k] for k in ("AP", "AP50", "AP75"))
+    return again
+
+
+def split(text: str) -> tuple[str, list[str]]:
+    """Overlays and overrides of a variant."""
+    words = text.split()
+    overlays = words[0] if words and "=" not in words[0] else ""
+    return overlays, words[bool(overlays) :]
+
+
+def named(text: str) -> tuple[str, str]:
+    """(name, rest) of ``name: rest``; without a name the text is its own."""
+    name, mark, rest = text.partition(": ")
+    return (name, rest.strip()) if mark else (text, text)
 
 
 def as_long(bare: Iterable[Run], other: Iterable[Run]) -> int:
@@ -111,39 +165,67 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
+def stage_table(runs: Sequence[Run]) -> str:
+    """AP by stage and what the last stage made of the earlier ones at IoU 0.75, means over seeds; "" without any."""
+    runs = [r for r in runs if r.stages]
+    if not runs:
+        return ""
+    columns = list(max((r.stages for r in runs), key=len))
+    lines = ["| variant | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for name in dict.fromkeys(r.variant for r in runs):
+        group = [r.stages for r in runs if r.variant == name]
+        means = [statistics.mean(s[c] for s in group) if c in group[0] else None for c in columns]
+        lines.append(f"| {name} | " + " | ".join("-" if m is None else f"{m:.1f}" for m in means) + " |")
+    return "\n".join(lines)
+
+
 def variants(configs: Sequence[str], base: str, overlays: Sequence[str]) -> list[tuple[str, str, str]]:
     """(name, config, overlays) of every variant; the bare one of a config comes before those laid over it."""
     found = []
     for config in configs:
         name = "bare" if len(configs) == 1 else Path(config).stem
         found.append((name, config, base))
-        for overlay in overlays:
-            title = f"+{overlay}" if len(configs) == 1 else f"{name} +{overlay}"
-            found.append((title, config, ",".join(filter(None, [base, overlay]))))
+        for text in overlays:
+            title, rest = named(text)
+            own, overrides = split(rest)
+            title = f"+{title}" if len(configs) == 1 else f"{name} +{title}"
+            found.append((title, config, " ".join([",".join(filter(None, [base, own])), *overrides]).strip()))
     return found
 
 
 Variant = tuple[str, str, str]
 
 
-def compare(made: list[Variant], base: str, seeds: Sequence[int], output: Path, jobs: int, more: Sequence[str]) -> None:
-    """All runs: every variant at equal steps, then the bare ones as long as each overlay took."""
+def compare(
+    made: list[Variant],
+    base: str,
+    seeds: Sequence[int],
+    output: Path,
+    jobs: int,
+    more: Sequence[str],
+    again: Sequence[str] = (),
+    longer: bool = True,
+) -> None:
+    """All runs: every variant at equal steps, their weights again, the bare ones as long as each overlay took."""
 
-    def all_of(runs: list[Run]) -> list[Run]:
+    def all_of(work: Callable[..., Run], arguments: list[tuple]) -> list[Run]:
         with ThreadPoolExecutor(jobs) as pool:
-            return list(pool.map(lambda r: train(r, output, more), runs))
+            return list(pool.map(lambda given: work(*given), arguments))
 
     started = time.time()
-    runs = all_of([Run(*variant, seed, None) for seed in seeds for variant in made])
-    longer = []
-    for name, config, overlay in made:
+    runs = all_of(train, [(Run(*variant, seed, None), output, more) for seed in seeds for variant in made])
+    others = all_of(evaluate, [(run, *named(text), output) for text in again for run in runs])
+    wanted = []
+    for name, config, overlay in made if longer else ():
         if overlay != base:
             bare = [r for r in runs if (r.config, r.overlay) == (config, base)]
             steps = as_long(bare, [r for r in runs if r.variant == name])
-            longer += [Run(f"{bare[0].variant}, as long as {name}", config, base, seed, steps) for seed in seeds]
-    runs += all_of(longer)
+            title = f"{bare[0].variant}, as long as {name}"
+            wanted += [(Run(title, config, base, seed, steps), output, more) for seed in seeds]
+    others += all_of(train, wanted)
     order = [name for name, _, _ in made]
-    print(table(sorted(runs, key=lambda r: order.index(r.variant) if r.variant in order else len(order))))
+    runs = sorted(runs, key=lambda r: order.index(r.variant)) + others
+    print("\n\n".join(filter(None, [table(runs), stage_table(runs)])))
     print(f"\n{len(runs)} runs, {jobs} at a time, {(time.time() - started) / 60:.0f} min")
     (output / "runs.json").write_text(json.dumps([asdict(r) for r in runs], indent=2) + "\n")
 
@@ -153,7 +235,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config-file", action="append", required=True, metavar="F", help="may be repeated")
     parser.add_argument("--base", default="", metavar="A,B", help="overlays laid over every config first")
-    parser.add_argument("--overlay", action="append", default=[], metavar="A,B", help="a variant; may be repeated")
+    parser.add_argument("--overlay", action="append", default=[], metavar="[NAME:] A,B KEY=VALUE", help="a variant")
+    parser.add_argument("--again", action="append", default=[], metavar="NAME: KEY=VALUE", help="another evaluation")
+    parser.add_argument("--stages", action="store_true", help="stage-wise errors in every evaluation")
+    parser.add_argument("--equal-steps", action="store_true", help="only those: no bare run as long as another took")
     parser.add_argument("--seeds", default="0,1,2", metavar="S,S")
     parser.add_argument("--output", default="output/compare", metavar="DIR", type=Path)
     parser.add_argument("--jobs", default=2, metavar="N", type=int, help="trainings at a time")
@@ -162,7 +247,8 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     seeds = [int(s) for s in args.seeds.split(",")]
     made = variants(args.config_file, args.base, args.overlay)
-    compare(made, args.base, seeds, args.output, args.jobs, args.overrides)
+    more = [*args.overrides, *(["dataloader.evaluator.stages=true"] if args.stages else [])]
+    compare(made, args.base, seeds, args.output, args.jobs, more, args.again, not args.equal_steps)
 
 
 if __name__ == "__main__":

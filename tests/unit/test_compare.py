@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,3 +53,48 @@ def test_a_finished_run_is_read_and_not_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", lambda *a, **k: pytest.fail("trained again"))
     again = COMPARE["train"](Run("bare", "quickstart", "", 3, None), tmp_path, [])
     assert (again.ap, again.steps, again.cpu_s) == (61.5, 1000, 100)
+
+
+def test_a_variant_may_have_a_name_and_overrides():
+    made = COMPARE["variants"](["quickstart"], "", ["deep: sqr,dac a.b=1 c=[0,1]", "x.y=2", "sqr window=3"])
+    assert made[1:] == [
+        ("+deep", "quickstart", "sqr,dac a.b=1 c=[0,1]"),
+        ("+x.y=2", "quickstart", "x.y=2"),
+        ("+sqr window=3", "quickstart", "sqr window=3"),
+    ]
+    assert [COMPARE["split"](overlay) for _, _, overlay in made] == [
+        ("", []),
+        ("sqr,dac", ["a.b=1", "c=[0,1]"]),
+        ("", ["x.y=2"]),
+        ("sqr", ["window=3"]),
+    ]
+    assert COMPARE["variants"](["quickstart"], "tiny", ["x.y=2"])[1][2] == "tiny x.y=2"
+
+
+def test_stages_have_a_table_of_their_own():
+    runs = [run("bare", 0, 60, 100), run("+loop", 0, 60, 100), run("+loop", 1, 60, 100)]
+    assert COMPARE["stage_table"](runs) == ""
+    runs[0].stages = {"AP_stage1": 10.0, "TPF": 20.0}
+    runs[1].stages = {"AP_stage1": 10.0, "AP_stage2": 30.0, "TPF": 20.0}
+    runs[2].stages = {"AP_stage1": 12.0, "AP_stage2": 30.0, "TPF": 20.0}
+    rows = COMPARE["stage_table"](runs).splitlines()
+    assert rows[0] == "| variant | AP_stage1 | AP_stage2 | TPF |"
+    assert rows[2:] == ["| bare | 10.0 | - | 20.0 |", "| +loop | 11.0 | 30.0 | 20.0 |"]
+
+
+def test_weights_are_evaluated_again_under_other_settings(tmp_path, monkeypatch):
+    """The figures are those that the evaluation logs; the command asks for no training."""
+    seen = []
+
+    def start(command, log):
+        seen.append(command)
+        log.write_text(
+            "[x] copypaste: Task: bbox\n[x] copypaste: AP,AP50,AP75\n[x] copypaste: 41.5000,60.0000,50.0000\n"
+        )
+        return SimpleNamespace(ru_utime=1.0, ru_stime=0.5, ru_maxrss=2048)
+
+    monkeypatch.setitem(COMPARE["evaluate"].__globals__, "start", start)
+    (tmp_path / "bare_0").mkdir()
+    again = COMPARE["evaluate"](run("bare", 0, 60, 100), "late", "a=1 b=2", tmp_path)
+    assert (again.variant, again.ap, again.ap50, again.ap75, again.cpu_s) == ("bare, late", 41.5, 60.0, 50.0, 1.5)
+    assert "--eval-only" in seen[0] and seen[0][-2:] == ["a=1", "b=2"]
