@@ -6,7 +6,7 @@ from detrex_ext.strategies import DivideAndConquer
 
 dac = L(DivideAndConquer)(
     matcher=L(OneToManyMatcher)(
-        k=6, threshold=0.4, w_iou=0.7, w_cls=0.3, cap=75, conflict="multi", tau=None, alpha=0.25
+        k=6, threshold=0.4, w_iou=0.7, w_cls=0.3, cap=75, conflict="multi", tau=None, alpha=0.25, boxes="predicted"
     ),
     start="shared",
     denoising=True,
@@ -16,4 +16,5 @@ dac = L(DivideAndConquer)(
     dn_weight=1.0,
     class_weight=None,
     norm_factor=3.0,
+    recollected=False,
 )

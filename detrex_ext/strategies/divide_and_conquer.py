@@ -38,6 +38,8 @@ class DivideAndConquer(Strategy):
         class_weight: weight of the auxiliary class term instead of the host's.
         norm_factor: auxiliary losses of main queries are divided by so many times the number of objects, whatever the
             host divides by (but a loss that is a mean stays one).
+        recollected: sets that a recollection adds have an auxiliary set too, from where they are added on: twice as
+            many sets, and as many times the auxiliary losses. The recollection comes before in ``model.strategies``.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class DivideAndConquer(Strategy):
         dn_weight: float = 1.0,
         class_weight: float | None = None,
         norm_factor: float = 3.0,
+        recollected: bool = False,
     ) -> None:
         for name, value, known in (
             ("start", start, ("shared", "init")),
@@ -64,7 +67,8 @@ class DivideAndConquer(Strategy):
         self.start_step = 0 if start == "shared" else -1
         self.groups = ("main", "dn") if denoising else ("main",)
         self.weight, self.dn_weight, self.class_weight = weight, dn_weight, class_weight
-        self.norm_factor = norm_factor
+        self.norm_factor, self.recollected = norm_factor, recollected
+        self.twinned = ("plain", "recollect") if recollected else ("plain",)
 
     def after_stage(
         self, step: int, history: Sequence[Queries], sets: list[SupervisedSet], q: Queries
@@ -72,12 +76,28 @@ class DivideAndConquer(Strategy):
         if step == self.start_step:
             q = cat(history[-1].take(self.groups, "plain").retag(path="aux", attend=False), q)
             sets = [*sets, *(replace(s, path="aux") for s in sets if s.path == "plain" and s.group in self.groups)]
+        q = self._with_twins(history[-1], q) if self.recollected else q
         if step < self.first_stage:
             return [s for s in sets if s.path != "aux"], q
         if self.box_source == "main":
-            (boxes,) = (s.boxes_BQ4 for s in sets if (s.group, s.path) == ("main", "plain"))
-            sets = [replace(s, match_boxes_BQ4=boxes) if (s.group, s.path) == ("main", "aux") else s for s in sets]
+            # auxiliary sets stand in the order of those that they are twins of
+            boxes = [s.boxes_BQ4 for s in sets if s.group == "main" and s.path in self.twinned]
+            at = [i for i, s in enumerate(sets) if (s.group, s.path) == ("main", "aux")]
+            seen = dict(zip(at, boxes, strict=True))
+            sets = [replace(s, match_boxes_BQ4=seen[i]) if i in seen else s for i, s in enumerate(sets)]
         return sets, q
+
+    def _with_twins(self, last: Queries, q: Queries) -> Queries:
+        """Adds auxiliary sets of what a recollection has added since the last stage."""
+        paths = [s.path for s in last.slots if s.group == "main"]
+        if "recollect" in paths and paths.count("aux") != paths.count("recollect") + 1:
+            raise ValueError(
+                "DivideAndConquer(recollected=True) sees recollected sets too late: the recollection comes before it "
+                "in model.strategies, as by --overlay sqr,dac"
+            )
+        known = {s.domain for s in last.slots}
+        added = q.select([s.path == "recollect" and s.domain not in known for s in q.slots])
+        return cat(added.retag(path="aux", attend=False), q) if added.slots else q
 
     def rules(self, host_rules: dict[str, Rule]) -> list[Rule]:
         from detrex_ext.criterion.normalizers import Mean, NumObjects

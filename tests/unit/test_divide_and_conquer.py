@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from contract.hosts import HOSTS, Both
 
 from detrex_ext.criterion import FocalLoss, SetCriterion, SoftmaxLoss, detr_rules
 from detrex_ext.matching import GivenMatcher, OneToManyMatcher
@@ -11,6 +12,7 @@ from detrex_ext.modeling.decoders import DeformableDecoder
 from detrex_ext.modeling.queries import DenoisingQueries, TwoStageQueries
 from detrex_ext.strategies import DivideAndConquer, QueryRecollection
 from detrex_ext.structures import Memory, Targets
+from detrex_ext.testing import check_strategy
 
 DIM, LAYERS = 16, 4
 SHAPES = ((4, 4), (2, 2))
@@ -130,6 +132,49 @@ def test_beside_recollection_there_is_one_more_set_per_stage_and_the_others_stay
         assert [s.stage for s in aux(both, group)] == list(range(LAYERS))
         for a, b in zip(aux(both, group), aux(dac, group), strict=True):
             same(a, b)
+
+
+@pytest.mark.parametrize("start", ["shared", "init"])
+def test_recollected_sets_may_have_twins_of_their_own(start):
+    """As many auxiliary sets as others; each is matched by its twin's boxes, and none is ever recollected."""
+    model, (mem, targets) = build(), inputs()
+    dac = DivideAndConquer(start=start, recollected=True)
+    _, both = run(model, mem, targets, QueryRecollection(), dac)
+    _, sqr = run(model, mem, targets, QueryRecollection())
+    others = [s for s in both if s.path != "aux"]
+    for a, b in zip(others, sqr, strict=True):
+        assert (a.stage, a.group, a.path) == (b.stage, b.group, b.path)
+        same(a, b)
+    for stage in range(LAYERS):
+        own = [s for s in others if s.stage == stage and s.group == "main"]
+        twins = [s for s in aux(both) if s.stage == stage]
+        assert len(twins) == len(own) == (1, 2, 3, 5)[stage]
+        assert all(a.match_boxes_BQ4 is b.boxes_BQ4 for a, b in zip(twins, own, strict=True))
+        assert len([s for s in aux(both, "dn") if s.stage == stage]) == 1
+
+
+def test_a_twin_of_a_recollected_set_is_its_own_pass_without_self_attention():
+    model, (mem, targets) = build(dn=False), inputs()
+    q, sets = run(model, mem, targets, QueryRecollection(), DivideAndConquer(recollected=True))
+    # of the second stage's sets the first holds the initial queries
+    recollected = q.retag(path="aux", attend=False)
+    for layer in (1, 2, 3):
+        logits, boxes, recollected = model["decoder"]._stage(layer, recollected, mem)
+        twins = [s for s in aux(sets) if s.stage == layer]
+        assert sum(torch.allclose(t.logits_BQK, logits, rtol=0, atol=1e-12) for t in twins) == 1
+        assert sum(torch.allclose(t.boxes_BQ4, boxes, rtol=0, atol=1e-12) for t in twins) == 1
+
+
+@pytest.mark.parametrize("host", ["deformable, two-stage, dn", "adamixer"])
+def test_twins_of_recollected_sets_keep_the_contract(host):
+    check_strategy(Both(QueryRecollection(), DivideAndConquer(recollected=True)), HOSTS[host]())
+
+
+@pytest.mark.parametrize("source", ["main", "own"])
+def test_twins_of_recollected_sets_need_the_recollection_before(source):
+    model, (mem, targets) = build(dn=False), inputs()
+    with pytest.raises(ValueError, match="the recollection comes before it"):
+        run(model, mem, targets, DivideAndConquer(recollected=True, box_source=source), QueryRecollection())
 
 
 def test_options_choose_sets_and_boxes():
