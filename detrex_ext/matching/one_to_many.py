@@ -67,17 +67,16 @@ class OneToManyMatcher(ScoreMatcher):
         """See :meth:`ScoreMatcher.score`.
 
         Raises:
-            ValueError: with ``boxes="prior"``, if the source of a set names none.
+            ValueError: with ``boxes="prior"``, if the source of a set names no boxes, or of other queries.
         """
         if self.boxes == "prior":
-            prior = stack.given.prior
-            if prior is None or prior.boxes_BQ4 is None:
+            first_BQ4 = None if stack.given.prior is None else stack.given.prior.boxes_BQ4
+            if first_BQ4 is None or first_BQ4.shape != stack.boxes_NBQ4.shape[1:]:
                 raise ValueError(
-                    f"OneToManyMatcher(boxes='prior'): the source of {stack.name(0)} names no boxes that its queries "
-                    "begin with; TwoStageQueries does. Use boxes='predicted' with other sources"
+                    f"OneToManyMatcher(boxes='prior'): the source of {stack.name(0)} does not say which boxes its "
+                    f"{stack.shape[2]} queries begin with, as TwoStageQueries does. Use boxes='predicted'"
                 )
-            first_NBQ4 = prior.boxes_BQ4.to(stack.boxes_NBQ4.dtype).expand_as(stack.boxes_NBQ4)
-            stack = replace(stack, match_boxes_NBQ4=first_NBQ4)
+            stack = replace(stack, match_boxes_NBQ4=first_BQ4.to(stack.boxes_NBQ4.dtype).expand_as(stack.boxes_NBQ4))
         seen = candidates(stack, targets)
         score_NGQ = self.w_iou * seen.iou(TINY)
         return score_NGQ + self.w_cls * seen.prob() if self.w_cls else score_NGQ

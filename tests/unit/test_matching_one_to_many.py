@@ -181,8 +181,9 @@ def test_detas_rule_equals_loops():
     for i, stack, targets in cases(500, given=first_boxes):
         rule = {"k": 4, "threshold": (0.6, 0.7)[i % 2], "w_iou": 1.0, "w_cls": 0.0, "cap": None, "boxes": "prior"}
         check(OneToManyMatcher(**rule), stack, targets)
-    with pytest.raises(ValueError, match="group 'main', path 'plain', stage 0 names no boxes"):
-        OneToManyMatcher(boxes="prior").match(*problem((2,), 5))
+    for given in (None, first_boxes(4)):
+        with pytest.raises(ValueError, match="group 'main', path 'plain', stage 0 does not say .* 5 queries"):
+            OneToManyMatcher(boxes="prior").match(*problem((2,), 5, given=given))
 
 
 @pytest.mark.parametrize("costs", [None, [L1Cost(5.0)]])
