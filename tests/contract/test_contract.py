@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from itertools import product
 
@@ -41,6 +42,29 @@ def cells():
 def test_strategy_on_host(host, strategy, objects):
     held = check_strategy(STRATEGIES[strategy](host), host_for(host, strategy), objects)
     assert {"eval identity", "plain path", "isolation", "finite gradients"} <= set(held)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("host", HOSTS)
+def test_further_queries_leave_the_hosts_own_alone(host, name):
+    bare = HOSTS[host]().double()
+    model = SOURCES[name](copy.deepcopy(bare))
+    batch = example_batch(bare.num_classes)
+    found = []
+    for which in (bare, model):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            found.append((which.train().forward_sets(batch), which.eval().forward_sets(batch)))
+    (trained, asked), (trained_beside, asked_beside) = found
+    assert len(asked) == len(asked_beside)
+    for a, b in zip(asked, asked_beside, strict=True):
+        assert torch.equal(a.logits_BQK, b.logits_BQK) and torch.equal(a.boxes_BQ4, b.boxes_BQ4)
+    assert {s.group for s in trained_beside} == {s.group for s in trained} | {name}
+    first = {(s.stage, s.group): s for s in reversed(trained_beside)}
+    for s in trained:
+        beside = first[s.stage, s.group]
+        torch.testing.assert_close(beside.logits_BQK, s.logits_BQK, rtol=0, atol=1e-12)
+        torch.testing.assert_close(beside.boxes_BQ4, s.boxes_BQ4, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("host", HOSTS)

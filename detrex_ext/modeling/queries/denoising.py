@@ -47,7 +47,8 @@ class DenoisingQueries(QuerySource):
     ) -> None:
         super().__init__()
         if not source.places:
-            raise ValueError(f"denoising needs a source that can place a box; {type(source).__name__} cannot")
+            host = type(getattr(source, "source", source)).__name__
+            raise ValueError(f"denoising needs a source that can place a box; {host} cannot")
         self.source, self.num_classes = source, num_classes
         self.number, self.groups = number, groups
         self.label_noise_ratio, self.box_noise_scale = label_noise_ratio, box_noise_scale

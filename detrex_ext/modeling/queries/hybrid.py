@@ -49,6 +49,6 @@ class HybridQueries(WrappedSource):
 @torch.no_grad()
 def _more_rows(own: nn.Embedding, num: int) -> nn.Embedding:
     """New rows, distributed as the initial ones: every column is drawn from theirs."""
-    made = nn.Embedding(num, own.embedding_dim)
-    made.weight.copy_(own.weight.gather(0, torch.randint(own.num_embeddings, made.weight.shape)))
+    made = nn.Embedding(num, own.embedding_dim, device=own.weight.device, dtype=own.weight.dtype)
+    made.weight.copy_(own.weight.gather(0, torch.randint_like(made.weight, own.num_embeddings, dtype=torch.int64)))
     return made
