@@ -120,7 +120,14 @@ def compare_backward(peer, expected, ours, losses, whole, each):
 
 def test_layout(models):
     """What we write has exactly detrex's keys and shapes, loads strictly into detrex, and comes back."""
-    variant, peer, ours = models
+    assert_same_layout(*models)
+
+
+def test_layout_with_query_recollection():
+    assert_same_layout("dab_sqr", *pair("dab_sqr"))
+
+
+def assert_same_layout(variant, peer, ours):
     _, dump, layout = NAMES[variant]
     written = to_layout(ours, layout)
     assert {k: tuple(v.shape) for k, v in written.items()} == dumped_shapes(dump)
@@ -144,24 +151,30 @@ def test_gradients_in_double_precision(variant):
     compare_backward(peer, expected, ours, losses, whole=1e-9, each=1e-9)
 
 
-def test_query_recollection():
+@pytest.mark.parametrize(
+    ("dtype", "values", "whole", "each"),
+    [(torch.float64, 1e-12, 1e-9, 1e-9), (torch.float32, 1e-5, 1e-4, 1e-3)],
+    ids=["fp64", "fp32"],
+)
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_query_recollection(images, dtype, values, whole, each):
     """All 32 sets of selective query recollection, in their order, the total loss and each gradient."""
-    peer, ours = pair("dab_sqr", torch.float64, FEW)
-    items = batch(SMALL_SIZES, [3, 2], 80)
+    peer, ours = pair("dab_sqr", dtype, FEW, seed=2)  # of seed 1, rounding flips a ReLU of the backbone's last map
+    items = batch([*SMALL_SIZES, (88, 140)][:images], [3, 2, 4][:images], 80)
     peer.model.train()
     ours.train()
     expected, sets = peer(items), ours.forward_sets(items)
     assert len(sets) == len(peer.seen["logits"]) == 32
     for s, logits, boxes in zip(sets, peer.seen["logits"], peer.seen["boxes"], strict=True):
-        assert max(gap(s.logits_BQK, logits), gap(s.boxes_BQ4, boxes)) < 1e-12
+        assert max(gap(s.logits_BQK, logits), gap(s.boxes_BQ4, boxes)) < values
     losses = ours(items)
-    totals = [float(sum(values.values())) for values in (losses, expected)]
-    assert totals[0] == pytest.approx(totals[1], rel=1e-12)
-    compare_backward(peer, expected, ours, losses, whole=1e-9, each=1e-9)
+    totals = [float(sum(terms.values())) for terms in (losses, expected)]
+    assert totals[0] == pytest.approx(totals[1], rel=values)
+    compare_backward(peer, expected, ours, losses, whole, each)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["dab", "detr"])
+@pytest.mark.parametrize("variant", ["dab", "detr", "dab_sqr"])
 @pytest.mark.parametrize(*CASES)
 def test_trajectory(variant, optimizer, dtype, tolerance):
     peer, ours = pair(variant, dtype, FEW)
