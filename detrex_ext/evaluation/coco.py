@@ -6,8 +6,8 @@ import json as json_module
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..runtime import comm
 from .figures import AP_NAMES, BoxTable, Figures, coco_figures
 from .stages import StageEvaluator
+from .suppressed import SuppressedEvaluator
 from .truth import GroundTruth
 
 logger = logging.getLogger(__name__)
@@ -32,11 +33,14 @@ class CocoEvaluator:
     were shown twice to fill up a shard, change nothing.
 
     Args:
-        json: COCO annotation file; its categories by ascending id are the model's classes.
+        json: COCO annotation file, or one read already; its categories by ascending id are the model's classes.
         output_dir: where ``coco_instances_results.json`` goes (with the file's own ids); None = not written.
         max_dets: detections counted per image and class.
         fast: use faster-coco-eval (True), pycocotools (False), or the first if installed (None).
         stages: add what ``StageEvaluator`` gives at IoU 0.75, as task "stages" (``dataloader.evaluator.stages=true``).
+        nms: add the figures that post-processing with this ``nms`` would have, as task "bbox_nms", from the same pass
+            (``dataloader.evaluator.nms=0.8``); None = not.
+        task: name of the figures.
 
     Raises:
         UserError: the file is missing or has no usable categories.
@@ -44,28 +48,38 @@ class CocoEvaluator:
 
     def __init__(
         self,
-        json: str | Path,
+        json: str | Path | GroundTruth,
         output_dir: str | Path | None = None,
         max_dets: int = 100,
         fast: bool | None = None,
         stages: bool = False,
+        nms: float | None = None,
+        task: str = "bbox",
     ) -> None:
-        self.json, self.output_dir = str(json), None if output_dir is None else Path(output_dir)
-        self.max_dets, self.fast = max_dets, fast
-        self.truth = GroundTruth(json)
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.max_dets, self.fast, self.task = max_dets, fast, task
+        self.truth = json if isinstance(json, GroundTruth) else GroundTruth(json)
+        self.json = self.truth.json
         self.class_names, self.category_ids = self.truth.class_names, self.truth.category_ids
         self.image_ids = self.truth.image_ids
-        self.stages = StageEvaluator(self.truth) if stages else None
+        self.parts: list[StageEvaluator | SuppressedEvaluator] = [StageEvaluator(self.truth)] if stages else []
+        if nms is not None:
+            same = CocoEvaluator(self.truth, max_dets=max_dets, fast=fast, task=f"{task}_nms")
+            self.parts.append(SuppressedEvaluator(same, nms))
         self.reset()
 
-    def watch(self, model: nn.Module) -> AbstractContextManager[None]:
+    @contextmanager
+    def watch(self, model: nn.Module) -> Iterator[None]:
         """Held while ``model`` runs, see ``inference_on_dataset``."""
-        return nullcontext() if self.stages is None else self.stages.watch(model)
+        with ExitStack() as watching:
+            for part in self.parts:
+                watching.enter_context(part.watch(model))
+            yield
 
     def reset(self) -> None:
         """Forget all predictions."""
-        if self.stages is not None:
-            self.stages.reset()
+        for part in self.parts:
+            part.reset()
         self._images: list[int] = []
         self._found: list[np.ndarray] = []
 
@@ -80,8 +94,8 @@ class CocoEvaluator:
         Raises:
             UserError: an image that the annotation file does not have.
         """
-        if self.stages is not None:
-            self.stages.process(inputs, outputs)
+        for part in self.parts:
+            part.process(inputs, outputs)
         for given, output in zip(inputs, outputs, strict=True):
             image = self.truth.index_of(given)
             instances = output["instances"]
@@ -95,12 +109,15 @@ class CocoEvaluator:
         Returns:
             ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>" where there is more than one}}``, x 100,
             NaN where there is nothing to measure; empty on ranks other than 0, where nothing was predicted on, and
-            where the file has no annotations. With ``stages`` also its task.
+            where the file has no annotations. With ``stages`` and ``nms`` also their tasks.
 
         Raises:
             UserError: a predicted class that the file does not have.
         """
-        return {**self._boxes(), **(self.stages.evaluate() if self.stages is not None else {})}
+        results = self._boxes()
+        for part in self.parts:
+            results |= part.evaluate()
+        return results
 
     def _boxes(self) -> dict[str, dict[str, float]]:
         counts = np.array([len(x) for x in self._found], dtype=np.int64)
@@ -122,19 +139,19 @@ class CocoEvaluator:
             return {}
         if not len(found.image_P):
             logger.warning("no objects were found in any of the %d images", len(images))
-            return {"bbox": dict.fromkeys(AP_NAMES, math.nan)}
+            return {self.task: dict.fromkeys(AP_NAMES, math.nan)}
         size = len(self.image_ids), len(self.class_names)
         figures = coco_figures(self.truth.boxes, found, *size, self.max_dets, self.fast)
-        return {"bbox": self._results(figures)}
+        return {self.task: self._results(figures)}
 
     def _results(self, figures: Figures) -> dict[str, float]:
         result = {name: 100 * float(v) for name, v in zip(AP_NAMES, figures.ap, strict=True)}
         limits = ("AR1", "AR10", f"AR{self.max_dets}", "ARs", "ARm", "ARl")
         recall = {name: 100 * float(v) for name, v in zip(limits, figures.ar, strict=True)}
-        logger.info("Evaluation results for bbox:\n%s\n%s", _table(result, 6), _table(recall, 6))
+        logger.info("Evaluation results for %s:\n%s\n%s", self.task, _table(result, 6), _table(recall, 6))
         if len(self.class_names) > 1:
             per_class = dict(zip(self.class_names, 100 * figures.class_ap_K, strict=True))
-            logger.info("Per-category bbox AP:\n%s", _table(per_class, 3))
+            logger.info("Per-category %s AP:\n%s", self.task, _table(per_class, 3))
             result |= {f"AP-{name}": float(v) for name, v in per_class.items()}
         return result
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json as json_module
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ..modeling.postprocess import class_scores, to_pixels
 from ..runtime import comm
 from ..structures import SupervisedSet
 from .truth import GroundTruth
+from .watched import DecoderSets
 
 if TYPE_CHECKING:
     from ..analysis.stage_matching import Objects
@@ -60,7 +61,7 @@ class StageEvaluator:
         self.output_dir = None if output_dir is None else Path(output_dir)
         if not self.thresholds or not all(0 < t < 1 for t in self.thresholds):
             raise UserError(f"IoU thresholds lie between 0 and 1, such as 0.75; got {list(self.thresholds)}")
-        self._sets: list[SupervisedSet] | None = None
+        self._sets = DecoderSets("stages=false")
         self.reset()
 
     def reset(self) -> None:
@@ -70,29 +71,9 @@ class StageEvaluator:
         self.errors: StageErrors = StageErrors(len(self.class_names), self.thresholds)
         self.files: dict[int, str] = {}
 
-    @contextmanager
-    def watch(self, model: nn.Module) -> Iterator[None]:
-        """Read what ``model.decoder`` returns while this is held.
-
-        Raises:
-            UserError: the model has no such part.
-        """
-        decoder = getattr(model, "decoder", None)
-        if not isinstance(decoder, nn.Module):
-            raise UserError(
-                f"stage-wise figures need the sets of model.decoder, which {type(model).__name__} does not have\n"
-                "  evaluate a detrex_ext model, or set dataloader.evaluator.stages=false"
-            )
-
-        def keep(module: nn.Module, args: Any, sets: list[SupervisedSet]) -> None:
-            self._sets = sets
-
-        handle = decoder.register_forward_hook(keep)
-        try:
-            yield
-        finally:
-            handle.remove()
-            self._sets = None
+    def watch(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Read what ``model.decoder`` returns while this is held; a ``UserError`` if there is no such part."""
+        return self._sets.watch(model)
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Take the predictions of a batch.
@@ -104,9 +85,7 @@ class StageEvaluator:
         Raises:
             UserError: an image that the annotation file does not have, or classes that it does not have.
         """
-        sets, self._sets = self._sets, None
-        if sets is None:
-            raise RuntimeError("no decoder ran: call process inside watch(model), as inference_on_dataset does")
+        sets = self._sets.take()
         if self.truth.boxes is None:
             return
         sizes = [output["instances"].image_size for output in outputs]

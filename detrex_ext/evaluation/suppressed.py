@@ -1,0 +1,72 @@
+"""Box figures after suppression of duplicates, from the same pass as those without."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..modeling.postprocess import Postprocess
+from .watched import DecoderSets
+
+if TYPE_CHECKING:
+    from .coco import CocoEvaluator
+
+
+class SuppressedEvaluator:
+    """What a model's post-processing would answer with ``nms``, evaluated beside what it does answer.
+
+    For a training it is switched on by ``dataloader.evaluator.nms=0.8``, which changes neither the model nor its
+    answers.
+
+    Args:
+        boxes: takes the answers.
+        nms: IoU, as in :class:`~detrex_ext.modeling.postprocess.Postprocess`.
+
+    Raises:
+        UserError: it is none.
+    """
+
+    def __init__(self, boxes: CocoEvaluator, nms: float) -> None:
+        if not 0 < nms <= 1:
+            raise UserError(f"dataloader.evaluator.nms is an IoU between 0 and 1, such as 0.8; got {nms}")
+        self.boxes, self.nms = boxes, nms
+        self._sets = DecoderSets("nms=null")
+        self._postprocess: Postprocess | None = None
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self.boxes.reset()
+
+    @contextmanager
+    def watch(self, model: nn.Module) -> Iterator[None]:
+        """Read what ``model.decoder`` returns while this is held.
+
+        Raises:
+            UserError: the model has no such part, or a post-processing of another kind.
+        """
+        own = getattr(model, "postprocess", None)
+        with self._sets.watch(model):
+            if not isinstance(own, Postprocess):
+                raise UserError(
+                    f"dataloader.evaluator.nms={self.nms} asks for model.postprocess with suppression, which "
+                    f"{type(own).__name__} does not offer\n  set dataloader.evaluator.nms=null"
+                )
+            self._postprocess = copy.copy(own)
+            self._postprocess.nms = self.nms
+            yield
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Take the predictions of a batch; of ``outputs`` only the sizes of the pictures are used."""
+        sizes = [output["instances"].image_size for output in outputs]
+        named = [{"height": h, "width": w} for h, w in sizes]
+        self.boxes.process(inputs, self._postprocess(self._sets.take(), torch.tensor(sizes), named))
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """See :meth:`CocoEvaluator.evaluate`."""
+        return self.boxes.evaluate()
