@@ -6,7 +6,14 @@ import pytest
 
 from detrex_ext.config import find_config, load_config
 from detrex_ext.criterion import AlignedLoss, FocalLoss
-from detrex_ext.matching import GivenMatcher, HungarianMatcher, OneToManyMatcher
+from detrex_ext.matching import (
+    GivenMatcher,
+    HungarianMatcher,
+    L1Cost,
+    OneToManyMatcher,
+    RepeatedMatcher,
+    TopKMatcher,
+)
 from detrex_ext.runtime import LazyCall as L
 from detrex_ext.runtime import instantiate
 from detrex_ext.testing import example_batch
@@ -90,6 +97,27 @@ def test_the_released_recipe_trains():
     }
 
 
-def test_a_host_may_be_trained_one_to_many():
-    usual, many = (losses_of("dab_detr_r50_50ep", matcher=m) for m in (None, L(OneToManyMatcher)(threshold=0.0)))
+@pytest.mark.parametrize(
+    "matcher",
+    [
+        L(OneToManyMatcher)(threshold=0.0),
+        L(TopKMatcher)(k=3),
+        L(TopKMatcher)(k=3, costs=[L(L1Cost)()]),
+        L(RepeatedMatcher)(matcher=L(HungarianMatcher)(), times=3),
+    ],
+)
+def test_a_host_may_be_trained_one_to_many(matcher):
+    """By one line of its config."""
+    usual, many = (losses_of("dab_detr_r50_50ep", matcher=m) for m in (None, matcher))
     assert usual.keys() == many.keys() and many["loss_giou"] > 1.5 * usual["loss_giou"]
+
+
+@pytest.mark.parametrize("name, overlay", [("dino_r50_4scale_12ep", "deta"), ("adamixer_r50_12ep", "one_to_many")])
+def test_overlays_of_one_to_many_training(name, overlay):
+    rules, cfg = rules_of(name, overlay, overrides=["model.rules.main.matcher.k=2", "dataloader.evaluator.nms=0.9"])
+    assert rules["main", "plain"].matcher.k == 2 and 0 < instantiate(cfg.model.postprocess).nms < 1
+    assert rules.keys() == rules_of(name)[0].keys()
+    if overlay == "deta":
+        enc, main = (rules[group, "plain"].matcher for group in ("enc", "main"))
+        assert (enc.threshold, enc.cap, enc.boxes, main.threshold, main.cap) == (0.7, 128, "prior", 0.6, 0.25)
+    assert all(x.isfinite() for x in losses_of(name, overlay).values())
