@@ -1,5 +1,6 @@
 """Files of other projects, made here from ours by renaming tables of this file's own, and back."""
 
+import copy
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from detrex_ext.checkpoint import load_state, load_weights
 from detrex_ext.checkpoint.coco import COCO_IDS, COCO_NAMES
-from detrex_ext.checkpoint.layouts import recognise
+from detrex_ext.checkpoint.layouts import recognise, to_layout
 from detrex_ext.errors import UserError
 from detrex_ext.modeling.backbones import ResNet, SwinTransformer
 from detrex_ext.modeling.decoders import DeformableDecoder, DETRDecoder
@@ -16,7 +17,14 @@ from detrex_ext.modeling.encoders import DeformableEncoder, DenseEncoder
 from detrex_ext.modeling.necks import ChannelMapper, InputProj
 from detrex_ext.modeling.postprocess import Postprocess
 from detrex_ext.modeling.preprocess import Preprocess
-from detrex_ext.modeling.queries import DenoisingQueries, LearnedQueries, PositionQueries, TwoStageQueries
+from detrex_ext.modeling.queries import (
+    DenoisingQueries,
+    GroupQueries,
+    HybridQueries,
+    LearnedQueries,
+    PositionQueries,
+    TwoStageQueries,
+)
 
 DIM, LAYERS = 32, 2
 KINDS = ("plain", "refine", "two_stage", "mixed", "dac", "dino", "detr")
@@ -177,6 +185,52 @@ def test_queries_of_one_to_many_training_are_left_behind():
     report = load_state(other, official(model, "mixed"))
     assert torch.equal(other.queries.tgt_embed.weight, model.queries.tgt_embed.weight[:5])
     assert "queries.tgt_embed.weight: 30 -> 5 rows, the first, one-to-one queries" in str(report)
+
+
+def hybrid(kind, extra=25):
+    """A model of a kind with extra queries around its source, and how its own and the extra rows are called."""
+    model = model_of(kind)
+    inner = isinstance(model.queries, DenoisingQueries)
+    made = HybridQueries(model.queries.source if inner else model.queries, extra)
+    setattr(*((model.queries, "source") if inner else (model, "queries")), made)
+    return model, made
+
+
+@pytest.mark.parametrize("kind", ["plain", "mixed", "dac"])
+def test_queries_of_one_to_many_training_become_extra_queries(kind):
+    theirs = official(model_of(kind, queries=30), kind)
+    model, made = hybrid(kind)
+    report = load_state(model, theirs)
+    assert report.complete
+    assert torch.equal(torch.cat([made.source.rows.weight, made.extra.weight]), theirs["query_embed.weight"])
+    other, left = hybrid(kind, extra=7)
+    report = load_state(other, theirs, strict=False)
+    assert [key.rpartition(".extra.")[2] for key in report.missing] == ["weight"]
+    assert torch.equal(left.source.rows.weight, theirs["query_embed.weight"][:5])
+
+
+@pytest.mark.parametrize("kind", ["plain", "dino"])
+@pytest.mark.parametrize("source", [HybridQueries, GroupQueries])
+def test_files_with_and_without_further_queries(kind, source):
+    bare, model = model_of(kind), model_of(kind)
+    if kind == "dino":
+        model.queries.source = source(model.queries.source, 4)
+    else:
+        model.queries = source(model.queries, 4)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.normal_()
+    further = [key for key in model.state_dict() if ".extra." in key or ".others." in key]
+    host = copy.deepcopy(bare)
+    report = load_state(host, model.state_dict())
+    assert report.complete and sorted(report.dropped) == sorted(further)
+    assert not equal(host, bare) and set(to_layout(model, "detrex")) == set(to_layout(host, "detrex"))
+    report = load_state(model, bare.state_dict(), strict=False)
+    assert report.missing == further and not report.unexpected
+    written, wanted = to_layout(model, "detrex"), to_layout(bare, "detrex")
+    assert all(torch.equal(written[k], v) for k, v in wanted.items())
+    report = load_state(model, to_layout(bare, "detrex"), strict=False)
+    assert report.missing == further and not report.unexpected
 
 
 @pytest.mark.parametrize("kind", ["plain", "refine", "two_stage"])

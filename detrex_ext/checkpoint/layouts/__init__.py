@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from detrex_ext.errors import UserError
 
-from .base import Layout, Sliced, State
+from .base import Layout, Names, Sliced, State
 from .classifiers import SWIN, TIMM
 from .detrex_dab import DETREX_DAB, DETREX_DAB_DC5
 from .detrex_deformable import DETREX_DEFORMABLE
@@ -22,10 +23,26 @@ from .official_detr import OFFICIAL_DETR
 from .resnet import DETECTRON2_RESNET, TORCHVISION_RESNET
 from .torchvision_swin import TORCHVISION_SWIN
 
+# hybrid and group queries, which only training has
+_FURTHER = re.compile(r"^queries\.(?:source\.)*(?:extra|others)\.")
+
+
+def _our_names(keys: Collection[str], model_keys: Collection[str]) -> Names:
+    """A model without further queries leaves them out."""
+    bare = any(k.startswith("decoder.") for k in model_keys) and not any(map(_FURTHER.match, model_keys))
+    return {k: None if bare and _FURTHER.match(k) else k for k in keys}
+
+
+def _of_host(state: State) -> State:
+    """The state of the model that is the same at inference, without further queries."""
+    source = "queries.source." if "queries.label_enc.weight" in state else "queries."
+    return {re.sub(r"^queries\.(?:source\.)+", source, k): v for k, v in state.items() if not _FURTHER.match(k)}
+
+
 OURS = Layout(
     name="detrex_ext",
     recognise=lambda keys: True,
-    rename=lambda keys, model_keys: {k: k for k in keys},
+    rename=_our_names,
     zoo=False,
 )
 OUR_BACKBONE = replace(
@@ -69,7 +86,7 @@ def candidates(keys: Collection[str]) -> list[Layout]:
 
 
 def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State:
-    """Our weights under the names of another project, aliases included.
+    """Our weights under the names of another project, aliases included and further queries of training left out.
 
     Args:
         model_or_state: a model of ours or its state dict.
@@ -81,10 +98,11 @@ def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State
     if name not in FAMILIES:
         raise UserError(f"unknown checkpoint layout '{name}'; known: {', '.join(FAMILIES)}")
     state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
+    state = _of_host(dict(state))
     table = next((x for x in LAYOUTS if x.family == name and x.write and x.fits(state)), None)
     if table is None or table.write is None:
         raise UserError(f"the layout '{name}' has no names for a model of this kind")
-    return table.write(dict(state))
+    return table.write(state)
 
 
 __all__ = ["FAMILIES", "LAYOUTS", "Layout", "OURS", "Sliced", "State", "candidates", "recognise", "to_layout"]

@@ -30,6 +30,7 @@ _LAYER = re.compile(r"^transformer\.(encoder|decoder)\.layers\.\d+\.")
 _BACKBONE = re.compile(r"^backbone\.0\.(body\.)?")
 _PROJECTION = re.compile(r"^input_proj\.(\d+)\.([01])\.")
 _SAMPLING = "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight"
+_QUERIES = ("tgt_embed.weight", "query_embedding.weight")
 _ENCODER_HEADS = {"enc_out_class_embed": "class_embed", "enc_out_bbox_embed": "bbox_embed"}
 
 
@@ -97,15 +98,18 @@ def choose_rows(state: State, own: Mapping[str, Tensor], key: str, rows: Collect
 def _adapt(state: State, own: Mapping[str, Tensor], objectness: bool) -> list[Sliced]:
     done = []
     for key in list(state):
-        found = re.match(r"(queries|decoder)\.(?:source\.)?(class_embed|label_enc)\.", key)
+        found = re.match(r"(queries|decoder)\.(?:source\.)*(class_embed|label_enc)\.", key)
         if found and len(state[key]) in (91, 92):  # 92: one more label than ids, in a label embedding
             if objectness and found[1] == "queries" and found[2] == "class_embed":
                 done += choose_rows(state, own, key, range(80), "row 0 is the objectness")
             else:
                 done += choose_rows(state, own, key, COCO_IDS, "of COCO's category ids")
-        elif key.endswith("tgt_embed.weight") and key in own and len(state[key]) > len(own[key]):
-            rows = range(len(own[key]))  # queries of one-to-many matching follow, which only training uses
-            done += choose_rows(state, own, key, rows, "the first, one-to-one queries")
+        elif key.endswith(_QUERIES) and key in own and len(state[key]) > len(own[key]):
+            # queries of one-to-many matching follow, which only training uses
+            extra, rest = re.sub(r"source\.\w+\.weight$", "extra.weight", key), state[key][len(own[key]) :]
+            if extra != key and extra in own and len(own[extra]) == len(rest):
+                state[extra] = rest
+            done += choose_rows(state, own, key, range(len(own[key])), "the first, one-to-one queries")
     return done
 
 
