@@ -3,23 +3,16 @@
 The authors' released recipe; encoder proposals keep the focal loss.
 """
 
-from detrex_ext.criterion import AlignedLoss, FocalLoss, Rule, Term
-from detrex_ext.matching import GivenMatcher
-from detrex_ext.modeling.queries import DenoisingQueries
+from detrex_ext.criterion import AlignedLoss, FocalLoss, Term
 from detrex_ext.runtime import LazyCall as L
 
-from .dac_deformable_plus_r50_12ep import dataloader, dataset, lr_multiplier, model, optimizer, train
+from .dac_cdn_r50_12ep import dataloader, dataset, lr_multiplier, model, optimizer, train
 
-model.queries.update(num_classes="${...num_classes}", num_queries=900)
-model.queries = L(DenoisingQueries)(
-    source=model.queries, num_classes="${..num_classes}", dim=256, number=100, box_noise_scale=0.4
-)
 model.rules.enc.terms = {
     "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=2.0),
     "bbox": "${...main.terms.bbox}",
     "giou": "${...main.terms.giou}",
 }
 model.rules.main.terms["class"] = L(Term)(loss=L(AlignedLoss)(alpha=0.25, gamma=2.0), weight=1.0)
-model.rules.dn = L(Rule)(matcher=L(GivenMatcher)(), terms="${..main.terms}")
 model.strategies.dac.matcher.tau = 1.5
 train.output_dir = "./output/dac_cdn_ice_r50_12ep"
