@@ -1,7 +1,7 @@
 """Any host small enough to learn the generated shapes on a CPU in minutes: `--overlay tiny`.
 
 The host keeps its data flow, losses and number of levels; its sizes, its backbone, the data (`python -m
-detrex_ext.data.shapes output/shapes`) and the recipe become those of `quickstart.py`, at half its learning rate. Lay it
+detrex_ext.data.shapes output/shapes`) and the recipe become those of `quickstart.py`, at a lower learning rate. Lay it
 before other overlays.
 """
 
@@ -17,10 +17,12 @@ SIZES = dict(
     ffn_dim=512,
     num_layers=3,
     dropout=0.0,
-    num_queries=60,
+    num_queries=40,
     number=20,
     out_points=32,
 )
+# attention over a whole map diverges or stands still at the rate that suits sampling, as does dynamic mixing
+LEARNING_RATES = dict(DETRDecoder=2e-4, DABDecoder=5e-4, AdaMixerDecoder=3e-4)
 
 
 def apply(cfg, **sizes):
@@ -30,10 +32,17 @@ def apply(cfg, **sizes):
     recipe.train.output_dir = f"{cfg.train.output_dir}_tiny"
     for part in ("dataset", "dataloader", "optimizer", "lr_multiplier", "train"):
         cfg[part] = recipe[part]
-    cfg.optimizer.lr = 1e-3  # half of the quickstart's: DINO's encoder learns faster so
-    swap_backbone(cfg, L(BasicResNet)(widths=list(WIDTHS.values())), WIDTHS)
+    target = cfg.model.decoder._target_  # a class, or its name in a config from a file of text
+    name = getattr(target, "__name__", str(target).rpartition(".")[2])
+    cfg.optimizer.lr = LEARNING_RATES.get(name, 1e-3)
+    if isinstance(cfg.model.neck.in_channels, int):
+        # of a picture of 128 px the usual map has 16 places
+        cfg.model.neck.in_feature = "res4"
+        swap_backbone(cfg, L(BasicResNet)(widths=list(WIDTHS.values())[:3], blocks=[1, 1, 1]), WIDTHS)
+    else:
+        swap_backbone(cfg, L(BasicResNet)(widths=list(WIDTHS.values())), WIDTHS)
     for part in ("neck", "encoder", "queries", "decoder"):
-        _resize(cfg.model[part], sizes)
+        _resize(cfg.model[part], {**sizes, "num_layers": 1} if part == "encoder" else sizes)
     decoder = cfg.model.decoder
     for name in ("order", "eval_order"):
         if decoder.get(name):

@@ -40,10 +40,16 @@ def test_the_recipe_is_that_of_the_quickstart():
     assert cfg.train.output_dir == "./output/deformable_detr_r50_50ep_tiny"
     for part in ("dataset", "dataloader", "lr_multiplier"):
         assert cfg[part] == recipe[part]
-    assert cfg.optimizer == {**recipe.optimizer, "lr": recipe.optimizer.lr / 2}
+    assert cfg.optimizer == {**recipe.optimizer, "lr": 1e-3}
     assert cfg.train.device == "cpu" and cfg.train.amp.enabled and not cfg.train.init_checkpoint
 
 
 def test_sizes_can_be_chosen():
     cfg = load_config("deformable_detr_r50_50ep", [("tiny", {"num_queries": 7})])
     assert cfg.model.queries.num_queries == 7 and cfg.model.queries.dim == cfg.model.decoder.dim == 128
+
+
+def test_a_host_of_one_map_gets_one_with_enough_places():
+    cfg = tiny("detr_r50_300ep")
+    assert (cfg.model.neck.in_feature, cfg.model.neck.in_channels) == ("res4", 128)
+    assert instantiate(cfg.model.backbone).output_shape()["res4"].stride == 16
