@@ -90,7 +90,8 @@ def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State
 
     Args:
         model_or_state: a model of ours or its state dict.
-        name: ``"detrex"``, ``"detrex_dc5"`` (its dilated models) or ``"mmdet"``.
+        name: ``"detrex"``, ``"detrex_dc5"`` (its dilated models), ``"official"`` (the authors' deformable hosts) or
+            ``"mmdet"``.
 
     Raises:
         UserError: no such layout, or none of its tables is of this host.

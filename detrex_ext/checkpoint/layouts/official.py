@@ -16,32 +16,15 @@ from torch import Tensor
 from ..coco import COCO_IDS
 from .base import Layout, Names, Sliced, State
 from .detrex_deformable import DETREX_DEFORMABLE
+from .official_parts import LAYER_PARTS, layer_part
+from .official_written import official_names
 from .resnet import torchvision_names
 
-_FFN = {"linear1.": "ffns.0.layers.0.0.", "linear2.": "ffns.0.layers.1."}
-LAYER_PARTS = {
-    "encoder": {"self_attn.": "attentions.0.", **_FFN, "norm1.": "norms.0.", "norm2.": "norms.1."},
-    "decoder": {
-        **{"self_attn.": "attentions.0.attn.", "cross_attn.": "attentions.1."},
-        **{**_FFN, "norm2.": "norms.0.", "norm1.": "norms.1.", "norm3.": "norms.2."},
-    },
-}
-_LAYER = re.compile(r"^transformer\.(encoder|decoder)\.layers\.\d+\.")
 _BACKBONE = re.compile(r"^backbone\.0\.(body\.)?")
 _PROJECTION = re.compile(r"^input_proj\.(\d+)\.([01])\.")
 _SAMPLING = "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight"
 _QUERIES = ("tgt_embed.weight", "query_embedding.weight")
 _ENCODER_HEADS = {"enc_out_class_embed": "class_embed", "enc_out_bbox_embed": "bbox_embed"}
-
-
-def layer_part(key: str, parts: Mapping[str, Mapping[str, str]]) -> str:
-    """A key of a transformer's layer with detrex's name of the part; any other as it is."""
-    found = _LAYER.match(key)
-    if found:
-        for theirs, ours in parts[found[1]].items():
-            if key.startswith(theirs, found.end()):
-                return found[0] + ours + key[found.end() + len(theirs) :]
-    return key
 
 
 def through_detrex(
@@ -99,7 +82,9 @@ def _adapt(state: State, own: Mapping[str, Tensor], objectness: bool) -> list[Sl
     done = []
     for key in list(state):
         found = re.match(r"(queries|decoder)\.(?:source\.)*(class_embed|label_enc)\.", key)
-        if found and len(state[key]) in (91, 92):  # 92: one more label than ids, in a label embedding
+        if found and found[2] == "label_enc" and len(own.get(key, ())) == len(state[key]) - 1:
+            done += choose_rows(state, own, key, range(len(own[key])), "without the spare one")
+        elif found and len(state[key]) in (91, 92):  # 92: one more label than ids, in a label embedding
             if objectness and found[1] == "queries" and found[2] == "class_embed":
                 done += choose_rows(state, own, key, range(80), "row 0 is the objectness")
             else:
@@ -122,6 +107,9 @@ OFFICIAL_DEFORMABLE = Layout(
     recognise=_is_deformable,
     rename=through_detrex(_to_detrex, DETREX_DEFORMABLE),
     adapt=lambda state, own: _adapt(state, own, objectness=True),
+    write=official_names,
+    family="official",
+    fits=lambda keys: "decoder.layers.0.attentions.1.sampling_offsets.weight" in set(keys),
 )
 OFFICIAL_MIXED = replace(
     OFFICIAL_DEFORMABLE,

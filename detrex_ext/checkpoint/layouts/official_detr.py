@@ -9,7 +9,8 @@ from torch import Tensor
 from ..coco import COCO_IDS
 from .base import Layout, Sliced, State
 from .detrex_detr import DETREX_DETR
-from .official import LAYER_PARTS, choose_rows, layer_part, through_detrex
+from .official import choose_rows, through_detrex
+from .official_parts import LAYER_PARTS, layer_part
 
 _PARTS = {
     "encoder": {**LAYER_PARTS["encoder"], "self_attn.": "attentions.0.attn."},
