@@ -1,83 +1,45 @@
-"""Our stages, matcher and losses against the official ones; ``DETREX_EXT_DAC`` names a checkout of them.
-
-Decoder, assigner, matcher, losses and criterion are files of huzhengdongcs/DAC-DETR; what they import but do not use is
-left out.
-"""
+"""Our model, stages, matcher and losses against the official ones; ``DETREX_EXT_DAC`` names a checkout of them."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
-import types
-from pathlib import Path
-from unittest import mock
-
 import pytest
 import torch
-import torchvision.ops  # noqa: F401 - theirs; what is first imported below is forgotten again
 
+from detrex_ext.checkpoint import load_state, load_weights
 from detrex_ext.criterion import AlignedLoss, GIoULoss, L1Loss, Rule, SetCriterion, Term, detr_rules
 from detrex_ext.layers.box_ops import TINY, inverse_sigmoid
 from detrex_ext.matching import FocalClassCost, GIoUCost, HungarianMatcher, L1Cost, OneToManyMatcher, stack_sets
+from detrex_ext.modeling.backbones import ResNet
 from detrex_ext.modeling.decoders import DeformableDecoder
+from detrex_ext.modeling.detector import Detector
+from detrex_ext.modeling.encoders import DeformableEncoder
+from detrex_ext.modeling.necks import ChannelMapper
+from detrex_ext.modeling.postprocess import Postprocess
+from detrex_ext.modeling.preprocess import Preprocess
+from detrex_ext.modeling.queries import DenoisingQueries, TwoStageQueries
 from detrex_ext.strategies import DivideAndConquer
-from detrex_ext.structures import Given, Memory, Pairs, Queries, Slot, SupervisedSet, Targets
+from detrex_ext.structures import Given, Memory, Pairs, Prior, Queries, Slot, SupervisedSet, Targets
 
-VARIABLE = "DETREX_EXT_DAC"
-ROOT = Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
-if ROOT is None or not (ROOT / "models/onetomany.py").is_file():
-    pytest.skip(f"comparison with DAC-DETR needs {VARIABLE} to name a checkout of it", allow_module_level=True)
+from .peer_dac import (
+    build,
+    criterion,
+    double_by_default,
+    in_double,
+    losses_by_our_names,
+    nested,
+    official_package,
+    skip_without_checkout,
+    theirs,
+)
 
+skip_without_checkout()
 STAGES, Q, K, GROUPS = 6, 40, 91, 3
 
 
 @pytest.fixture(scope="module")
 def official():
-    """The official package ``models``, on a CPU; deformable sampling by its own function in plain torch."""
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(name, ROOT / (name.replace(".", "/") + ".py"))
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        parent, _, child = name.rpartition(".")
-        setattr(sys.modules[parent], child, module)
-        return module
-
-    def stub(name, **content):
-        module = sys.modules[name] = types.ModuleType(name)
-        module.__path__ = []
-        vars(module).update(content)
-
-    unused = dict.fromkeys(("NestedTensor", "nested_tensor_from_tensor_list", "interpolate"))
-    with mock.patch.dict(sys.modules), mock.patch.object(torch.Tensor, "cuda", lambda self: self):
-        stub("util")
-        stub("models")
-        stub(
-            "util.misc",
-            accuracy=lambda *_: [torch.zeros(())],
-            get_world_size=lambda: 1,
-            is_dist_avail_and_initialized=lambda: False,
-            inverse_sigmoid=inverse_sigmoid,
-            **unused,
-        )
-        load("util.box_ops")
-        stub("models.backbone", build_backbone=None)
-        stub("MultiScaleDeformableAttention")
-        stub("models.ops")
-        stub("models.ops.functions")
-        sampling = load("models.ops.functions.ms_deform_attn_func").ms_deform_attn_core_pytorch
-        on_cpu = types.SimpleNamespace(
-            apply=lambda value, shapes, _, at, weight, step: sampling(value, shapes, at, weight)
-        )
-        stub("models.ops.functions", MSDeformAttnFunction=on_cpu)
-        stub("models.ops.modules")
-        stub("models.ops.modules", MSDeformAttn=load("models.ops.modules.ms_deform_attn").MSDeformAttn)
-        load("models.deformable_transformer")
-        stub("models.dn_components", prepare_for_cdn=None, dn_post_process=None)
-        for name in ("onetomany", "matcher", "segmentation", "deformable_detr"):
-            load(f"models.{name}")
-        yield sys.modules["models"]
+    with official_package() as models:
+        yield models
 
 
 def objects(counts, g):
@@ -99,13 +61,6 @@ def predictions(targets, g, size=Q, K=K):
     return 2 * torch.randn(B, size, K, generator=g, dtype=torch.float64), boxes
 
 
-def theirs(targets, times=1):
-    return [
-        {"labels": x.repeat(times), "boxes": y.repeat(times, 1)}
-        for x, y in zip(targets.labels, targets.boxes, strict=True)
-    ]
-
-
 def test_assignment_of_2000_images(official):
     assigner, ours = official.onetomany.Stage2Assigner(300), OneToManyMatcher()
     g, total = torch.Generator().manual_seed(0), 0
@@ -121,6 +76,50 @@ def test_assignment_of_2000_images(official):
             start += targets.counts[b]
             total += len(query)
     assert total > 10000
+
+
+def test_the_cap_draws_from_the_same_distribution(official):
+    """How many queries each object takes, over many draws for one picture of which more than the cap are candidates."""
+    g, draws = torch.Generator().manual_seed(1), 1500
+    targets = objects((3,), g)
+    logits, boxes = predictions(targets, g)
+    boxes[0, 1::2] = boxes[0, 0::2] + 0.02 * torch.rand(Q // 2, 4, generator=g, dtype=torch.float64)
+    assigner = official.onetomany.Stage2Assigner(Q, max_k=Q)  # a quarter of its argument is the cap
+    outputs = {"pred_logits_cdecoder": logits.repeat(draws, 1, 1), "pred_boxes": boxes.repeat(draws, 1, 1)}
+    torch.manual_seed(0)
+    wanted = [gt.bincount(minlength=3) for _, gt in assigner(outputs, theirs(targets) * draws)[0]]
+    many = Targets(targets.labels * draws, targets.boxes * draws, torch.ones(draws, 2))
+    one = SupervisedSet(outputs["pred_logits_cdecoder"], outputs["pred_boxes"], 0)
+    found = OneToManyMatcher(k=Q, cap=Q // 4).match(stack_sets([one]), many).box
+    found = found.valid_P.view(draws, 3, Q).sum(-1)
+    wanted = torch.stack(wanted)
+    free = OneToManyMatcher(k=Q, cap=None).match(stack_sets([one]), many).box.valid_P.view(draws, 3, Q).sum(-1)
+    assert (found.sum(1) == Q // 4).all() and (wanted.sum(1) == Q // 4).all() and (free.sum(1) > Q // 4).all()
+    for n in range(3):
+        for count in range(Q // 4 + 1):
+            a, b = ((x[:, n] == count).double().mean() for x in (found, wanted))
+            spread = ((a + b) / 2 * (1 - (a + b) / 2) * 2 / draws).sqrt()
+            assert (a - b).abs() <= 4 * spread, (n, count, a, b)
+
+
+def test_detas_rule_on_first_boxes(official):
+    """The same file holds DETA's assigner of anchors; the best k of each object, which it leaves out, are beside it."""
+    assigner, g, total = official.onetomany.Stage1Assigner(), torch.Generator().manual_seed(4), 0
+    ours = OneToManyMatcher(k=4, threshold=0.7, w_iou=1.0, w_cls=0.0, cap=128, boxes="prior")
+    for _ in range(10):
+        targets = objects(torch.randint(1, 8, (50,), generator=g).tolist(), g)
+        logits, anchors = predictions(targets, g)
+        given = Given(prior=Prior(anchors))
+        box = ours.match(stack_sets([SupervisedSet(logits, 1 - anchors, 0, given=given)]), targets).box
+        for b, pair in enumerate(assigner({"anchors": anchors}, theirs(targets))):
+            corners = official.onetomany.box_cxcywh_to_xyxy
+            iou = official.onetomany.box_iou(corners(targets.boxes[b]), corners(anchors[b]))[0]
+            query, gt = assigner.postprocess_indices(*pair, iou)
+            mine = box.valid_P & (box.img_P == b)
+            assert torch.equal(box.query_P[mine], query)
+            assert torch.equal(box.gt_P[mine] - targets.offsets_B[b], gt)
+            total += len(query)
+    assert total > 2000
 
 
 def known_pairs(targets):
@@ -166,13 +165,10 @@ def test_all_75_losses(official):
     stages = [{name: predictions(targets, g) for name in kinds.values()} for _ in range(STAGES)]
     known = [{name: predictions(targets, g, pad) for name in kinds.values()} for _ in range(STAGES)]
     enc = predictions(targets, g, 60)
-    criterion = official.deformable_detr.SetCriterion(
-        K, official.matcher.HungarianMatcher(2, 5, 2), {}, ["labels", "boxes"]
-    ).train()
     meta = {"output_known_lbs_bboxes": as_theirs(known), "num_dn_group": GROUPS, "pad_size": pad}
     outputs = {**as_theirs(stages), "dn_meta": meta, "dn_meta_cdecoder": meta}
     outputs["enc_outputs"] = as_theirs([dict.fromkeys(kinds.values(), enc)])
-    wanted = criterion(outputs, theirs(targets), theirs(targets, 3))
+    wanted = criterion(official)(outputs, theirs(targets), theirs(targets, 3))
 
     sets = [SupervisedSet(*enc, -1, "enc")]
     for i in range(STAGES):
@@ -182,25 +178,36 @@ def test_all_75_losses(official):
             sets.append(SupervisedSet(*known[i][name], i, "dn", path, given))
     found = SetCriterion(our_rules())(sets, targets).stats
 
-    compared = 0
-    for term, (theirs_term, weight) in {"class": ("ce", 1), "bbox": ("bbox", 5), "giou": ("giou", 2)}.items():
-        expected = {f"stage-1/loss_{term}_enc": (f"loss_{theirs_term}_enc", 2 if term == "class" else weight)}
-        for i in range(STAGES):
-            at = "" if i == STAGES - 1 else f"_{i}"
-            for stream, key in (
-                ("", f"{at}_one2one"),
-                ("_aux", at),
-                ("_dn", f"_dn{at}_one2one"),
-                ("_dn_aux", f"_dn{at}"),
-            ):
-                expected[f"stage{i}/loss_{term}{stream}"] = (f"loss_{theirs_term}{key}", weight)
-        # rank weights of the original are fp32
-        for name, (key, factor) in expected.items():
-            torch.testing.assert_close(
-                found[name], factor * wanted[key], rtol=1e-7, atol=0, check_dtype=False, msg=name
-            )
-            compared += 1
-    assert compared == 75
+    # rank weights of the original are fp32
+    assert compare(found, wanted, 1e-7) == 75
+
+
+def compare(found, wanted, tolerance):
+    """How many losses agree."""
+    pairs = dict(losses_by_our_names(wanted, STAGES))
+    for name, value in pairs.items():
+        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=0, check_dtype=False, msg=name)
+    return len(pairs)
+
+
+def test_suppression_at_test_time(official):
+    """Their post-processing keeps boxes that leave the picture as they are; ours are clipped."""
+    g = torch.Generator().manual_seed(2)
+    targets = objects((6, 3), g)
+    logits, boxes = predictions(targets, g, 150)
+    sizes = [(480, 640), (600, 400)]
+    wanted = official.deformable_detr.NMSPostProcess()(
+        {"pred_logits": logits.float(), "pred_boxes": boxes.float()}, torch.tensor(sizes)
+    )
+    named = [{"height": h, "width": w} for h, w in sizes]
+    found = Postprocess(300, nms=0.8)([SupervisedSet(logits, boxes, 0)], torch.tensor(sizes), named)
+    bare = Postprocess(300)([SupervisedSet(logits, boxes, 0)], torch.tensor(sizes), named)
+    for ours, one, plain, (h, w) in zip(found, wanted, bare, sizes, strict=True):
+        instances = ours["instances"]
+        assert torch.equal(instances.pred_classes, one["labels"]) and torch.equal(instances.scores, one["scores"])
+        inside = one["boxes"].clamp(min=0).minimum(torch.tensor([w, h, w, h]))
+        torch.testing.assert_close(instances.pred_boxes.tensor, inside, rtol=0, atol=1e-3)
+        assert not torch.equal(instances.scores, plain["instances"].scores)
 
 
 DIM, SHAPES, DN, MAIN = 32, ((6, 8), (3, 4)), 4, 10
@@ -279,3 +286,69 @@ def test_both_branches_of_all_stages_and_their_gradients(official):
     grads = gradients(found, ours.layers, PARTS.values()), gradients(expected, theirs.layers, PARTS)
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+def our_model(queries, ffn):
+    backbone, levels = ResNet(18, freeze_at=0), {"res3": 128, "res4": 256, "res5": 512}
+    source = TwoStageQueries(K, queries, 256, content="mixed")
+    sizes = {"num_points": 2, "ffn_dim": ffn, "dropout": 0.0}
+    return Detector(
+        Preprocess(),
+        backbone,
+        ChannelMapper(levels, 256, 4),
+        DeformableEncoder(num_layers=1, **sizes),
+        DenoisingQueries(source, K, 256, box_noise_scale=0.4),
+        DeformableDecoder(K, num_layers=STAGES, refine=True, look_forward_twice=True, **sizes),
+        Postprocess(),
+        K,
+    )
+
+
+def test_the_whole_model_from_its_own_file(official, tmp_path):
+    """Their weights file in ours; the same pictures, noise and objects: all sets, all 75 losses, all gradients."""
+    torch.manual_seed(0)
+    peer = build(official, Q, STAGES, 64)
+    with torch.no_grad():
+        for name, p in peer.named_parameters():
+            if not name.startswith("backbone"):
+                p.add_(0.05 * torch.randn_like(p))
+            if "class_embed" in name and name.endswith("bias"):
+                p.normal_()  # scores around one half, so that there are candidates
+    torch.save({"model": peer.state_dict(), "epoch": 11}, tmp_path / "checkpoint.pth")
+    ours = our_model(Q, 64)
+    report = load_weights(ours, tmp_path / "checkpoint.pth")
+    assert report.complete and not report.unexpected and not report.dropped
+    peer, ours = peer.double(), ours.double().train()
+
+    g, sizes = torch.Generator().manual_seed(5), [(64, 96), (64, 64)]
+    images = torch.randn(2, 3, 64, 96, generator=g, dtype=torch.float64)
+    images[1, :, :, 64:] = 0
+    targets = objects((4, 7), g)
+    torch.manual_seed(7)
+    with in_double():
+        outputs = peer(nested(images, sizes), theirs(targets))
+        wanted = criterion(official)(outputs, theirs(targets), theirs(targets, 3))
+    torch.manual_seed(7)
+    ours.strategies = {"dac": DivideAndConquer(OneToManyMatcher(tau=1.5))}
+    with double_by_default():
+        sets = ours.core(images, torch.tensor(sizes, dtype=torch.float64), targets)
+    losses = SetCriterion(our_rules())(sets, targets)
+
+    for group, path, key in (("main", "plain", ""), ("main", "aux", "_cdecoder")):
+        for i in range(STAGES):
+            (one,) = (s for s in sets if (s.stage, s.group, s.path) == (i, group, path))
+            stage = {**outputs, **(outputs["aux_outputs"][i] if i < STAGES - 1 else {})}
+            torch.testing.assert_close(one.logits_BQK, stage[f"pred_logits{key}"], rtol=0, atol=1e-9)
+            torch.testing.assert_close(one.boxes_BQ4, stage[f"pred_boxes{key}"], rtol=0, atol=1e-9)
+    assert compare(losses.stats, wanted, 1e-7) == 75
+    sum(value for _, value in losses_by_our_names(wanted, STAGES)).backward()
+    sum(losses.values()).backward()
+    gradients = {k: p.grad for k, p in peer.named_parameters(remove_duplicate=False) if p.grad is not None}
+    theirs_in_ours = our_model(Q, 64).double()
+    load_state(theirs_in_ours, {**peer.state_dict(), **gradients})
+    compared = 0
+    for a, b in zip(ours.parameters(), theirs_in_ours.parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.detach(), rtol=1e-6, atol=1e-7 * float(b.detach().abs().max()))
+            compared += 1
+    assert compared == len(gradients) - 56  # heads have two names
