@@ -253,6 +253,27 @@ def test_the_cap_draws_candidates_and_leaves_the_order():
     assert len(set(sizes)) > 1
 
 
+def test_the_cap_draws_every_choice_alike():
+    """How many candidates of an object are drawn is hypergeometric; many copies of one picture show it."""
+    cap, copies = 6, 4000
+    stack, targets = problem((2,), 16, seed=3, N=1, spread=0.1)
+    one = stack.sets[0]
+    many = SupervisedSet(one.logits_BQK.repeat(copies, 1, 1), one.boxes_BQ4.repeat(copies, 1, 1), 0)
+    whole = Targets(targets.labels * copies, targets.boxes * copies, torch.ones(copies, 2))
+
+    def taken(cap):
+        torch.manual_seed(0)
+        found = OneToManyMatcher(k=16, threshold=0.3, cap=cap).match(stack_sets([many]), whole)
+        return found.box.valid_P.view(copies, 2, 16).sum(-1)
+
+    a, b = taken(None)[0].tolist()
+    first = taken(cap)[:, 0]
+    assert min(a, b) > 2 and a + b > cap and (taken(cap).sum(1) == cap).all()
+    for i in range(cap + 1):
+        p = math.comb(a, i) * math.comb(b, cap - i) / math.comb(a + b, cap)
+        assert abs((first == i).double().mean() - p) <= 4 * math.sqrt(p * (1 - p) / copies)
+
+
 def test_nothing_is_copied_to_the_host():
     """On tensors without values, whatever would need a value on the host raises."""
     stack, targets = problem((3, 0, 2), 100)
