@@ -91,7 +91,7 @@ def test_extra_queries_of_two_stages_are_the_next_best_proposals(content):
 def test_new_rows_are_learned_and_start_like_the_hosts(kind):
     torch.manual_seed(0)
     made = HybridQueries(LEARNED[kind](), T).train()
-    own, rows = made.source.rows.weight, made.extra.weight
+    own, rows = made.source.rows().weight, made.extra.weight
     assert all(set(rows[:, c].tolist()) <= set(own[:, c].tolist()) for c in range(own.shape[1]))
     extra = made(memory())[0].take("hybrid")
     sum(x.square().sum() for x in (extra.content_BTC, extra.ref_BT4, *extra.extra.values())).backward()

@@ -33,7 +33,6 @@ class AnchorQueries(QuerySource):
             nn.init.xavier_uniform_(self.patterns.weight)
         self.dim = dim
 
-    @property
     def rows(self) -> nn.Embedding:
         return self.anchor_box_embed
 

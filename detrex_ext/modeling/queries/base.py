@@ -35,7 +35,6 @@ class QuerySource(nn.Module):
         """Initial queries of the memory; ``targets`` in training only."""
         raise NotImplementedError
 
-    @property
     def rows(self) -> nn.Embedding | None:
         """What is learned of each query, a row each; None where queries are made of the memory alone.
 

@@ -34,7 +34,7 @@ class HybridQueries(WrappedSource):
             raise ValueError(f"num_extra must be at least 1, got {num_extra}")
         self.num_extra = num_extra
         try:
-            own = source.rows
+            own = source.rows()
         except NotImplementedError as error:
             raise ValueError(str(error)) from None
         self.extra = None if own is None else _more_rows(own, num_extra)

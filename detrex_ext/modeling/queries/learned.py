@@ -27,7 +27,6 @@ class LearnedQueries(QuerySource):
         nn.init.xavier_normal_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 
-    @property
     def rows(self) -> nn.Embedding:
         return self.query_embedding
 
@@ -56,7 +55,6 @@ class PositionQueries(QuerySource):
         super().__init__()
         self.query_embed = nn.Embedding(num_queries, dim)
 
-    @property
     def rows(self) -> nn.Embedding:
         return self.query_embed
 

@@ -70,7 +70,6 @@ class TwoStageQueries(QuerySource):
         reset_head(self.class_embed)
         reset_head(self.bbox_embed)
 
-    @property
     def rows(self) -> nn.Embedding | None:
         return self.tgt_embed
 

@@ -28,7 +28,6 @@ class WholeImageQueries(QuerySource):
         super().__init__()
         self.content = nn.Embedding(num_queries, dim)
 
-    @property
     def rows(self) -> nn.Embedding:
         return self.content
 
