@@ -338,9 +338,9 @@ def test_the_whole_model_from_its_own_file(official, tmp_path):
         for i in range(STAGES):
             (one,) = (s for s in sets if (s.stage, s.group, s.path) == (i, group, path))
             stage = {**outputs, **(outputs["aux_outputs"][i] if i < STAGES - 1 else {})}
-            torch.testing.assert_close(one.logits_BQK, stage[f"pred_logits{key}"], rtol=0, atol=1e-9)
-            torch.testing.assert_close(one.boxes_BQ4, stage[f"pred_boxes{key}"], rtol=0, atol=1e-9)
-    assert compare(losses.stats, wanted, 1e-7) == 75
+            torch.testing.assert_close(one.logits_BQK, stage[f"pred_logits{key}"], rtol=0, atol=1e-12)
+            torch.testing.assert_close(one.boxes_BQ4, stage[f"pred_boxes{key}"], rtol=0, atol=1e-12)
+    assert compare(losses.stats, wanted, 1e-10) == 75
     sum(value for _, value in losses_by_our_names(wanted, STAGES)).backward()
     sum(losses.values()).backward()
     gradients = {k: p.grad for k, p in peer.named_parameters(remove_duplicate=False) if p.grad is not None}
@@ -349,6 +349,6 @@ def test_the_whole_model_from_its_own_file(official, tmp_path):
     compared = 0
     for a, b in zip(ours.parameters(), theirs_in_ours.parameters(), strict=True):
         if a.grad is not None:
-            torch.testing.assert_close(a.grad, b.detach(), rtol=1e-6, atol=1e-7 * float(b.detach().abs().max()))
+            torch.testing.assert_close(a.grad, b.detach(), rtol=1e-9, atol=1e-10 * float(b.detach().abs().max()))
             compared += 1
     assert compared == len(gradients) - 56  # heads have two names
