@@ -23,7 +23,8 @@ def pytest_terminal_summary(terminalreporter):
     for host in hosts:
         row = (cells.get((host, s)) for s in strategies)
         texts = ("-" if c is None else f"{sum(c)} / {len(c)}" for c in row)
-        terminalreporter.write_line(f"{host:<{width}}" + "".join(f"  {t:>12}" for t in texts))
+        wide = zip(texts, strategies, strict=True)
+        terminalreporter.write_line(f"{host:<{width}}" + "".join(f"  {t:>{max(12, len(s))}}" for t, s in wide))
 
 
 def _host_and_strategy(name: str) -> tuple[str, str]:

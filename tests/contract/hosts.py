@@ -203,6 +203,7 @@ HOSTS: dict[str, Callable[[], Detector]] = {
 STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "none": lambda host: Strategy(),
     "sqr": lambda host: QueryRecollection(start_stage=2 if host == "deformable, refine" else 1),
+    "sqr, one set at a time": lambda host: QueryRecollection(start_stage=2 if host == "deformable, refine" else 1),
     "sqr, lifted": lambda host: QueryRecollection(lift_points=True),
     "dqr": lambda host: QueryRecollection(window=None, lift_points=True),
     "dac": lambda host: DivideAndConquer(),
@@ -213,6 +214,7 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
 }
 
 SOURCES: dict[str, Callable[[Detector], Detector]] = {"hybrid": hybrid, "group": group}
+CHUNKS = {"sqr, one set at a time": 1}
 
 
 def host_for(host: str, strategy: str) -> Detector:
@@ -220,4 +222,5 @@ def host_for(host: str, strategy: str) -> Detector:
     model = HOSTS[host]()
     for name in strategy.split(" + "):
         model = SOURCES.get(name, lambda same: same)(model)
+    model.decoder.chunk = CHUNKS.get(strategy)
     return model

@@ -13,7 +13,8 @@ from detrex_ext.strategies import QueryRecollection
 from detrex_ext.structures import Targets
 from detrex_ext.testing import BrokenInvariant, check_host, check_strategy, example_batch
 
-from .hosts import HOSTS, SOURCES, STRATEGIES, host_for
+from .hosts import CHUNKS, HOSTS, SOURCES, STRATEGIES, host_for
+from .steps import assert_same_step, training_step
 
 CASES = {
     "1, objects": (3,),
@@ -30,18 +31,22 @@ def test_host(host, objects):
 
 
 def cells():
-    """Every host with every strategy on every batch; of strategies together, and of further queries, one batch, and the
-    others if asked for."""
+    """Every host with every strategy on every batch; of strategies together, of further queries, and of sets run one at
+    a time, one batch, and the others if asked for."""
     for host, strategy, case in product(HOSTS, STRATEGIES, CASES):
-        slow = ("+" in strategy or strategy in SOURCES) and case != "2, one without"
+        slow = ("+" in strategy or strategy in {*SOURCES, *CHUNKS}) and case != "2, one without"
         marks = [pytest.mark.slow] if slow else []
         yield pytest.param(host, strategy, CASES[case], id=f"{host}-{strategy}-{case}", marks=marks)
 
 
 @pytest.mark.parametrize("host, strategy, objects", list(cells()))
 def test_strategy_on_host(host, strategy, objects):
-    held = check_strategy(STRATEGIES[strategy](host), host_for(host, strategy), objects)
+    model, checked = host_for(host, strategy), STRATEGIES[strategy](host)
+    held = check_strategy(checked, model, objects)
     assert {"eval identity", "plain path", "isolation", "finite gradients"} <= set(held)
+    if model.decoder.chunk:
+        together = training_step(model, checked, objects, lambda decoder: setattr(decoder, "chunk", None))
+        assert_same_step(training_step(model, checked, objects), together)
 
 
 @pytest.mark.parametrize("name", SOURCES)
