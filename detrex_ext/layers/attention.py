@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .dropout import dropout as drop
+from .dropped_attention import dropped_attention
 
 
 def attention(
@@ -30,9 +31,9 @@ def attention(
             wide = F.scaled_dot_product_attention(q_BHLD, k_BHMD, F.pad(v_BHMD, (0, narrower)), attn_mask=mask)
             return wide[..., :-narrower]
         return F.scaled_dot_product_attention(q_BHLD, k_BHMD, v_BHMD, attn_mask=mask, dropout_p=dropout)
-    scores = (q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHMD.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    if mask is None or not mask.requires_grad:
+        return dropped_attention(q_BHLD, k_BHMD, v_BHMD, mask, dropout)
+    scores = (q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHMD.transpose(-1, -2) + mask
     return drop(scores.softmax(-1), dropout) @ v_BHMD
 
 

@@ -75,6 +75,17 @@ def _scale(drop: int) -> float:
     return LEVELS / (LEVELS - drop)
 
 
+def keep_mask(x: Tensor, p: float) -> tuple[Tensor, float]:
+    """What :func:`dropout` keeps of a tensor of this shape, bool, and the factor of what is kept."""
+    keep, drop = torch.empty(x.shape, dtype=torch.bool, device=x.device), _level(p)
+    if not _here(x, p):
+        return keep.bernoulli_(1.0 - p), 1.0 / (1.0 - p) if p < 1 else 0.0
+    flat = keep.view(-1)
+    for piece, bits in _pieces(x.numel()):
+        torch.ge(bits, drop - LEVELS // 2, out=flat[piece])
+    return keep, _scale(drop)
+
+
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, drop: int, inplace: bool) -> Tensor:

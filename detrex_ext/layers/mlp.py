@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from .dropout import Dropout, dropout, relu_dropout
 
@@ -37,9 +42,41 @@ class FFN(nn.Module):
         self.dropout = Dropout(dropout, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.layers[0][0](x)
+        hidden, last = self.layers[0][0](x), self.layers[1]
+        if type(self.activation) is nn.PReLU and not (self.training and self.dropout.p):
+            return x + prelu_linear(hidden, self.activation.weight, last.weight, last.bias)
         if type(self.activation) is nn.ReLU:
             hidden = relu_dropout(hidden, self.dropout.p, self.training)
         else:
             hidden = dropout(self.activation(hidden), self.dropout.p, self.training)
-        return x + self.dropout(self.layers[1](hidden))
+        return x + self.dropout(last(hidden))
+
+
+def prelu_linear(x: Tensor, slope_1: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``linear(prelu(x))`` that keeps only ``x`` for the backward pass: PReLU is computed again, not kept.
+
+    Shapes: (..., in), (1,), (out, in), (out,) -> (..., out).
+    """
+    kind = x.device.type
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return F.linear(F.prelu(x, slope_1), weight, bias)
+    if torch.is_autocast_enabled(kind):
+        x, slope_1, weight, bias = (t.to(torch.get_autocast_dtype(kind)) for t in (x, slope_1, weight, bias))
+    return _PReLULinear.apply(x, slope_1, weight, bias)
+
+
+class _PReLULinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slope, weight)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(F.prelu(x, slope), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, slope, weight = ctx.saved_tensors
+        rows = grad.flatten(0, -2)
+        grad_weight = rows.t() @ F.prelu(x, slope).flatten(0, -2)
+        grad_x, grad_slope = torch.ops.aten._prelu_kernel_backward(grad @ weight, x, slope)
+        return grad_x, grad_slope.sum().view(1), grad_weight, rows.sum(0)
