@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from detrex_ext.config import find_config, load_config
-from detrex_ext.criterion import AlignedLoss, FocalLoss
+from detrex_ext.criterion import AlignedLoss, FocalLoss, QualityFocalLoss, VarifocalLoss
 from detrex_ext.matching import (
     GivenMatcher,
     HungarianMatcher,
@@ -79,12 +80,15 @@ def test_the_plain_rows_keep_the_hosts_losses():
     assert weights(rules_of("dac_dino_r50_12ep")[0]["dn", "aux"]) == [1, 5, 2]
 
 
-def losses_of(name, *overlays, matcher=None):
+def losses_of(name, *overlays, matcher=None, loss=None):
     """Losses of one batch of a config's model, made narrow."""
     sizes = {"dim": 32, "out_channels": 32, "ffn_dim": 32, "num_layers": 2, "dropout": 0.0, "num_queries": 12}
     cfg = load_config(find_config(name), [("tiny", {**sizes, "number": 4}), *overlays], ["model.num_classes=4"])
     if matcher is not None:
         cfg.model.rules.main.matcher = matcher
+    if loss is not None:
+        cfg.model.rules.main.terms["class"].loss = loss
+    torch.manual_seed(0)
     losses = instantiate(cfg.model).train()(example_batch(4, (2, 0)))
     sum(losses.values()).backward()
     return losses
@@ -110,6 +114,19 @@ def test_a_host_may_be_trained_one_to_many(matcher):
     """By one line of its config."""
     usual, many = (losses_of("dab_detr_r50_50ep", matcher=m) for m in (None, matcher))
     assert usual.keys() == many.keys() and many["loss_giou"] > 1.5 * usual["loss_giou"]
+
+
+@pytest.mark.parametrize("loss", [L(VarifocalLoss)(), L(QualityFocalLoss)(beta=2.0)])
+def test_other_classification_is_one_line(loss):
+    usual, other = (losses_of("dab_detr_r50_50ep", "dac", loss=x) for x in (None, loss))
+    assert usual.keys() == other.keys() and other["loss_class_aux"].isfinite()
+    assert usual["loss_class"] != other["loss_class"] and usual["loss_bbox"] == other["loss_bbox"]
+
+
+def test_twins_of_recollected_sets_are_an_option():
+    rules, cfg = rules_of("adamixer_r50_12ep", "sqr", "dac", overrides=["model.strategies.dac.recollected=true"])
+    assert list(cfg.model.strategies) == ["sqr", "dac"] and instantiate(cfg.model.strategies.dac).recollected
+    assert rules.keys() == {("main", "plain"), ("main", "aux")}
 
 
 @pytest.mark.parametrize("name, overlay", [("dino_r50_4scale_12ep", "deta"), ("adamixer_r50_12ep", "one_to_many")])
