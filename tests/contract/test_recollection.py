@@ -78,13 +78,12 @@ def test_lineages_of_the_last_stage():
     assert again[6] == [line + "6" for line in again[5]] and sum(map(len, again)) == 95
 
 
-def images(batches):
-    """All hosts with two images, and with other numbers of them if asked for."""
-    return [
-        pytest.param(host, n, id=f"{host}-{n}", marks=[] if n == 2 else pytest.mark.slow)
-        for host in HOSTS
-        for n in batches
-    ]
+# all hosts with two images, and with other numbers of them if asked for
+CASES = [
+    pytest.param(host, (2, 0, 3, 1, 0)[:n], id=f"{host}-{n}", marks=[] if n == 2 else pytest.mark.slow)
+    for host in HOSTS
+    for n in (1, 2, 3, 5)
+]
 
 
 def decode(model, strategy, objects=(2, 0)):
@@ -105,10 +104,10 @@ def decode(model, strategy, objects=(2, 0)):
 
 
 @pytest.mark.parametrize("schedule", ["sqr", "dqr"])
-@pytest.mark.parametrize("host, B", images((1, 2, 3, 5)))
-def test_every_set_equals_its_lineage_run_alone(host, B, schedule):
+@pytest.mark.parametrize("host, objects", CASES)
+def test_every_set_equals_its_lineage_run_alone(host, objects, schedule):
     model, strategy = HOSTS[host]().double(), STRATEGIES[schedule](host)
-    sets, history, mem = decode(model, strategy, (2, 0, 3, 1, 0)[:B])
+    sets, history, mem = decode(model, strategy, objects)
     expected = [(stage, line) for stage, lines in enumerate(lineages(LAYERS, strategy)) for line in lines]
     assert [s.stage for s in sets] == [stage for stage, _ in expected]
     for one, (_, line) in zip(sets, expected, strict=True):
@@ -122,9 +121,9 @@ def test_every_set_equals_its_lineage_run_alone(host, B, schedule):
         torch.testing.assert_close(one.boxes_BQ4, boxes, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("host, B", images((1, 2, 3, 5)))
-def test_a_memory_repeated_for_every_set_gives_the_same_step(host, B):
-    model, strategy, objects = HOSTS[host](), STRATEGIES["sqr"](host), (2, 0, 3, 1, 0)[:B]
+@pytest.mark.parametrize("host, objects", CASES)
+def test_a_memory_repeated_for_every_set_gives_the_same_step(host, objects):
+    model, strategy = HOSTS[host](), STRATEGIES["sqr"](host)
     together = training_step(model, strategy, objects)
     assert_same_step(training_step(model, strategy, objects, repeat_memory), together)
 
