@@ -105,6 +105,7 @@ def test_a_short_memory_leaves_fewer_extra_queries_and_the_same_losses(shapes, l
     decoder = DeformableDecoder(K, C, 2, 2, 2, 16, 0.0, 2, refine=True).train()
     queries, _ = made(memory(shapes))
     assert queries.take("hybrid").content_BTC.shape[1] == left
+    assert (queries.slots[1].domain is None) == (left == 0)  # nobody attends to nothing
     rules = detr_rules(("main",))
     criterion = SetCriterion({**rules, "hybrid": hybrid_rule(rules["main"])})
     losses = criterion(decoder(queries, memory(shapes)), objects((1, 0)))
