@@ -81,7 +81,7 @@ class StageReport:
             ap.append([name, *(f"{100 * v:.2f}" for v in (*row.ap_L, row.top_ap, row.oracle_ap))])
             counts = [f"{row.tp:,}", rates["TPF"], f"{row.fp:,}", rates["FPE"], f"{row.missed:,}"]
             errors.append([name, *counts, rates["recoverable"], rates["grief"]])
-        return "\n".join([*_aligned(ap), "", *_aligned(errors)])
+        return "\n".join([*aligned(ap), "", *aligned(errors)])
 
 
 def _plain(row: StageRow) -> dict[str, Any]:
@@ -93,7 +93,8 @@ def _plain(row: StageRow) -> dict[str, Any]:
     return {"iou": [round(t, 6) for t in row.iou], "AP_stages": stages, **plain, **counts}
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Lines of a table: its first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from detrex_ext.errors import UserError
 
-from . import analyze_stages
+from . import analyze_queries, analyze_stages
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     model.set_defaults(run=_model)
     analyze_stages.add_parser(what)
+    analyze_queries.add_parser(what)
     parser.epilog = "\n".join(verb.format_usage() for verb in what.choices.values())
     return parser
 

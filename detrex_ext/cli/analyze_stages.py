@@ -10,6 +10,8 @@ from typing import Any
 
 from detrex_ext.errors import UserError
 
+from .analyze_inputs import add_config, truth_of, weights_of
+
 _DESCRIPTION = """\
 Evaluates a checkpoint and shows, for every decoder stage, AP of the best class of each query, and for the last stage
   TP-F         matches that the same query had better before: no lower IoU, a higher score (fading)
@@ -29,13 +31,11 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--config-file", required=True, metavar="F", help="config file, short name, or run folder")
-    add("--overlay", default="", metavar="A,B", help="overlays to lay over the config, in order")
+    add_config(parser)
     add("--output", metavar="DIR", help="folder for stages.json and pictures (default: stages/ in train.output_dir)")
     add("--json", metavar="FILE", help="a copy of stages.json")
     add("--iou", default="0.75", metavar="T", help="IoU thresholds: one, several (0.5,0.75), or all (default 0.75)")
     add("--pictures", type=int, default=8, metavar="N", help="worst fadings to draw, all stages in a row (default 8)")
-    add("opts", nargs="*", metavar="key=value", help="overrides, such as train.init_checkpoint=model_final.pth")
     parser.set_defaults(run=_run)
 
 
@@ -43,8 +43,6 @@ def _run(args: argparse.Namespace) -> int:
     thresholds = _thresholds(args.iou)
     if args.pictures < 0:
         raise UserError(f"--pictures {args.pictures}: expected 0 or more")
-    from omegaconf import OmegaConf
-
     from detrex_ext import engine
     from detrex_ext.config import load_config
     from detrex_ext.evaluation import StageEvaluator
@@ -52,11 +50,8 @@ def _run(args: argparse.Namespace) -> int:
     from detrex_ext.runtime import LazyCall
 
     cfg = load_config(args.config_file, [name for name in args.overlay.split(",") if name], args.opts)
-    cfg.train.init_checkpoint = _weights(cfg.train.init_checkpoint, args)
-    keys = ("dataloader.evaluator.json", "dataset.val_json")
-    truth = next((found for found in (OmegaConf.select(cfg, key) for key in keys) if found), None)
-    if truth is None:
-        raise UserError("no validation data: set dataset.val_json")
+    cfg.train.init_checkpoint = weights_of(cfg.train.init_checkpoint, args)
+    truth = truth_of(cfg)
     if args.output:
         cfg.train.output_dir = args.output
     output = Path(args.output or os.path.join(cfg.train.output_dir, "stages"))
@@ -89,18 +84,3 @@ def _thresholds(text: str) -> list[float]:
     if not values or not all(0 < value < 1 for value in values):
         raise UserError(f"--iou {text}: expected numbers between 0 and 1, such as 0.75 or 0.5,0.75, or all")
     return values
-
-
-def _weights(stated: str, args: argparse.Namespace) -> str:
-    """The checkpoint: that of a run folder, unless an override names one, as a config may name what it started from.
-
-    Raises:
-        UserError: there is none.
-    """
-    from detrex_ext.api import find_weights
-
-    if os.path.isdir(args.config_file) and not any(opt.startswith("train.init_checkpoint=") for opt in args.opts):
-        return find_weights(args.config_file)
-    if not stated:
-        raise UserError("which weights? name them by train.init_checkpoint=PATH, or a run folder by --config-file")
-    return stated

@@ -2,6 +2,7 @@
 
 from .coco import CocoEvaluator
 from .loop import inference_on_dataset, print_csv_format
+from .queries import QueryEvaluator
 from .stages import StageEvaluator
 
-__all__ = ["CocoEvaluator", "StageEvaluator", "inference_on_dataset", "print_csv_format"]
+__all__ = ["CocoEvaluator", "QueryEvaluator", "StageEvaluator", "inference_on_dataset", "print_csv_format"]

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 
@@ -59,23 +60,14 @@ def plot_curves(runs: Sequence[str | Path], output: str | Path, names: Sequence[
     Raises:
         UserError: matplotlib is absent, a run has no metrics, or none has one of ``names``.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError(
-            "drawing curves needs matplotlib, which is not installed\n  pip install 'detrex_ext[viz]'"
-        ) from None
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
+    require_matplotlib()
     series = {_label(run, runs): read_metrics(run) for run in runs}
     known = sorted({name for metrics in series.values() for name in metrics})
     for name in names or ():
         if name not in known:
             raise UserError(f"no run has '{name}'; there are: {', '.join(known)}")
     panels = [[name] for name in names] if names else _panels(known)
-    figure = Figure(figsize=(5.2 * len(panels), 3.8), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    figure, axes = new_panels(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         for name, style in zip(panel, ("-", "--"), strict=False):
             for i, (label, metrics) in enumerate(series.items()):
@@ -90,6 +82,26 @@ def plot_curves(runs: Sequence[str | Path], output: str | Path, names: Sequence[
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
     return [name for panel in panels for name in panel]
+
+
+def require_matplotlib() -> None:
+    """Raises a ``UserError`` where matplotlib is absent."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError(
+            "drawing curves needs matplotlib, which is not installed\n  pip install 'detrex_ext[viz]'"
+        ) from None
+    matplotlib.use("Agg")
+
+
+def new_panels(count: int) -> tuple[Any, Sequence[Any]]:
+    """A matplotlib figure with so many axes in a row, and these; a ``UserError`` where matplotlib is absent."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * count, 3.8), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
 def _panels(known: Sequence[str]) -> list[list[str]]:

@@ -5,47 +5,16 @@ from __future__ import annotations
 import json
 import re
 
+import narrow_run
 import pytest
-import torch
 
 from detrex_ext.cli import dispatch
-from detrex_ext.config import load_config, save_config
-from detrex_ext.data import shapes
-from detrex_ext.inference import build_for_inference
-
-NARROW = [
-    "model.backbone.stem=[8,8]",
-    "model.backbone.widths=[8,16,16,16]",
-    "model.neck.in_channels={res3:16,res4:16,res5:16}",
-    "model.neck.out_channels=32",
-    "model.queries.source.num_queries=10",
-    "model.queries.source.dim=32",
-    "model.queries.dim=32",
-    "model.decoder.dim=32",
-    "model.decoder.ffn_dim=32",
-    "model.decoder.num_layers=3",
-    "dataset.short_edge=32",
-    "dataset.long_edge=32",
-    "train.device=cpu",
-]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run folder with random weights, and its data."""
-    root = tmp_path_factory.mktemp("run")
-    shapes.write(root / "data", 1, 3, 48, 0)
-    data = [f"dataset.{part}_json={root}/data/{part}.json" for part in ("train", "val")]
-    data += [f"dataset.{part}_images={root}/data/images" for part in ("train", "val")]
-    cfg = load_config("small", (), [*NARROW, *data, f"train.output_dir={root}/out"])
-    torch.manual_seed(0)
-    model = build_for_inference(cfg, 4)
-    names = json.loads((root / "data" / "val.json").read_text())["categories"]
-    (root / "out").mkdir()
-    save_config(cfg, root / "out" / "config.yaml")
-    content = {"model": model.state_dict(), "class_names": [c["name"] for c in names]}
-    torch.save(content, root / "out" / "model_final.pth")
-    return root / "out"
+    return narrow_run.write(tmp_path_factory.mktemp("run"))
 
 
 def test_a_run_folder_gives_table_json_and_files(run, tmp_path, capsys):

@@ -1,0 +1,101 @@
+"""Figures of queries per object, as numbers, table and JSON.
+
+Shape legend: L stages, T thresholds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import UserError
+from .stage_report import aligned
+
+
+@dataclass
+class QueryReport:
+    """Of each checkpoint of a run.
+
+    Attributes:
+        run: name of the run.
+        affinity, thresholds, streams: what was counted.
+        checkpoints: dicts with ``checkpoint``, ``iteration`` (None where it is not known), ``images``, ``objects``,
+            and by stream ``above``, queries per object above each threshold (L, T), and ``best``, mean best affinity
+            of an object (L).
+    """
+
+    run: str
+    affinity: str
+    thresholds: list[float]
+    streams: list[str]
+    checkpoints: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> QueryReport:
+        """The report of ``to_dict``.
+
+        Raises:
+            TypeError, KeyError: the values are of something else.
+        """
+        report = QueryReport(**values)
+        for row in report.checkpoints:
+            for name in report.streams:
+                row["above"][name], row["best"][name]
+        return report
+
+    @property
+    def stages(self) -> int:
+        """L."""
+        return len(self.checkpoints[0]["best"][self.streams[0]])
+
+    def index(self, stage: int | None) -> int:
+        """Index of a stage counted from 1; None means the last.
+
+        Raises:
+            UserError: the decoder has no such stage.
+        """
+        if stage is not None and not 1 <= stage <= self.stages:
+            raise UserError(f"--stage {stage}: the decoder of {self.run} has stages 1 to {self.stages}")
+        return self.stages - 1 if stage is None else stage - 1
+
+    def check_like(self, other: QueryReport) -> None:
+        """Raises a ``UserError`` where another report counts something else, or over checkpoints and this one not."""
+        mine, its = (
+            {"affinity": r.affinity, "thresholds": r.thresholds, "several checkpoints": len(r.checkpoints) > 1}
+            for r in (self, other)
+        )
+        for name, value in mine.items():
+            if its[name] != value:
+                raise UserError(f"{other.run} cannot be drawn beside {self.run}: {name} {its[name]}, not {value}")
+
+    def curves(self, stage: int | None, stream: str) -> tuple[str, list[int], list[list[float]]]:
+        """Over checkpoints at a stage, or over stages where there is one checkpoint: name of x, x, and for each
+        threshold, then for the best affinity, the values."""
+        if len(self.checkpoints) > 1:
+            at = self.index(stage)
+            rows = [[*row["above"][stream][at], row["best"][stream][at]] for row in self.checkpoints]
+            return "iteration", [row["iteration"] for row in self.checkpoints], _columns(rows)
+        (row,) = self.checkpoints
+        rows = [[*above, best] for above, best in zip(row["above"][stream], row["best"][stream], strict=True)]
+        return "stage", list(range(1, self.stages + 1)), _columns(rows)
+
+    def text(self, stage: int | None = None) -> str:
+        """A table of one stage: a line for each checkpoint and stream."""
+        at = self.index(stage)
+        rows = [["checkpoint", "stream", *(f"> {t:g}" for t in self.thresholds), "best"]]
+        for row in self.checkpoints:
+            name = row["checkpoint"].rpartition("/")[2]
+            for stream in self.streams:
+                values = [*row["above"][stream][at], row["best"][stream][at]]
+                rows.append([name, stream, *(f"{value:.3f}" for value in values)])
+        first = self.checkpoints[0]
+        seen = f"{first['objects']:,} objects in {first['images']:,} pictures"
+        return "\n".join([f"queries per object at stage {at + 1}, affinity {self.affinity}, {seen}", *aligned(rows)])
+
+
+def _columns(rows: list[list[float]]) -> list[list[float]]:
+    return [list(column) for column in zip(*rows, strict=True)]

@@ -1,0 +1,138 @@
+"""`python -m detrex_ext analyze queries-per-object`: how many queries gather at an object, by checkpoint or stage."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detrex_ext.errors import UserError
+
+from .analyze_inputs import add_config, is_run, truth_of, weights_of
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_DESCRIPTION = """\
+Evaluates a checkpoint, or all those of a run folder, and counts for each object the queries whose affinity exceeds a
+threshold, whatever their score; "best" is the mean affinity of an object's nearest query.
+
+affinity  mix      0.7 IoU + 0.3 p of the object's class, what divide-and-conquer matches by
+          iou      IoU alone
+          aligned  p^0.25 IoU^0.75
+streams   main     the queries as they are
+          aux      without self-attention, as divide-and-conquer trains them; of a model trained without, the same as
+                   a control
+          no_sa    without self-attention in any stage
+"""
+_STREAMS, _AFFINITIES = ("main", "aux", "no_sa"), ("mix", "iou", "aligned")
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the subparsers of ``analyze``."""
+    parser = verbs.add_parser(
+        "queries-per-object",
+        help="queries near each object, as curves over the checkpoints of a run",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add_config(parser)
+    add("--output", metavar="DIR", help="folder for queries.json and queries.png (default: queries/ in the run)")
+    add("--json", metavar="FILE", help="a copy of queries.json")
+    add("--affinity", choices=_AFFINITIES, default="mix", help="of a query and an object (default mix)")
+    add("--thresholds", default="0.6,0.7,0.8", metavar="T,T", help="of the affinity (default 0.6,0.7,0.8)")
+    add("--streams", default=",".join(_STREAMS), metavar="S,S", help="which queries (default main,aux,no_sa)")
+    add("--stage", type=int, metavar="N", help="decoder stage to show, from 1 (default: the last); the JSON has all")
+    add("--beside", action="append", default=[], metavar="JSON", help="queries.json of another run, to draw beside")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    thresholds, streams = _numbers(args.thresholds), args.streams.split(",")
+    if not set(streams) <= set(_STREAMS) or len(set(streams)) < len(streams):
+        raise UserError(f"--streams {args.streams}: expected some of {', '.join(_STREAMS)}, each once")
+    others = [_read(path) for path in args.beside]
+    from detrex_ext import engine
+    from detrex_ext.analysis.query_report import QueryReport
+    from detrex_ext.config import load_config
+    from detrex_ext.evaluation import QueryEvaluator
+    from detrex_ext.runtime import LazyCall
+    from detrex_ext.visualization.query_curves import draw_queries
+
+    cfg = load_config(args.config_file, [name for name in args.overlay.split(",") if name], args.opts)
+    checkpoints = _checkpoints(cfg, args)
+    label = "/".join(Path(args.config_file if is_run(args) else checkpoints[0][0]).resolve().parts[-2:])
+    output = Path(args.output or os.path.join(cfg.train.output_dir, "queries"))
+    if args.output:
+        cfg.train.output_dir = args.output
+    output.mkdir(parents=True, exist_ok=True)
+    one = output / "checkpoint.json"
+    cfg.dataloader.evaluator = LazyCall(QueryEvaluator)(
+        json=truth_of(cfg), thresholds=thresholds, affinity=args.affinity, streams=streams, start=_start(cfg),
+        output=str(one),
+    )  # fmt: skip
+    rows = [{"checkpoint": path, "iteration": steps} for path, steps in checkpoints]
+    report = QueryReport(label, args.affinity, thresholds, streams, rows)
+    for other in others:
+        report.check_like(other)
+    for row in rows:
+        each = copy.deepcopy(cfg)
+        each.train.init_checkpoint = row["checkpoint"]
+        if not engine.evaluate(each, args):
+            raise UserError(f"nothing to analyse: {truth_of(cfg)} has no images or no objects")
+        row |= json.loads(one.read_text())
+        report.index(args.stage)
+    one.unlink()
+    (output / "queries.json").write_text(json.dumps(report.to_dict(), indent=1))
+    if args.json:
+        shutil.copyfile(output / "queries.json", args.json)
+    print(report.text(args.stage))
+    draw_queries([report, *others], output / "queries.png", args.stage)
+    print(f"figures in {args.json or output / 'queries.json'}, curves in {output / 'queries.png'}")
+    return 0
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(0 <= value < 1 for value in values):
+        raise UserError(f"--thresholds {text}: expected numbers from 0 to below 1, such as 0.6,0.7,0.8")
+    return sorted(set(values))
+
+
+def _read(path: str) -> Any:
+    from detrex_ext.analysis.query_report import QueryReport
+
+    try:
+        return QueryReport.from_dict(json.loads(Path(path).read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--beside {path}: not the queries.json of an earlier analysis ({error})") from error
+
+
+def _checkpoints(cfg: DictConfig, args: argparse.Namespace) -> list[tuple[str, int | None]]:
+    """(path, steps made) of all checkpoints of a run folder by age; else the one that the config names."""
+    if not is_run(args):
+        return [(weights_of(cfg.train.init_checkpoint, args), None)]
+    folder = Path(args.config_file)
+    found = {int(p.stem[6:]) + 1: p for p in folder.glob("model_*.pth") if re.fullmatch(r"model_\d+", p.stem)}
+    if (folder / "model_final.pth").is_file():  # the last periodic one is the same
+        found[int(cfg.train.max_iter)] = folder / "model_final.pth"
+    if not found:
+        return [(weights_of("", args), None)]
+    return [(str(path), steps) for steps, path in sorted(found.items())]
+
+
+def _start(cfg: DictConfig) -> str:
+    """Where auxiliary sets of the config's divide-and-conquer begin; as published where it has none."""
+    for strategy in (cfg.model.get("strategies") or {}).values():
+        if strategy and "DivideAndConquer" in str(strategy.get("_target_")):
+            return strategy.get("start", "shared")
+    return "shared"
