@@ -23,11 +23,15 @@ from torchvision.models import resnet18
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
-from detrex_ext.layers.box_ops import inverse_sigmoid
+from detrex_ext.criterion import AlignedLoss, GIoULoss, L1Loss, Rule, Term, detr_rules
+from detrex_ext.layers.box_ops import TINY, inverse_sigmoid
+from detrex_ext.matching import FocalClassCost, GIoUCost, HungarianMatcher, L1Cost, OneToManyMatcher
+from detrex_ext.strategies import DivideAndConquer
 from detrex_ext.structures import Targets
 
 VARIABLE = "DETREX_EXT_DAC"
 ROOT = Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+NUM_CLASSES = 91
 LEVELS = {"layer2": "0", "layer3": "1", "layer4": "2"}
 
 
@@ -158,7 +162,7 @@ def build(models: types.ModuleType, queries: int, stages: int, ffn: int) -> nn.M
     )
     options = {"aux_loss": True, "with_box_refine": True, "two_stage": True, "mixed_selection": True}
     return models.deformable_detr.DeformableDETR(
-        backbone, transformer, 91, 4, num_queries_one2one=queries, **options
+        backbone, transformer, NUM_CLASSES, 4, num_queries_one2one=queries, **options
     ).train()
 
 
@@ -176,7 +180,7 @@ def losses_by_our_names(wanted: dict[str, Tensor], stages: int) -> Iterator[tupl
 def criterion(models: types.ModuleType) -> nn.Module:
     """Their criterion with the published weights of the matcher."""
     matcher = models.matcher.HungarianMatcher(2, 5, 2)
-    return models.deformable_detr.SetCriterion(91, matcher, {}, ["labels", "boxes"]).train()
+    return models.deformable_detr.SetCriterion(NUM_CLASSES, matcher, {}, ["labels", "boxes"]).train()
 
 
 def nested(images: Tensor, sizes: Sequence[tuple[int, int]]) -> Nested:
@@ -185,3 +189,29 @@ def nested(images: Tensor, sizes: Sequence[tuple[int, int]]) -> Nested:
     for row, (h, w) in zip(mask, sizes, strict=True):
         row[:h, :w] = False
     return Nested(images, mask)
+
+
+def objects(counts: Sequence[int], g: torch.Generator) -> Targets:
+    """Objects of an image have different classes: what becomes of equal ones is undefined in the original."""
+    labels = tuple(torch.randperm(NUM_CLASSES - 1, generator=g)[:n] + 1 for n in counts)
+    boxes = tuple(0.25 + 0.3 * torch.rand(n, 4, generator=g, dtype=torch.float64) for n in counts)
+    return Targets(labels, boxes, torch.ones(len(counts), 2))
+
+
+def our_rules() -> list[Rule]:
+    """The released recipe: IoU-aware classification in all streams but the encoder's."""
+    costs = [FocalClassCost(2.0), L1Cost(5.0), GIoUCost(2.0, eps=TINY)]
+    terms = {"class": Term(AlignedLoss()), "bbox": Term(L1Loss(), 5.0), "giou": Term(GIoULoss(TINY), 2.0)}
+    host = detr_rules(("main", "enc", "dn"), enc_objectness=True, matcher=HungarianMatcher(costs), class_weight=2.0)
+    host["enc"].terms.update(giou=terms["giou"])
+    for group in ("main", "dn"):
+        host[group] = Rule(host[group].matcher, terms, host[group].when)
+    return [*DivideAndConquer(OneToManyMatcher(tau=1.5)).rules(host), *host.values()]
+
+
+def compare(found: dict[str, Tensor], wanted: dict[str, Tensor], stages: int, tolerance: float) -> int:
+    """Our losses equal theirs; how many there are."""
+    pairs = dict(losses_by_our_names(wanted, stages))
+    for name, value in pairs.items():
+        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=0, check_dtype=False, msg=name)
+    return len(pairs)
