@@ -19,7 +19,8 @@ SIZES = dict(
     dropout=0.0,
     num_queries=40,
     number=20,
-    out_points=32,
+    in_points=16,
+    out_points=16,
 )
 # attention over a whole map diverges or stands still at the rate that suits sampling, as does dynamic mixing
 LEARNING_RATES = dict(DETRDecoder=2e-4, DABDecoder=5e-4, AdaMixerDecoder=3e-4)
