@@ -1,4 +1,4 @@
-"""Look into a model: `python tools/analyze.py {model,stages} --config-file F`; see detrex_ext/cli/analyze.py."""
+"""Look into a model: `python tools/analyze.py {model,stages,queries-per-object,attention} ...`; see cli/analyze.py."""
 
 import sys
 

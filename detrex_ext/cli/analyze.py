@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from detrex_ext.errors import UserError
 
-from . import analyze_queries, analyze_stages
+from . import analyze_attention, analyze_queries, analyze_stages
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.set_defaults(run=_model)
     analyze_stages.add_parser(what)
     analyze_queries.add_parser(what)
+    analyze_attention.add_parser(what)
     parser.epilog = "\n".join(verb.format_usage() for verb in what.choices.values())
     return parser
 

@@ -73,6 +73,17 @@ def beside(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Imag
     return canvas
 
 
+def below(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures in one column."""
+    gap = 6
+    size = max(p.width for p in pictures), sum(p.height for p in pictures) + gap * (len(pictures) - 1)
+    canvas, y = Image.new("RGB", size, "white"), 0
+    for picture in pictures:
+        canvas.paste(picture, (0, y))
+        y += picture.height + gap
+    return canvas
+
+
 def _ordered(box: _Box) -> _Box:
     x0, y0, x1, y1 = box
     return x0, y0, max(x0, x1), max(y0, y1)

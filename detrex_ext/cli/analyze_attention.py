@@ -1,0 +1,76 @@
+"""`python -m detrex_ext analyze attention`: gathering and dispersing of the queries of one object."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from detrex_ext.errors import UserError
+
+_DESCRIPTION = """\
+Draws, stage by stage, the queries nearest to an object: before the stage, after its self-attention (which disperses
+them) and after its cross-attention (which gathers them). Boxes and scores are what the stage's heads make of the
+queries there; these heads are trained on what leaves the stage, so the first two columns say where queries tend.
+  near        queries that overlap the object with IoU > 0.5
+  iou, score  mean overlap, and mean score of the object's class, of the queries drawn
+  similarity  mean cosine of their contents
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the subparsers of ``analyze``."""
+    parser = verbs.add_parser(
+        "attention",
+        help="queries of one object before and after self- and cross-attention, drawn",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file")
+    add("picture", metavar="PICTURE", help="a picture file")
+    add("--output", required=True, metavar="DIR", help="folder for attention.png and attention.json")
+    add("--object", type=int, default=1, metavar="N", help="which of the model's detections, best first (default 1)")
+    add("--queries", type=int, default=8, metavar="N", help="queries to draw at most (default 8)")
+    add("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    add("--config-file", metavar="F", help="config of the model, for a checkpoint that holds none")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.object < 1 or args.queries < 2:
+        raise UserError(f"--object {args.object} --queries {args.queries}: expected 1 or more, and 2 or more")
+    from detrex_ext.analysis.attention import gather, watch_attention
+    from detrex_ext.analysis.attention_drawing import draw_gathering
+    from detrex_ext.analysis.stage_report import aligned
+    from detrex_ext.api import as_rgb, load
+    from detrex_ext.modeling.decoders.staged import StagedDecoder
+
+    source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
+    predictor, rgb = load(source, weights=weights, device=args.device), as_rgb(args.picture)
+    decoder = getattr(predictor.model, "decoder", None)
+    if not isinstance(decoder, StagedDecoder):
+        raise UserError(f"{args.model}: its model has no staged decoder, whose attention could be watched")
+    with watch_attention(decoder) as moments:
+        detections = predictor.predict(rgb, threshold=0.0)
+    if args.object > len(detections):
+        raise UserError(f"--object {args.object}: the model has {len(detections)} detections on {args.picture}")
+    at, (height, width) = args.object - 1, rgb.shape[:2]
+    box = detections.pred_boxes.tensor[at]
+    label, score = int(detections.pred_classes[at]), float(detections.scores[at])
+    found = gather(moments, box / box.new_tensor([width, height, width, height]), label, score, args.queries)
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    draw_gathering(rgb, found).save(output / "attention.png")
+    name = predictor.class_names[label]
+    head = {"picture": args.picture, "class": name, "score": score, "box": box.tolist()}
+    report = {**head, "queries": found.query_N.tolist(), "moments": found.rows()}
+    (output / "attention.json").write_text(json.dumps(report, indent=1))
+    shown = [["stage", "near", "iou", "score", "similarity"]]
+    for row in report["moments"]:
+        values = (f"{row[key]:.3f}" for key in ("iou", "score", "similarity"))
+        shown.append([f"{row['stage']} {row['moment']}", str(row["near"]), *values])
+    print(f"{name}, score {score:.2f}, in {args.picture}", *aligned(shown), sep="\n")
+    print(f"drawn in {output / 'attention.png'}, figures in {output / 'attention.json'}")
+    return 0
