@@ -104,7 +104,8 @@ def test_a_short_memory_leaves_fewer_extra_queries_and_the_same_losses(shapes, l
     made = HybridQueries(TwoStageQueries(K, Q, C, content="mixed"), T).train()
     decoder = DeformableDecoder(K, C, 2, 2, 2, 16, 0.0, 2, refine=True).train()
     queries, _ = made(memory(shapes))
-    assert queries.take("hybrid").content_BTC.shape[1] == left
+    extra = queries.take("hybrid").content_BTC
+    assert extra.shape[1] == left and all(torch.equal(x, made.extra.weight[:left]) for x in extra)
     assert (queries.slots[1].domain is None) == (left == 0)  # nobody attends to nothing
     rules = detr_rules(("main",))
     criterion = SetCriterion({**rules, "hybrid": hybrid_rule(rules["main"])})
@@ -175,6 +176,14 @@ def test_losses_of_groups_are_the_mean_over_all_of_them(softmax):
         mean = sum(losses[f"loss_{term}"] for losses in alone) / groups
         torch.testing.assert_close(found[f"loss_{term}"] + found[f"loss_{term}_group"], mean)
         torch.testing.assert_close(found[f"loss_{term}"], alone[0][f"loss_{term}"] / groups)
+
+
+def test_sets_that_share_their_loss_lie_beside_one_that_does_not():
+    targets, rule = objects((3, 1)), detr_rule()
+    alone, shared = SupervisedSet(*predictions(0), 0), SupervisedSet(*predictions(1), 0)
+    both = [alone, replace(shared, given=Given(sets=4))]
+    one, other, found = (SetCriterion([rule])(sets, targets)["loss_bbox"] for sets in ([alone], [shared], both))
+    torch.testing.assert_close(found, one + other / 4)
 
 
 @pytest.mark.parametrize("kind", SOURCES)
