@@ -63,9 +63,11 @@ def main(argv: list[str] | None = None) -> int:
     model, extra, stages = _model(args) if args.config_file else (None, None, None)
     report = convert(args.source, args.target, args.to, model, args.ema, extra, stages)
     print(report.full() if args.report else report)
-    dropped = f", {len(report.dropped)} left out on purpose" if report.dropped else ""
     if stages is not None:
-        print(f"decoder stages kept: {', '.join(map(str, stages))}")
+        mb = Path(args.target).stat().st_size / 1e6
+        print(f"{args.target}: {mb:.0f} MB, with decoder stages {', '.join(map(str, stages))}, names of {args.to}")
+        return 0
+    dropped = f", {len(report.dropped)} left out on purpose" if report.dropped else ""
     print(f"{args.target}: {len(report.matched)} tensors by the names of {args.to}{dropped}")
     return 0
 
