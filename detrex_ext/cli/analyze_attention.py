@@ -10,9 +10,10 @@ from typing import Any
 from detrex_ext.errors import UserError
 
 _DESCRIPTION = """\
-Draws, stage by stage, the queries nearest to an object: before the stage, after its self-attention (which disperses
-them) and after its cross-attention (which gathers them). Boxes and scores are what the stage's heads make of the
-queries there; these heads are trained on what leaves the stage, so the first two columns say where queries tend.
+Draws, stage by stage, the queries nearest to an object: before the stage, after its self-attention and after its
+cross-attention. (DAC-DETR: the first disperses the queries around an object, the second gathers them.) Boxes and scores
+are what the stage's heads make of the queries there; these heads are trained on what leaves the stage, so the first
+two columns say no more than where queries tend.
   near        queries that overlap the object with IoU > 0.5
   iou, score  mean overlap, and mean score of the object's class, of the queries drawn
   similarity  mean cosine of their contents

@@ -35,7 +35,7 @@ def draw_queries(reports: Sequence[Any], output: str | Path, stage: int | None =
     for axis, name in zip(axes, [*names, f"best {first.affinity} of an object"], strict=True):
         axis.set_title(name)
         axis.set_xlabel(along)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.08 * (axis.dataLim.y1 or 1))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.savefig(output, dpi=110)

@@ -99,6 +99,15 @@ def test_pictures_count_once():
     assert torch.equal(twice.result()[0], once.result()[0])
 
 
+def test_an_affinity_of_the_threshold_itself_does_not_count():
+    one = QueriesPerObject((0.5,))
+    one.add(
+        [0], torch.tensor([[[0.5, 0.75, 0.25]]]), Targets((torch.tensor([0]),), (torch.ones(1, 4),), torch.ones(1, 2))
+    )
+    above, best = one.result()
+    assert (above.item(), best.item()) == (1, 0.75)
+
+
 @pytest.fixture
 def data(tmp_path):
     """Three pictures of four classes; the first has one more object in a crowd region, the second none."""
