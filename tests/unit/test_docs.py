@@ -82,5 +82,7 @@ def test_config_keys_exist(document: Path, verb: str, arguments: list[str]) -> N
 
     overrides = [word for word in arguments if re.match(r"^\+?[a-z][\w.]*=", word)]
     named = dict(zip(arguments, arguments[1:], strict=False))
+    if named["--config-file"].startswith("output/"):
+        pytest.skip("the folder of a training")
     overlays = named["--overlay"].split(",") if "--overlay" in named else []
     assert load_config(named["--config-file"], overlays, overrides)
