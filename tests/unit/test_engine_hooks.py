@@ -139,7 +139,15 @@ def test_random_states_come_back():
     assert drawn == (random.random(), np.random.rand(), torch.rand(1).item())
 
 
-def test_signals_are_noted_and_repeated_ones_taken_for_one(monkeypatch):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal; a shell starts its background jobs with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_signals_are_noted_and_repeated_ones_taken_for_one(monkeypatch, interruptible):
     t = trainer()
     hook = SignalHook()
     t.register_hooks([hook])
