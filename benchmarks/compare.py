@@ -8,9 +8,11 @@
 
 Every `--overlay "[name:] A,B key=value ..."` is a variant of its own, with its overlays and overrides; `--base` is laid
 over every config first. `--again "name: key=value ..."` evaluates what was trained at equal steps under other settings,
-`--stages` analyses the decoder stages too. Runs go `--jobs` at a time
-with one thread each. Time is the processor time of a run's process, which hardly depends on what runs beside it; memory
-is its peak resident size. A run that is finished in the output folder is not made again.
+`--stages` analyses the decoder stages too, `--queries` counts the queries
+near each object. `--grid 100` rounds the steps of a longer bare run up to hundreds, so that overlays of about one price
+share it. Runs go `--jobs` at a time with one thread each. Time is the processor time of a run's process, which hardly
+depends on what runs beside it; memory is its peak resident size. A run that is finished in the output folder is not
+made again.
 """
 
 from __future__ import annotations
@@ -25,41 +27,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tables import Run, query_table, stage_table, table
+
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass
-class Run:
-    """One training: which, and what came of it.
-
-    Attributes:
-        variant: name in the table.
-        config: file or name of the config.
-        overlay: overlays in order, comma-separated, and then overrides, all separated by blanks; "" = the bare model.
-        seed: of the training.
-        steps: optimiser steps; None = as many as the config says.
-        ap, ap50, ap75: COCO figures of the last evaluation.
-        curve: AP of each evaluation on the way, by step as text (as JSON keeps it).
-        cpu_s, peak_mib: processor time and peak resident size of the process.
-        stages: figures of the stage analysis, where it was made.
-    """
-
-    variant: str
-    config: str
-    overlay: str
-    seed: int
-    steps: int | None
-    ap: float = 0.0
-    ap50: float = 0.0
-    ap75: float = 0.0
-    curve: dict[str, float] | None = None
-    cpu_s: float = 0.0
-    peak_mib: float = 0.0
-    stages: dict[str, float] | None = None
+Variant = tuple[str, str, str]
 
 
 def folder_of(run: Run, output: Path) -> Path:
@@ -93,7 +68,6 @@ def train(run: Run, output: Path, overrides: Sequence[str]) -> Run:
     command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", run.config]
     command += ["--overlay", overlays] if overlays else []
     command += [*overrides, *own, f"train.output_dir={folder}", "train.overwrite=true", f"train.seed={run.seed}"]
-    command += [f"train.max_iter={run.steps}"] if run.steps else []
     folder.mkdir(parents=True, exist_ok=True)
     used = start(command, folder / "stdout.txt")
     rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
@@ -125,6 +99,25 @@ def evaluate(run: Run, name: str, overrides: str, output: Path) -> Run:
     return again
 
 
+def count(run: Run, output: Path) -> Run:
+    """A run with its queries near each object, of its last stage and final weights."""
+    if run.queries is None:
+        folder = folder_of(run, output)
+        file = folder / "queries.json"
+        command = [sys.executable, str(ROOT / "tools" / "analyze.py"), "queries-per-object"]
+        command += ["--config-file", str(folder), "--output", str(folder / "queries"), "--json", str(file)]
+        start([*command, f"train.init_checkpoint={folder / 'model_final.pth'}"], folder / "queries.txt")
+        report = json.loads(file.read_text())
+        row = report["checkpoints"][0]
+        names = [f"> {t:g}" for t in report["thresholds"]] + ["best"]
+        run.queries = {
+            stream: dict(zip(names, [*row["above"][stream][-1], row["best"][stream][-1]], strict=True))
+            for stream in report["streams"]
+        }
+        (folder / "run.json").write_text(json.dumps(asdict(run), indent=2) + "\n")
+    return run
+
+
 def split(text: str) -> tuple[str, list[str]]:
     """Overlays and overrides of a variant."""
     words = text.split()
@@ -138,48 +131,15 @@ def named(text: str) -> tuple[str, str]:
     return (name, rest.strip()) if mark else (text, text)
 
 
-def as_long(bare: Iterable[Run], other: Iterable[Run]) -> int:
-    """Steps the bare model makes in the processor time of another, from the medians over seeds."""
+def as_long(bare: Iterable[Run], other: Iterable[Run], grid: int = 1) -> int:
+    """Steps the bare model makes in the processor time of another (medians over seeds), rounded up to a grid."""
     bare, other = list(bare), list(other)
     ratio = statistics.median(r.cpu_s for r in other) / statistics.median(r.cpu_s for r in bare)
-    return round(bare[0].steps * ratio)
+    steps = round(bare[0].steps * ratio)
+    return -(-steps // grid) * grid
 
 
-def table(runs: Sequence[Run]) -> str:
-    """A Markdown row for each variant: mean and every seed's AP, means of the other figures."""
-    lines = [
-        "| variant | steps | AP | AP of each seed | AP50 | AP75 | processor time | peak MiB |",
-        "|---|---:|---:|---|---:|---:|---:|---:|",
-    ]
-    for name in dict.fromkeys(r.variant for r in runs):
-        group = [r for r in runs if r.variant == name]
-
-        def mean(field: str, group: list[Run] = group) -> float:
-            return statistics.mean(getattr(r, field) for r in group)
-
-        seeds = ", ".join(f"{r.ap:.1f}" for r in group)
-        lines.append(
-            f"| {name} | {group[0].steps} | {mean('ap'):.1f} | {seeds} | {mean('ap50'):.1f} | {mean('ap75'):.1f} "
-            f"| {mean('cpu_s'):.0f} s | {mean('peak_mib'):.0f} |"
-        )
-    return "\n".join(lines)
-
-
-def stage_table(runs: Sequence[Run]) -> str:
-    """AP by stage and what the last stage made of the earlier ones at IoU 0.75, means over seeds; "" without any."""
-    runs = [r for r in runs if r.stages]
-    if not runs:
-        return ""
-    columns = list(max((r.stages for r in runs), key=len))
-    lines = ["| variant | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    for name in dict.fromkeys(r.variant for r in runs):
-        group = [r.stages for r in runs if r.variant == name]
-        means = [statistics.mean(s[c] for s in group) if c in group[0] else None for c in columns]
-        lines.append(f"| {name} | " + " | ".join("-" if m is None else f"{m:.1f}" for m in means) + " |")
-    return "\n".join(lines)
-
-
-def variants(configs: Sequence[str], base: str, overlays: Sequence[str]) -> list[tuple[str, str, str]]:
+def variants(configs: Sequence[str], base: str, overlays: Sequence[str]) -> list[Variant]:
     """(name, config, overlays) of every variant; the bare one of a config comes before those laid over it."""
     found = []
     for config in configs:
@@ -193,41 +153,48 @@ def variants(configs: Sequence[str], base: str, overlays: Sequence[str]) -> list
     return found
 
 
-Variant = tuple[str, str, str]
+def longer(made: list[Variant], base: str, runs: Sequence[Run], grid: int) -> tuple[list[Variant], list[str]]:
+    """Bare runs as long as each overlay took, each length once, and which is whose.
 
-
-def compare(
-    made: list[Variant],
-    base: str,
-    seeds: Sequence[int],
-    output: Path,
-    jobs: int,
-    more: Sequence[str],
-    again: Sequence[str] = (),
-    longer: bool = True,
-) -> None:
-    """All runs: every variant at equal steps, their weights again, the bare ones as long as each overlay took."""
-
-    def all_of(work: Callable[..., Run], arguments: list[tuple]) -> list[Run]:
-        with ThreadPoolExecutor(jobs) as pool:
-            return list(pool.map(lambda given: work(*given), arguments))
-
-    started = time.time()
-    runs = all_of(train, [(Run(*variant, seed, None), output, more) for seed in seeds for variant in made])
-    others = all_of(evaluate, [(run, *named(text), output) for text in again for run in runs])
-    wanted = []
-    for name, config, overlay in made if longer else ():
+    Returns:
+        variants, of the name ``bare, N steps``, and lines that say which belongs to which overlay.
+    """
+    wanted, lines = {}, []
+    for name, config, overlay in made:
         if overlay != base:
             bare = [r for r in runs if (r.config, r.overlay) == (config, base)]
-            steps = as_long(bare, [r for r in runs if r.variant == name])
-            title = f"{bare[0].variant}, as long as {name}"
-            wanted += [(Run(title, config, base, seed, steps), output, more) for seed in seeds]
-    others += all_of(train, wanted)
-    order = [name for name, _, _ in made]
-    runs = sorted(runs, key=lambda r: order.index(r.variant)) + others
-    print("\n\n".join(filter(None, [table(runs), stage_table(runs)])))
-    print(f"\n{len(runs)} runs, {jobs} at a time, {(time.time() - started) / 60:.0f} min")
-    (output / "runs.json").write_text(json.dumps([asdict(r) for r in runs], indent=2) + "\n")
+            steps = as_long(bare, [r for r in runs if r.variant == name], grid)
+            title = f"{bare[0].variant}, {steps} steps"
+            wanted[title] = (title, config, f"{base} train.max_iter={steps}".strip())
+            lines.append(f"- {name} takes the time of {title}")
+    return list(wanted.values()), lines
+
+
+def compare(made: list[Variant], args: argparse.Namespace) -> None:
+    """All runs: every variant at equal steps, their weights again, the bare ones as long as each overlay took."""
+    seeds = [int(s) for s in args.seeds.split(",")]
+    more = [*args.overrides, *(["dataloader.evaluator.stages=true"] if args.stages else [])]
+
+    def all_of(work: Callable[..., Run], arguments: list[tuple]) -> list[Run]:
+        with ThreadPoolExecutor(args.jobs) as pool:
+            return list(pool.map(lambda given: work(*given), arguments))
+
+    def trained(variants: list[Variant]) -> list[Run]:
+        runs = all_of(train, [(Run(*variant, seed), args.output, more) for seed in seeds for variant in variants])
+        runs = all_of(count, [(run, args.output) for run in runs]) if args.queries else runs
+        order = [name for name, _, _ in variants]
+        return sorted(runs, key=lambda r: order.index(r.variant))
+
+    started, lines = time.time(), []
+    runs = trained(made)
+    others = all_of(evaluate, [(run, *named(text), args.output) for text in args.again for run in runs])
+    if not args.equal_steps:
+        variants, lines = longer(made, args.base, runs, args.grid)
+        others += trained(variants)
+    runs += others
+    print("\n\n".join(filter(None, [table(runs), "\n".join(lines), stage_table(runs), query_table(runs)])))
+    print(f"\n{len(runs)} runs, {args.jobs} at a time, {(time.time() - started) / 60:.0f} min")
+    (args.output / "runs.json").write_text(json.dumps([asdict(r) for r in runs], indent=2) + "\n")
 
 
 def main() -> None:
@@ -238,6 +205,8 @@ def main() -> None:
     parser.add_argument("--overlay", action="append", default=[], metavar="[NAME:] A,B KEY=VALUE", help="a variant")
     parser.add_argument("--again", action="append", default=[], metavar="NAME: KEY=VALUE", help="another evaluation")
     parser.add_argument("--stages", action="store_true", help="stage-wise errors in every evaluation")
+    parser.add_argument("--queries", action="store_true", help="queries near each object, of the final weights")
+    parser.add_argument("--grid", default=1, metavar="N", type=int, help="steps of a longer bare run: a multiple of N")
     parser.add_argument("--equal-steps", action="store_true", help="only those: no bare run as long as another took")
     parser.add_argument("--seeds", default="0,1,2", metavar="S,S")
     parser.add_argument("--output", default="output/compare", metavar="DIR", type=Path)
@@ -245,10 +214,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    seeds = [int(s) for s in args.seeds.split(",")]
-    made = variants(args.config_file, args.base, args.overlay)
-    more = [*args.overrides, *(["dataloader.evaluator.stages=true"] if args.stages else [])]
-    compare(made, args.base, seeds, args.output, args.jobs, more, args.again, not args.equal_steps)
+    compare(variants(args.config_file, args.base, args.overlay), args)
 
 
 if __name__ == "__main__":
