@@ -20,9 +20,9 @@ from .stack import Stack
 NEVER = -math.inf  # below any score
 
 
-def aligned_quality(prob: Tensor, iou: Tensor, alpha: float, floor: float = 0.01) -> Tensor:
-    """How well class and box of a pair agree with its object: max(prob^alpha iou^(1 - alpha), floor), elementwise."""
-    return (prob**alpha * iou.clamp(min=0) ** (1 - alpha)).clamp(min=floor)
+def aligned_quality(prob: Tensor, iou: Tensor, alpha: float) -> Tensor:
+    """How well class and box of a pair agree with its object: max(prob^alpha iou^(1 - alpha), 0.01), elementwise."""
+    return (prob**alpha * iou.clamp(min=0) ** (1 - alpha)).clamp(min=0.01)
 
 
 class ScoreMatcher(Matcher):

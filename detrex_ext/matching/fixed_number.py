@@ -16,6 +16,7 @@ from detrex_ext.structures import Targets
 from .base import HostProblem, Matcher
 from .by_score import NEVER, ScoreMatcher
 from .costs import Cost, candidates
+from .given import GivenMatcher
 from .hungarian import HungarianMatcher
 from .stack import Stack
 
@@ -59,11 +60,19 @@ class RepeatedMatcher(Matcher):
     Args:
         matcher: one-to-one, decides over the repeated objects.
         times: queries per object; fewer where there are not enough.
+
+    Raises:
+        ValueError: a matcher that is not one-to-one.
     """
 
     def __init__(self, matcher: Matcher, times: int = 6) -> None:
         if times < 1:
             raise ValueError(f"times must be at least 1, got {times}")
+        if isinstance(matcher, ScoreMatcher | GivenMatcher):
+            raise ValueError(
+                f"RepeatedMatcher (hybrid queries) repeats objects for a one-to-one matcher such as HungarianMatcher; "
+                f"{type(matcher).__name__} decides itself how many queries an object takes: use it alone"
+            )
         self.matcher, self.times = matcher, times
 
     def __repr__(self) -> str:

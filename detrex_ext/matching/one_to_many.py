@@ -39,7 +39,7 @@ class OneToManyMatcher(ScoreMatcher):
             which come first. Below 1: a share of the set's queries. None: no limit.
         boxes: whose IoU counts. ``"predicted"``: that of the set's boxes, or of its ``match_boxes`` where it names
             any. ``"prior"``: that of the boxes its source began with, a two-stage source's anchors and first
-            references.
+            references. Group queries have no prior: each of their groups began with boxes of its own.
     """
 
     def __init__(
@@ -74,7 +74,8 @@ class OneToManyMatcher(ScoreMatcher):
             if first_BQ4 is None or first_BQ4.shape != stack.boxes_NBQ4.shape[1:]:
                 raise ValueError(
                     f"OneToManyMatcher(boxes='prior'): the source of {stack.name(0)} does not say which boxes its "
-                    f"{stack.shape[2]} queries begin with, as TwoStageQueries does. Use boxes='predicted'"
+                    f"{stack.shape[2]} queries begin with. TwoStageQueries does, of its own and of hybrid queries, not "
+                    "of group queries, nor of those that a recollection's top_k chose. Use boxes='predicted'"
                 )
             stack = replace(stack, match_boxes_NBQ4=first_BQ4.to(stack.boxes_NBQ4.dtype).expand_as(stack.boxes_NBQ4))
         seen = candidates(stack, targets)

@@ -11,6 +11,7 @@ from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
 from detrex_ext.criterion import SetCriterion, detr_rule, detr_rules, hybrid_rule
 from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy
+from detrex_ext.matching import OneToManyMatcher
 from detrex_ext.modeling.decoders import DeformableDecoder
 from detrex_ext.modeling.queries import (
     AnchorQueries,
@@ -213,6 +214,22 @@ def test_groups_start_apart_with_the_same_values():
         assert torch.equal(a.sort(0).values, b.sort(0).values) or a.dim() == 1, name
         if a.dim() > 1 and a.std(0).any():
             assert not torch.equal(a, b) and not torch.equal(b, c), name
+
+
+@pytest.mark.parametrize("wrap", [lambda s: HybridQueries(s, T), lambda s: GroupQueries(s, 3)], ids=["hybrid", "group"])
+def test_first_boxes_are_known_of_main_and_hybrid_queries_and_refused_of_groups(wrap):
+    torch.manual_seed(0)
+    queries, _ = wrap(moved(SOURCES["projected"]())).train()(memory())
+    sets = DeformableDecoder(K, C, 2, 2, 2, 16, 0.0, 2, refine=True).train()(queries, memory())
+    of_group = {s.group: s.given.prior for s in sets}
+    assert torch.equal(of_group["main"].boxes_BQ4, queries.take("main").ref_BT4)
+    criterion = SetCriterion({g: detr_rule(OneToManyMatcher(boxes="prior")) for g in of_group})
+    if "hybrid" in of_group:
+        assert torch.equal(of_group["hybrid"].boxes_BQ4, queries.take("hybrid").ref_BT4)
+        assert all(x.isfinite() for x in criterion(sets, objects((2, 1))).values())
+    else:
+        with pytest.raises(ValueError, match="group 'group', .* not of group queries.* Use boxes='predicted'"):
+            criterion(sets, objects((2, 1)))
 
 
 class OnlyItsOwn(QuerySource):

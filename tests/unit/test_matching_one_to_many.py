@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detrex_ext.criterion import FocalLoss, GIoULoss, L1Loss, SetCriterion, SoftmaxLoss, Supervision, detr_rule
 from detrex_ext.matching import (
+    GivenMatcher,
     HungarianMatcher,
     L1Cost,
     OneToManyMatcher,
@@ -332,6 +333,12 @@ def test_repeated_objects_are_the_cheapest_fixed_number_each():
     cost = HungarianMatcher().cost(stack, targets)
     alone = {q for n, b, q, g in pairs if (n, g) == (0, 2)}
     assert alone == set(cost[0, 2].topk(3, largest=False).indices.tolist())
+
+
+@pytest.mark.parametrize("matcher", [OneToManyMatcher(), TopKMatcher(), GivenMatcher()])
+def test_objects_are_repeated_for_one_to_one_matchers_only(matcher):
+    with pytest.raises(ValueError, match=f"one-to-one .* {type(matcher).__name__} decides itself"):
+        RepeatedMatcher(matcher)
 
 
 @pytest.mark.parametrize(
