@@ -43,6 +43,7 @@ class SigmoidLoss(Loss):
         raise NotImplementedError
 
     def __call__(self, s: Supervision) -> Tensor:
+        _check_kind(self, s, softmax=False)
         query_NBQ = s.query_weight_NBQ
         weight_R = None if query_NBQ is None else query_NBQ.reshape(-1)
         logits, pairs, damp = s.stack.logits_NBQK, s.assignment.cls, s.assignment.damp
@@ -101,6 +102,7 @@ class SoftmaxLoss(Loss):
 
     def __call__(self, s: Supervision) -> Tensor:
         """See :meth:`Loss.__call__`."""
+        _check_kind(self, s, softmax=True)
         logits, pairs = s.stack.logits_NBQK, s.assignment.cls
         N, _, _, K = logits.shape
         rows = logits.reshape(-1, K)
@@ -116,6 +118,15 @@ class SoftmaxLoss(Loss):
             weight = weight * s.query_weight_NBQ.reshape(-1)
         value = F.cross_entropy(rows, target, reduction="none") * weight
         return value.view(N, -1).sum(1) / weight.view(N, -1).sum(1).clamp(min=1e-6)
+
+
+def _check_kind(loss: Loss, s: Supervision, softmax: bool) -> None:
+    if s.stack.softmax != softmax:
+        kinds = ("a sigmoid per class", "a softmax with 'no object' as its last class")
+        raise ValueError(
+            f"{type(loss).__name__} is for {kinds[softmax]}, but the logits of {s.stack.name(0)} are "
+            f"{kinds[s.stack.softmax]}: DETRDecoder needs SoftmaxLoss, all others one of the sigmoid losses"
+        )
 
 
 class L1Loss(Loss):

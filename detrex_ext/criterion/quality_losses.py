@@ -62,8 +62,8 @@ class VarifocalLoss(SigmoidLoss):
     def positive(self, x_P: Tensor, s: Supervision) -> Tensor:
         """See :meth:`SigmoidLoss.positive`."""
         target = s.cls_iou_P
-        value = (target * _towards(x_P, target)).where(target > 0, negative(x_P, self.alpha, self.gamma))
-        return _weighted(value, s)
+        value = _weighted(target * _towards(x_P, target), s)
+        return value.where(target > 0, negative(x_P, self.alpha, self.gamma))
 
 
 class QualityFocalLoss(SigmoidLoss):

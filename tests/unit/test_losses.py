@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from detrex_ext.criterion import FocalLoss, GIoULoss, L1Loss, SoftmaxLoss, Supervision
+from detrex_ext.criterion import AlignedLoss, FocalLoss, GIoULoss, L1Loss, SoftmaxLoss, Supervision
 from detrex_ext.criterion import sigmoid as dense
 from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, generalized_box_iou_elementwise
 from detrex_ext.matching import stack_sets
@@ -176,13 +176,20 @@ def test_box_losses_of_pairs(weighted):
     same_values_and_gradients(GIoULoss()(s), torch.stack(giou), boxes)
 
 
+@pytest.mark.parametrize("loss, softmax", [(FocalLoss(), True), (AlignedLoss(), True), (SoftmaxLoss(), False)])
+def test_a_loss_of_the_other_kind_of_classification_is_refused(loss, softmax):
+    _, s = supervise(softmax=softmax, K=K + softmax)
+    with pytest.raises(ValueError, match=f"{type(loss).__name__} is for .* group 'main', path 'plain', stage 0"):
+        loss(s)
+
+
 @pytest.mark.parametrize("loss", [FocalLoss(), SoftmaxLoss(), L1Loss(), GIoULoss()])
 def test_no_pairs_or_no_queries_give_finite_losses_with_a_graph(loss):
     nothing = Assignment(cls=Pairs.empty(), box=Pairs.empty())
     for queries in (Q, 0):
         logits = torch.randn(B, queries, K, requires_grad=True)
         boxes = torch.rand(B, queries, 4, requires_grad=True)
-        one = SupervisedSet(logits, boxes, 0)
+        one = SupervisedSet(logits, boxes, 0, softmax=isinstance(loss, SoftmaxLoss))
         value = loss(Supervision(stack_sets([one, one]), nothing, TARGETS))
         assert value.shape == (2,) and torch.isfinite(value).all() and value.requires_grad
         value.sum().backward()

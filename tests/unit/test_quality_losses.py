@@ -67,7 +67,7 @@ def aligned(alpha, gamma):
 
 def varifocal(alpha, gamma):
     def positive(p, iou, weight):
-        return weight * (iou * entropy(p, iou) if iou > 0 else alpha * p**gamma * entropy(p, 0.0))
+        return weight * iou * entropy(p, iou) if iou > 0 else alpha * p**gamma * entropy(p, 0.0)
 
     return VarifocalLoss(alpha, gamma), positive, lambda p: alpha * p**gamma * entropy(p, 0.0)
 
