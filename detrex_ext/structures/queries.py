@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -99,8 +100,9 @@ class Queries:
             if all(on for _, on in flags):
                 masks[domain] = mask
             elif any(on for _, on in flags):
-                stay = torch.cat([torch.full((size,), on, device=mask.device) for size, on in flags])
-                masks[domain] = mask[stay][:, stay]
+                ends = accumulate(size for size, _ in flags)
+                stay = [(end - size, end) for (size, on), end in zip(flags, ends, strict=True) if on]
+                masks[domain] = _gather(_gather(mask, stay).T, stay).T.contiguous()
         return Queries(
             _gather(self.content_BTC, keep),
             _gather(self.ref_BT4, keep),
