@@ -1,6 +1,5 @@
 """Group queries (Group-DETR) over any host: `--overlay group`."""
 
-from detrex_ext.criterion import Rule
 from detrex_ext.modeling.queries import GroupQueries, wrap_source
 from detrex_ext.runtime import LazyCall as L
 
@@ -8,5 +7,5 @@ from detrex_ext.runtime import LazyCall as L
 def apply(cfg, groups=11):
     """``groups`` groups of queries in training, the host's among them."""
     wrap_source(cfg.model, L(GroupQueries)(groups=groups))
-    cfg.model.rules.group = L(Rule)(matcher="${..main.matcher}", terms="${..main.terms}")
+    cfg.model.rules.group = "${.main}"
     return cfg

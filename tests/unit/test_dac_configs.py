@@ -7,6 +7,7 @@ import torch
 
 from detrex_ext.config import find_config, load_config
 from detrex_ext.criterion import AlignedLoss, FocalLoss, QualityFocalLoss, VarifocalLoss
+from detrex_ext.errors import UserError
 from detrex_ext.matching import (
     GivenMatcher,
     HungarianMatcher,
@@ -127,6 +128,13 @@ def test_twins_of_recollected_sets_are_an_option():
     rules, cfg = rules_of("adamixer_r50_12ep", "sqr", "dac", overrides=["model.strategies.dac.recollected=true"])
     assert list(cfg.model.strategies) == ["sqr", "dac"] and instantiate(cfg.model.strategies.dac).recollected
     assert rules.keys() == {("main", "plain"), ("main", "aux")}
+
+
+def test_overlays_refuse_hosts_that_they_do_not_fit():
+    with pytest.raises(UserError, match="deta needs a two-stage host"):
+        rules_of("dab_detr_r50_50ep", "deta")
+    with pytest.raises(ValueError, match="AlignedLoss is for a sigmoid per class"):
+        losses_of("detr_r50_300ep", "ice")
 
 
 @pytest.mark.parametrize("name, overlay", [("dino_r50_4scale_12ep", "deta"), ("adamixer_r50_12ep", "one_to_many")])

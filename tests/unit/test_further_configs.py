@@ -95,7 +95,12 @@ def test_options_reach_the_source_and_its_rule():
     assert (model.queries.num_extra, rule.matcher.times) == (7, 2)
     assert [t.weight for t in rule.terms.values()] == [1.5, 2.5, 1.0]
     assert model.queries.source.class_embed.out_features == 4
-    assert len(instantiate(narrow("dab_detr_r50_50ep", ("group", {"groups": 4})).model).queries.others) == 3
+    overrides = ["model.rules.main.stage_weights=[0,1]", "model.rules.main.terms.class.weight=3"]
+    model = instantiate(narrow("dab_detr_r50_50ep", ("group", {"groups": 4}), overrides=overrides).model)
+    main, group = model.rules["main"], model.rules["group"]
+    assert len(model.queries.others) == 3 and group.when == {"group": ("group",)}
+    assert group.stage_weights == main.stage_weights == (0, 1)
+    assert [t.weight for t in group.terms.values()] == [t.weight for t in main.terms.values()] == [3, 5, 2]
 
 
 def test_beside_recollection_dac_and_denoising_only_main_is_taken_up():

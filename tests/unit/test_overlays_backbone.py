@@ -50,6 +50,20 @@ def test_the_large_swin_is_the_published_one_and_fits_the_neck(config):
     assert 194e6 < sum(p.numel() for p in backbone.parameters()) < 196e6
 
 
+@pytest.mark.parametrize(
+    ("name", "host", "checkpoint"),
+    [
+        ("dino_swin_large_384_4scale_12ep", "dino_r50_4scale_12ep", False),
+        ("dac_cdn_swin_l_12ep", "dac_cdn_r50_12ep", True),
+        ("dac_cdn_ice_swin_l_12ep", "dac_cdn_ice_r50_12ep", True),
+    ],
+)
+def test_projects_with_the_large_swin_are_their_host_under_the_overlay(name, host, checkpoint):
+    own = load_config(find_config(name))
+    laid = load_config(find_config(host), [("swin_l", {"checkpoint": checkpoint})])
+    assert own.model == laid.model and own.train.init_checkpoint == laid.train.init_checkpoint == ""
+
+
 def test_the_deeper_resnet_keeps_what_the_host_says():
     cfg = load_config(find_config("adamixer_r50_12ep"), ["r101"], ["model.backbone.freeze_at=1"])
     assert dict(cfg.model.backbone, _target_=None) == {

@@ -1,6 +1,5 @@
 """Deformable-DETR with eleven groups of queries, ResNet-50, 50 epochs of COCO at batch 16."""
 
-from detrex_ext.criterion import Rule
 from detrex_ext.modeling.queries import GroupQueries, wrap_source
 from detrex_ext.runtime import LazyCall as L
 
@@ -14,5 +13,5 @@ from ...deformable_detr.configs.deformable_detr_r50_50ep import (
 )
 
 wrap_source(model, L(GroupQueries)(groups=11))
-model.rules.group = L(Rule)(matcher="${..main.matcher}", terms="${..main.terms}")
+model.rules.group = "${.main}"
 train.output_dir = "./output/group_deformable_detr_r50_50ep"

@@ -1,11 +1,10 @@
 """DINO, four scales, with eleven groups of queries, ResNet-50, 12 epochs of COCO at batch 16."""
 
-from detrex_ext.criterion import Rule
 from detrex_ext.modeling.queries import GroupQueries, wrap_source
 from detrex_ext.runtime import LazyCall as L
 
 from ...dino.configs.dino_r50_4scale_12ep import dataloader, dataset, lr_multiplier, model, optimizer, train
 
 wrap_source(model, L(GroupQueries)(groups=11))
-model.rules.group = L(Rule)(matcher="${..main.matcher}", terms="${..main.terms}")
+model.rules.group = "${.main}"
 train.output_dir = "./output/group_dino_r50_4scale_12ep"
