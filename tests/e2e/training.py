@@ -8,6 +8,7 @@ import os
 import signal
 from pathlib import Path
 
+import narrow
 import torch
 
 from detrex_ext.config import load_config
@@ -28,17 +29,8 @@ MAX_ITER = 10
 
 
 def overrides(data: Path, out: Path) -> list[str]:
-    """What makes ``configs/small.py`` narrow, and puts it on a small data set."""
-    narrow = [
-        "model.backbone.stem=[8,8]",
-        "model.backbone.widths=[8,16,16,16]",
-        "model.neck.in_channels={res3:16,res4:16,res5:16}",
-        "model.neck.out_channels=32",
-        "model.queries.source.num_queries=10",
-        "model.queries.source.dim=32",
-        "model.queries.dim=32",
-        "model.decoder.dim=32",
-        "model.decoder.ffn_dim=32",
+    """``configs/small.py`` narrow, on a small data set, for a few steps."""
+    short = [
         "model.decoder.num_layers=2",
         "dataloader.train.total_batch_size=4",
         "train.amp.enabled=false",
@@ -48,12 +40,8 @@ def overrides(data: Path, out: Path) -> list[str]:
         "train.checkpointer.period=2",
         "train.log_period=3",
         "train.model_ema.use_ema_weights_for_eval_only=false",
-        "dataset.short_edge=32",
-        "dataset.long_edge=32",
     ]
-    places = [f"dataset.{part}_json={data}/{part}.json" for part in ("train", "val")]
-    places += [f"dataset.{part}_images={data}/images" for part in ("train", "val")]
-    return [*narrow, *places, f"train.output_dir={out}"]
+    return [*narrow.overrides(data, out), *short]
 
 
 def config(data: Path, out: Path, *more: str):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from narrow import overrides
 
 from detrex_ext.data import shapes
 
@@ -20,14 +21,9 @@ if importlib.util.find_spec("detectron2") is None:
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("time", "data_time", "eta_seconds", "rank_data_time")
-NARROW = (
-    "model.backbone.stem=[8,8]", "model.backbone.widths=[8,16,16,16]",
-    "model.neck.in_channels={res3:16,res4:16,res5:16}", "model.neck.out_channels=32",
-    "model.queries.source.num_queries=10", "model.queries.source.dim=32", "model.queries.dim=32",
-    "model.decoder.dim=32", "model.decoder.ffn_dim=32", "model.decoder.num_layers=2",
-    "dataloader.train.total_batch_size=4", "train.amp.enabled=false", "train.seed=3", "train.max_iter=20",
-    "train.eval_period=10", "train.checkpointer.period=5", "train.log_period=2",
-    "dataset.short_edge=32", "dataset.long_edge=32",
+SHORT = (
+    "model.decoder.num_layers=2", "dataloader.train.total_batch_size=4", "train.amp.enabled=false", "train.seed=3",
+    "train.max_iter=20", "train.eval_period=10", "train.checkpointer.period=5", "train.log_period=2",
 )  # fmt: skip
 SCRIPT = """
 import os, signal, sys, torch
@@ -50,10 +46,8 @@ assert runtime.name() == os.environ["DETREX_EXT_RUNTIME"]
 
 def train(runtime: str, data: Path, out: Path, **env: str) -> int:
     """Exit code of a training in a process of its own."""
-    places = [f"dataset.{part}_json={data}/{part}.json" for part in ("train", "val")]
-    places += [f"dataset.{part}_images={data}/images" for part in ("train", "val")] + [f"train.output_dir={out}"]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, *NARROW, *places],
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, *overrides(data, out), *SHORT],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DETREX_EXT_RUNTIME": runtime, **env},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
