@@ -133,7 +133,7 @@ def load(
     if averaged and "ema_state" not in data:
         raise UserError(f"checkpoint {path}: holds no averaged weights ('ema_state'); load it with averaged=False")
     use_averaged = "ema_state" in data if averaged is None else averaged
-    load_state(model, data["ema_state" if use_averaged else "model"], strict=True, name=path)
+    load_state(model, data["ema_state" if use_averaged else "model"], strict=True, name=path).check_whole(path)
     count = getattr(model, "num_classes", None)
     if count is not None and class_names and count != len(class_names):
         shown = ", ".join(class_names[:8])

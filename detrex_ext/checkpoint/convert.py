@@ -57,7 +57,8 @@ def convert(
         state, report = by_our_names(tensors, name)
     else:
         report = load_state(model, tensors, strict=True, name=name)
-        state = {key: value for key, value in model.state_dict().items() if _covers(report, key)}
+        # a file of a backbone alone becomes a file of a backbone alone
+        state = {key: value for key, value in model.state_dict().items() if key.startswith(report.scope)}
         if stages is not None:
             state = keep_stages(state, model.decoder, stages)
     write_checkpoint(_contents(state, to, {**_known(data, state, report.layout), **(extra or {})}), target)
@@ -127,12 +128,6 @@ def _share_heads(values: dict[str, Tensor], tensors: Mapping[str, Tensor]) -> No
         if all(one in values and torch.equal(values[one], values[key]) for key, one in first.items()):
             for key in first:
                 del values[key]
-
-
-def _covers(report: LoadReport, key: str) -> bool:
-    """A file of a backbone alone becomes a file of a backbone alone."""
-    whole = any(not name.startswith("backbone.") for name in report.matched)
-    return whole or key.startswith("backbone.")
 
 
 def _check_target(source: str, target: str) -> None:

@@ -1,28 +1,25 @@
 """Files of weights: where they are, how they are read without running what is in them, how they are written whole.
 
-Reading never executes code of the file: ``.pth`` goes through torch's ``weights_only`` reader with an allow-list of
-plain data types, ``.pkl`` through an unpickler that knows numpy arrays and containers only. Writing goes to a
-temporary file that replaces the old one in one step, so that a reader sees the old file or the new, never a part.
+Writing goes to a temporary file that replaces the old one in one step, so that a reader sees the old file or the new,
+never a part.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
 import contextlib
+import json
 import os
-import pickle
 import tempfile
-import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import PathManager
+
+from .unpickling import Refused, read_pickle, read_torch
 
 FORMAT_HELP = "a .pth file of this project, detrex, a model's authors, mmdetection or torchvision, or a detectron2 .pkl"
 AVERAGED = ("ema_state", "ema_model", "model_ema", "state_dict_ema")  # what projects call averaged weights
@@ -64,8 +61,8 @@ def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, A
     """
     local = resolve(path, manager)
     try:
-        data = _read_pickle(local) if local.endswith(".pkl") else _read_torch(local)
-    except _Refused as error:
+        data = read_pickle(local) if local.endswith(".pkl") else read_torch(local)
+    except Refused as error:
         raise UserError(
             f"checkpoint {path}: holds {error}, which is not read because reading it could run code\n"
             "  save it again with tensors and plain values only"
@@ -93,88 +90,15 @@ def _by_our_names(data: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-class _Refused(Exception):
-    """The name of an object that is not on the allow-list."""
-
-
-def _read_torch(path: str) -> Any:
-    with _allowed():
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            text = str(error)
-            if "GLOBAL " in text:
-                raise _Refused(text.split("GLOBAL ", 1)[1].split(" was not", 1)[0].strip()) from error
-            raise
-
-
-def _plain_types() -> list[Any]:
-    """Types of plain values that older training files hold beside tensors."""
-    from omegaconf import DictConfig, ListConfig, base, nodes
-
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
-    rebuild: list[Callable] = [multiarray._reconstruct, multiarray.scalar]
-    return [
-        argparse.Namespace,
-        collections.OrderedDict,
-        collections.defaultdict,
-        typing.Any,
-        dict,
-        list,
-        int,
-        DictConfig,
-        ListConfig,
-        base.ContainerMetadata,
-        base.Metadata,
-        nodes.AnyNode,
-        np.ndarray,
-        np.dtype,
-        *rebuild,
-        *((f, f"numpy.core.multiarray.{f.__name__}") for f in rebuild),
-        *(type(np.dtype(t)) for t in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")),
-    ]
-
-
-@contextlib.contextmanager
-def _allowed() -> Iterator[None]:
-    if hasattr(torch.serialization, "safe_globals"):
-        with torch.serialization.safe_globals(_plain_types()):
-            yield
-    else:  # torch 2.4 has no scoped form and no renamed entries
-        torch.serialization.add_safe_globals([t for t in _plain_types() if not isinstance(t, tuple)])
-        yield
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numpy arrays, numbers, strings and containers; refuses every other name."""
-
-    allowed = {
-        ("_codecs", "encode"),
-        ("collections", "OrderedDict"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        *(
-            (f"numpy.{core}.multiarray", name)
-            for core in ("core", "_core")
-            for name in ("_reconstruct", "scalar", "_frombuffer")
-        ),
-        *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.allowed and module != "numpy.dtypes":
-            raise _Refused(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-def _read_pickle(path: str) -> Any:
-    with open(path, "rb") as file:
-        return _ArraysOnly(file, encoding="latin1").load()
-
-
 def write_checkpoint(data: Any, path: str | os.PathLike) -> None:
     """``torch.save`` that leaves either the old file or the whole new one, whatever happens in between."""
     write_whole(path, lambda file: torch.save(data, file))
+
+
+def write_json(value: Any, path: str | os.PathLike, indent: int | None = 1) -> None:
+    """A JSON file that is whole or not there; its folder is made."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    write_whole(path, lambda file: file.write(json.dumps(value, indent=indent).encode()))
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[IO[bytes]], Any]) -> None:

@@ -149,7 +149,7 @@ def rename(
         layout: of the file.
         hints: instead of the keys of ``own``, what to take for names of the model.
     """
-    report, chosen = LoadReport(layout=layout.name), {}
+    report, chosen = LoadReport(layout=layout.name, scope=layout.scope), {}
     for key, ours in layout.rename(tensors, hints or own).items():
         if ours is None:
             report.dropped.append(key)

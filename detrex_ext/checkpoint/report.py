@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from detrex_ext.errors import UserError
 
 from .layouts import Sliced
 
@@ -23,6 +26,7 @@ class LoadReport:
         sliced: tensors of which some rows were taken, or that were made, with the reason.
         dropped: keys of the file that are left out on purpose.
         layout: name of the table that was used.
+        scope: prefix of our keys that files of this kind cover; "" = all of them.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -33,6 +37,7 @@ class LoadReport:
     sliced: list[Sliced] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     layout: str = ""
+    scope: str = ""
 
     @property
     def complete(self) -> bool:
@@ -43,6 +48,14 @@ class LoadReport:
     def total(self) -> int:
         """Tensors of the model that such a file is about."""
         return len(self.matched) + len(self.missing) + len(self.mismatched)
+
+    def check_whole(self, name: str | os.PathLike) -> None:
+        """Raises a ``UserError`` where a file of this kind, called ``name``, has only a part of a detector."""
+        if self.scope:
+            raise UserError(
+                f"checkpoint {name}: holds only {self.scope.rstrip('.')} weights ({self.layout} names), the rest of "
+                "the detector would be random\n  name the checkpoint of a training: train.init_checkpoint=PATH"
+            )
 
     def __str__(self) -> str:
         return self._text(_SHOWN)

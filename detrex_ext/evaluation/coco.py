@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json as json_module
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ..checkpoint.files import write_json
 from ..errors import UserError
 from ..runtime import comm
 from .figures import AP_NAMES, BoxTable, Figures, coco_figures
@@ -165,17 +164,13 @@ class CocoEvaluator:
             )
 
     def _write(self, found: BoxTable) -> None:
-        """Every detection as COCO's results format has it; the file appears whole or not at all."""
+        """Every detection as COCO's results format has it."""
         columns = (found.image_P, found.class_P, found.xywh_P4, found.score_P)
         rows = [
             {"image_id": self.image_ids[i], "category_id": self.category_ids[k], "bbox": box, "score": score}
             for i, k, box, score in zip(*(c.tolist() for c in columns), strict=True)
         ]
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        path = self.output_dir / RESULTS_FILE
-        part = path.with_suffix(".json.part")
-        part.write_text(json_module.dumps(rows))
-        os.replace(part, path)
+        write_json(rows, self.output_dir / RESULTS_FILE, indent=None)
 
 
 def _join(gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, BoxTable]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ..checkpoint.files import write_json
 from ..errors import UserError
 from ..matching.stack import stack_sets
 from ..runtime import comm
@@ -113,8 +113,7 @@ class QueryEvaluator:
         above, best = (dict(zip(self.streams, table, strict=True)) for table in tables)
         if self.output is not None:
             counts = {"images": len(self.queries.pictures), "objects": self.queries.objects}
-            Path(self.output).parent.mkdir(parents=True, exist_ok=True)
-            Path(self.output).write_text(json_module.dumps({**counts, "above": above, "best": best}))
+            write_json({**counts, "above": above, "best": best}, self.output)
         figures: dict[str, float] = {}
         for name in self.streams:
             figures |= {f"{name}>{t:g}": value for t, value in zip(self.thresholds, above[name][-1], strict=True)}

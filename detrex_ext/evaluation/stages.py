@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_module
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..checkpoint.files import write_json
 from ..errors import UserError
 from ..modeling.postprocess import class_scores, to_pixels
 from ..runtime import comm
@@ -116,11 +115,7 @@ class StageEvaluator:
         report = self.errors.result()
         logger.info("Stage-wise errors on %d images:\n%s", report.images, report.text())
         if self.output_dir is not None:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            path = self.output_dir / REPORT_FILE
-            part = path.with_suffix(".json.part")
-            part.write_text(json_module.dumps(report.to_dict(), indent=1))
-            os.replace(part, path)
+            write_json(report.to_dict(), self.output_dir / REPORT_FILE)
             self._draw()
         return {"stages": report.figures()}
 
@@ -134,6 +129,8 @@ class StageEvaluator:
         from ..analysis.stage_drawing import draw_fadings
         from ..data.read import read_image
 
+        for old in self.output_dir.glob("fading_*.png"):
+            old.unlink()
         for rank, (image, fadings) in enumerate(self.errors.worst(self.pictures), 1):
             objects, file = self._objects(image), self.files[image]
             drawn = draw_fadings(read_image(file), fadings, objects, self.class_names)

@@ -147,6 +147,10 @@ def test_messages_where_there_is_nothing_to_load(run, tmp_path):
     torch.save({**data, "class_names": ["a"]}, tmp_path / "names.pth")
     with pytest.raises(UserError, match="has 3 classes, its list of names 1: a"):
         detrex_ext.load(tmp_path / "names.pth")
+    backbone = {k: v for k, v in data["model"].items() if k.startswith("backbone.")}
+    torch.save({**data, "model": backbone}, tmp_path / "backbone.pth")
+    with pytest.raises(UserError, match="holds only backbone weights .*the rest of the detector would be random"):
+        detrex_ext.load(tmp_path / "backbone.pth", averaged=False)
 
 
 def test_last_checkpoint_is_taken_without_a_final_one_and_config_from_beside_it(run, tmp_path):
@@ -225,6 +229,7 @@ def test_predict_command_refuses_what_it_cannot_do(run, tmp_path):
         ([str(tmp_path / "none"), "--output", "x"], "no pictures in .*none"),
         ([str(tmp_path / "a.png"), "--output", str(tmp_path)], "is an input and would be overwritten"),
         ([str(tmp_path / "a.png"), "--output", "x", "--threshold", "50"], "--threshold 50.0 must lie in"),
+        ([str(tmp_path / "a.png"), "--output", str(run[0] / "last_checkpoint")], "last_checkpoint: expected a folder"),
     ):
         with pytest.raises(UserError, match=message):
             main([str(run[0]), *arguments])
