@@ -2,10 +2,11 @@
 
 from .ema import EMAHook, ModelEMA
 from .eval_hook import EvalHook
+from .evaluation import evaluate, run_evaluation
 from .hooks import BestCheckpointer, PeriodicCheckpointer, PeriodicWriter
 from .optim import LrFactor, build_optimizer
 from .precision import Precision
-from .run import evaluate, run_evaluation, train
+from .run import train
 from .signals import Interrupted, SignalHook
 from .trainer import Trainer
 

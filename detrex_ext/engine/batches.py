@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 from detrex_ext.errors import UserError
+from detrex_ext.runtime import comm
 
 Batch = list[dict[str, Any]]
 
@@ -22,6 +26,16 @@ def split(batch: Batch, parts: int) -> list[Batch]:
             "  choose dataloader.train.total_batch_size as a multiple of processes x accumulate_steps"
         )
     return [batch[i : i + size] for i in range(0, len(batch), size)]
+
+
+def totals(batch: Batch, device: torch.device) -> tuple[float, float]:
+    """Objects and images of a step over all ranks. Collective."""
+    objects = sum(len(sample["instances"]) for sample in batch)
+    if comm.get_world_size() == 1:
+        return float(objects), float(len(batch))
+    sums = torch.tensor([objects, len(batch)], dtype=torch.float64, device=device)
+    dist.all_reduce(sums)
+    return tuple(sums.tolist())
 
 
 def out_of_memory(batch: Batch, iteration: int, accumulate_steps: int) -> UserError:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from detrex_ext.checkpoint.files import write_whole
+from detrex_ext.checkpoint.files import write_json
 from detrex_ext.runtime import EvalHook as _RuntimeEvalHook
 from detrex_ext.runtime import comm
 
@@ -54,8 +54,7 @@ class EvalHook(_RuntimeEvalHook):
         with rng.preserved():
             results = evaluate() or {}
         if self._path and results and comm.is_main_process():
-            text = {"iteration": iteration, "key": self._key, "results": _nulls(results)}
-            write_whole(self._path, lambda file: file.write(json.dumps(text, indent=1).encode()))
+            write_json({"iteration": iteration, "key": self._key, "results": _nulls(results)}, self._path)
         return results
 
     def _read(self, iteration: int) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detrex_ext.runtime import TrainerBase, comm
 
-from .batches import Batch, out_of_memory, split
+from .batches import Batch, out_of_memory, split, totals
 from .metrics import MetricBuffer
 from .optim import load_optimizer_state
 from .precision import Precision
@@ -108,7 +108,7 @@ class Trainer(TrainerBase):
     def _forward_backward(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients of the whole batch; returns its losses and statistics, summed over micro-batches."""
         parts = split(batch, self.accumulate_steps)
-        effective = self._totals(batch) if len(parts) > 1 else None
+        effective = totals(batch, self.device) if len(parts) > 1 else None
         finite, failure = torch.ones((), dtype=torch.bool, device=self.device), ""
         sums: dict[str, Tensor] = {}
         for part in parts:
@@ -143,15 +143,6 @@ class Trainer(TrainerBase):
         if isinstance(self.model, DistributedDataParallel):
             return self.model.no_sync()
         return contextlib.nullcontext()
-
-    def _totals(self, batch: Batch) -> tuple[float, float]:
-        """Objects and images of the step over all ranks."""
-        objects = sum(len(sample["instances"]) for sample in batch)
-        if comm.get_world_size() == 1:
-            return float(objects), float(len(batch))
-        totals = torch.tensor([objects, len(batch)], dtype=torch.float64, device=self.device)
-        dist.all_reduce(totals)
-        return tuple(totals.tolist())
 
     def _agree(self, finite: Tensor, failure: str, losses: Mapping[str, Tensor], batch: Batch) -> None:
         """All ranks go on, or all raise: one small reduction before the backward pass that needs all of them.

@@ -11,6 +11,8 @@ import torch
 from training import overrides
 
 from detrex_ext.cli import dispatch
+from detrex_ext.config import load_config
+from detrex_ext.inference import build_for_inference
 
 
 @pytest.fixture
@@ -137,8 +139,18 @@ def test_folder_of_another_run(run, tmp_path):
     assert re.search(r"holds another run: model_0000001\.pth.*--resume.*train\.overwrite=true", run(), re.S)
 
 
-def test_evaluation_needs_weights(run):
+def test_an_overwritten_run_stays_until_the_new_one_can_start(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model_0000001.pth").write_bytes(b"precious")
+    assert "not found: nowhere.json" in run("train.overwrite=true", "dataset.val_json=nowhere.json")
+
+
+def test_evaluation_needs_weights_of_a_whole_model(run, data, tmp_path):
     assert re.search(r"--eval-only: which weights\?.*train\.init_checkpoint", run("--eval-only"), re.S)
+    model = build_for_inference(load_config("small", (), overrides(data, tmp_path)), 4)
+    state = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    torch.save(state, tmp_path / "backbone.pth")
+    assert "holds only backbone weights" in run("--eval-only", f"train.init_checkpoint='{tmp_path}/backbone.pth'")
 
 
 def test_resume_of_a_spoilt_folder(run, tmp_path):

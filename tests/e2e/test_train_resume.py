@@ -198,6 +198,18 @@ def test_another_run_is_not_written_over(shapes_data, whole):
     assert before == {p.name: p.stat().st_mtime_ns for p in whole.iterdir()}
 
 
+def test_a_run_starts_over_from_its_own_weights(shapes_data, whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "out")
+    (out / "log.txt.rank1").write_text("of another process")
+    again = ("train.overwrite=true", "train.max_iter=2", f"train.init_checkpoint='{out}/model_final.pth'")
+    assert in_process(train, shapes_data, out, again) == 0
+    assert [line["iteration"] for line in metrics(out)] == [1, 2]
+    assert {p.name for p in out.glob("model_*")} == {"model_0000001.pth", "model_best.pth", "model_final.pth"}
+    log = (out / "log.txt").read_text()
+    assert log.count("Rank of current process") == 1 and "Starting training from iteration 0" in log
+    assert not list(out.glob("log.txt.*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_at_twenty_random_moments(workers, shapes_data, tmp_path):

@@ -166,7 +166,7 @@ FAULTS = (
     Fault(
         "micro-batches normalised by their own objects",
         "engine/trainer.py",
-        "effective = self._totals(batch) if len(parts) > 1 else None",
+        "effective = totals(batch, self.device) if len(parts) > 1 else None",
         "effective = None",
         ("tests/unit/test_engine_trainer.py",),
     ),
