@@ -47,21 +47,21 @@ def read_metrics(run: str | Path) -> Series:
 
 
 def plot_curves(runs: Sequence[str | Path], output: str | Path, names: Sequence[str] | None = None) -> list[str]:
-    """Draw a PNG: total loss, learning rate and AP of the runs, one line a run (AP50 dashed).
+    """Draw total loss, learning rate and AP of the runs, one line a run (AP50 dashed).
 
     Args:
         runs: run folders.
-        output: the picture; its folder is made.
+        output: the picture, ``.png``, ``.pdf`` or ``.svg``; its folder is made.
         names: scalars to draw instead, one panel each.
 
     Returns:
         The scalars drawn.
 
     Raises:
-        UserError: matplotlib is absent, a run has no metrics, or none has one of ``names``.
+        UserError: matplotlib is absent, a run has no metrics, none has one of ``names``, or ``output`` is no picture.
     """
     require_matplotlib()
-    series = {_label(run, runs): read_metrics(run) for run in runs}
+    series = {label: read_metrics(run) for label, run in zip(_labels(runs), runs, strict=True)}
     known = sorted({name for metrics in series.values() for name in metrics})
     for name in names or ():
         if name not in known:
@@ -79,9 +79,24 @@ def plot_curves(runs: Sequence[str | Path], output: str | Path, names: Sequence[
         axis.set_title(" and ".join(panel))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
+    save(figure, output)
     return [name for panel in panels for name in panel]
+
+
+def save(figure: Any, output: str | Path) -> None:
+    """Writes a matplotlib figure as what the file's ending says; its folder is made.
+
+    Raises:
+        UserError: matplotlib cannot write such a file, or nothing can be written there.
+    """
+    known = figure.canvas.get_supported_filetypes()
+    if Path(output).suffix[1:].lower() not in known:
+        raise UserError(f"{output}: no picture's name\n  expected one that ends with .png, .pdf or .svg")
+    try:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, dpi=150)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from error
 
 
 def require_matplotlib() -> None:
@@ -110,9 +125,9 @@ def _panels(known: Sequence[str]) -> list[list[str]]:
     return [panel for panel in panels if panel] or [[known[0]]]
 
 
-def _label(run: str | Path, runs: Sequence[str | Path]) -> str:
-    """The run's folder name; with its parents where two are named the same."""
-    path = Path(run).resolve()
-    path = path.parent if path.name == METRICS_FILE else path
-    same = [r for r in runs if Path(r).resolve().name == path.name]
-    return path.name if len(same) == 1 else f"{path.parent.name}/{path.name}"
+def _labels(runs: Sequence[str | Path]) -> list[str]:
+    """The runs' folder names, with as many of their parents as tell them apart."""
+    files = [Path(run).resolve() for run in runs]
+    folders = [(path.parent if path.name == METRICS_FILE else path).parts for path in files]
+    depth = next(n for n in range(1, 99) if len({parts[-n:] for parts in folders}) == len(set(folders)))
+    return ["/".join(parts[-depth:]) for parts in folders]

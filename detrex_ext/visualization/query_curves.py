@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .curves import new_panels
+from .curves import new_panels, save
 
 _STYLES = {"main": "-", "aux": "--", "no_sa": ":"}
 
@@ -38,4 +38,4 @@ def draw_queries(reports: Sequence[Any], output: str | Path, stage: int | None =
         axis.set_ylim(0, 1.08 * (axis.dataLim.y1 or 1))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    figure.savefig(output, dpi=110)
+    save(figure, output)

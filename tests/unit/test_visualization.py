@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detrex_ext.cli import dispatch
 from detrex_ext.cli.plot import main
 from detrex_ext.errors import UserError
 from detrex_ext.visualization import beside, draw_boxes, plot_curves, read_metrics
+from detrex_ext.visualization.curves import _labels
 from detrex_ext.visualization.draw import _overlap, _place, class_colour
 
 GREY = np.full((400, 800, 3), 128, np.uint8)
@@ -99,6 +101,21 @@ def test_curves_of_two_runs(tmp_path, capsys):
     assert (tmp_path / "new" / "lr.png").stat().st_size > 1000
     with pytest.raises(UserError, match="no run has 'losss'; there are: bbox/AP, "):
         plot_curves(runs, tmp_path / "x.png", ["losss"])
+
+
+def test_runs_of_one_name_are_told_apart_and_a_paper_gets_a_pdf(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    rows = [{"iteration": i, "total_loss": 9.0 / i} for i in (1, 2)]
+    for folder in ("a/seed0", "b/seed0"):
+        (tmp_path / folder).mkdir(parents=True)
+    runs = [_run(tmp_path / folder / "run", rows) for folder in ("a/seed0", "b/seed0")]
+    assert _labels([*runs, runs[0] / "metrics.json"]) == ["a/seed0/run", "b/seed0/run", "a/seed0/run"]
+    assert _labels([runs[0] / "metrics.json"]) == ["run"]
+    plot_curves(runs, tmp_path / "curves.pdf")
+    assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
+    for name, message in (("curves.docx", "ends with .png"), ("curves.pdf/x.png", "cannot be written: ")):
+        assert dispatch(["plot", str(runs[0]), "--output", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_runs_without_metrics_and_without_matplotlib(tmp_path, monkeypatch):
