@@ -39,9 +39,11 @@ class QueryReport:
         """The report of ``to_dict``.
 
         Raises:
-            TypeError, KeyError: the values are of something else.
+            TypeError, KeyError, ValueError: the values are of something else.
         """
         report = QueryReport(**values)
+        if not report.checkpoints or not report.streams:
+            raise ValueError("it has no checkpoints")
         for row in report.checkpoints:
             for name in report.streams:
                 row["above"][name], row["best"][name]
@@ -65,7 +67,11 @@ class QueryReport:
     def check_like(self, other: QueryReport) -> None:
         """Raises a ``UserError`` where another report counts something else, or over checkpoints and this one not."""
         mine, its = (
-            {"affinity": r.affinity, "thresholds": r.thresholds, "several checkpoints": len(r.checkpoints) > 1}
+            {
+                "affinity": r.affinity,
+                "thresholds": r.thresholds,
+                "curves": "over checkpoints" if len(r.checkpoints) > 1 else "over stages",
+            }
             for r in (self, other)
         )
         for name, value in mine.items():

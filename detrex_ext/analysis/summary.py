@@ -17,6 +17,7 @@ from detrex_ext.layers.ms_deform_backends import FORCE
 from detrex_ext.structures import Memory, Queries, SupervisedSet
 
 from .costs import COUNTED, Costs, shapes_only
+from .stage_report import aligned
 
 PARTS = ("backbone", "neck", "encoder", "queries", "decoder")
 GIGA, MEBI = 1e9, 2**20
@@ -62,16 +63,11 @@ class Summary:
 
     def text(self) -> str:
         """The same as a table and a list."""
-        rows = [("", "parameters", "trainable", "GFLOPs", "peak MiB")]
+        rows = [["", "parameters", "trainable", "GFLOPs", "peak MiB"]]
         for part in [*self.parts, self]:
             name = getattr(part, "name", "all")
             numbers = (f"{part.parameters:,}", f"{part.trainable:,}", f"{part.gflops:,.2f}", f"{part.peak_mib:,.1f}")
-            rows.append((name, *numbers))
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        table = [
-            "  ".join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        ]
+            rows.append([name, *numbers])
         flow = [f"images {self.batch}x3x{self.height}x{self.width}"]
         flow += [f"-> {part.name}: {', '.join(part.output)}" for part in self.parts]
         notes = (
@@ -80,7 +76,7 @@ class Summary:
             f"GFLOPs: {COUNTED}",
             "peak: tensors in use at once, without weights and without scratch memory inside operators",
         )
-        return "\n".join([*table, "", *flow, "", *notes])
+        return "\n".join([*aligned(rows), "", *flow, "", *notes])
 
 
 def summarise(model: nn.Module, height: int = 800, width: int = 1333, batch: int = 1) -> Summary:

@@ -12,7 +12,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("predict", "draw and save what a model finds in pictures"),
     "check": ("check", "check annotation files and their pictures"),
     "convert": ("convert", "write a checkpoint under the names of another project"),
-    "analyze": ("analyze", "a model: its parts and costs, or its errors by decoder stage"),
+    "analyze": ("analyze", "a model: parts and costs, errors by stage, queries at objects, attention"),
     "benchmark": ("benchmark", "measure time and memory, beside detrex where it is importable"),
     "plot": ("plot", "draw the curves of runs"),
 }

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Sequence
 
 from detrex_ext.errors import UserError
 
 from . import analyze_attention, analyze_queries, analyze_stages
+from .analyze_inputs import config_of
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m detrex_ext analyze",
-        description="Look into models.",
+        description="Look into models, in one process.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
@@ -47,9 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         0.
 
     Raises:
-        UserError: a config, an override or a size that does not fit.
+        UserError: bad input; several processes, which would all do and write the same.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, more = parser.parse_known_args(argv)
+    if more and (not hasattr(args, "opts") or any(text.startswith("-") for text in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:  # overrides behind options that follow other overrides
+        args.opts += more
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(
+            f"analyze runs in one process, not in {os.environ['WORLD_SIZE']} as torchrun started it\n"
+            "  start it by python -m detrex_ext analyze ...; for stages in several processes: train --eval-only "
+            "dataloader.evaluator.stages=true"
+        )
     return args.run(args)
 
 
@@ -60,11 +73,9 @@ def _model(args: argparse.Namespace) -> int:
             f"--size {args.size} --batch {args.batch}: expected HEIGHTxWIDTH in pixels, such as 800x1333, and 1 or more"
         )
     from detrex_ext.analysis import summarise
-    from detrex_ext.config import load_config
     from detrex_ext.inference import build_for_inference
 
-    cfg = load_config(args.config_file, [name for name in args.overlay.split(",") if name], args.opts)
-    model = build_for_inference(cfg, num_classes=80, frozen=False)
+    model = build_for_inference(config_of(args), num_classes=80, frozen=False)
     summary = summarise(model, int(size[1]), int(size[2]), args.batch)
     print(json.dumps(summary.to_dict(), indent=2) if args.as_json else summary.text())
     return 0

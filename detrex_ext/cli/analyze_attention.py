@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 from detrex_ext.errors import UserError
+
+from .outputs import make_folder
 
 _DESCRIPTION = """\
 Draws, stage by stage, the queries nearest to an object: before the stage, after its self-attention and after its
@@ -46,6 +46,7 @@ def _run(args: argparse.Namespace) -> int:
     from detrex_ext.analysis.attention_drawing import draw_gathering
     from detrex_ext.analysis.stage_report import aligned
     from detrex_ext.api import as_rgb, load
+    from detrex_ext.checkpoint.files import write_json
     from detrex_ext.modeling.decoders.staged import StagedDecoder
 
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
@@ -53,6 +54,7 @@ def _run(args: argparse.Namespace) -> int:
     decoder = getattr(predictor.model, "decoder", None)
     if not isinstance(decoder, StagedDecoder):
         raise UserError(f"{args.model}: its model has no staged decoder, whose attention could be watched")
+    output = make_folder(args.output)
     with watch_attention(decoder) as moments:
         detections = predictor.predict(rgb, threshold=0.0)
     if args.object > len(detections):
@@ -61,13 +63,11 @@ def _run(args: argparse.Namespace) -> int:
     box = detections.pred_boxes.tensor[at]
     label, score = int(detections.pred_classes[at]), float(detections.scores[at])
     found = gather(moments, box / box.new_tensor([width, height, width, height]), label, score, args.queries)
-    output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
     draw_gathering(rgb, found).save(output / "attention.png")
     name = predictor.class_names[label]
     head = {"picture": args.picture, "class": name, "score": score, "box": box.tolist()}
     report = {**head, "queries": found.query_N.tolist(), "moments": found.rows()}
-    (output / "attention.json").write_text(json.dumps(report, indent=1))
+    write_json(report, output / "attention.json")
     shown = [["stage", "near", "iou", "score", "similarity"]]
     for row in report["moments"]:
         values = (f"{row[key]:.3f}" for key in ("iou", "score", "similarity"))

@@ -4,20 +4,46 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
+
+from .outputs import check_file, make_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that say which model: ``--config-file``, ``--overlay`` and the overrides."""
-    parser.add_argument("--config-file", required=True, metavar="F", help="config file, short name, or run folder")
-    parser.add_argument("--overlay", default="", metavar="A,B", help="overlays to lay over the config, in order")
-    overrides = "overrides, such as train.init_checkpoint=model_final.pth"
-    parser.add_argument("opts", nargs="*", metavar="key=value", help=overrides)
+def add_common(parser: argparse.ArgumentParser, name: str) -> None:
+    """Adds the arguments that say which model, and where ``name`` + ".json" goes."""
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="F", help="config file, short name, or run folder")
+    add("--overlay", default="", metavar="A,B", help="overlays to lay over the config, in order")
+    add("opts", nargs="*", metavar="key=value", help="overrides, such as train.init_checkpoint=model_final.pth")
+    add("--output", metavar="DIR", help=f"folder to write to (default: {name}/ in the run, or in train.output_dir)")
+    add("--json", metavar="FILE", help=f"a copy of {name}.json")
+
+
+def config_of(args: argparse.Namespace) -> DictConfig:
+    """The config that these arguments say."""
+    from detrex_ext.config import load_config
+
+    return load_config(args.config_file, [name for name in args.overlay.split(",") if name], args.opts)
+
+
+def output_of(cfg: DictConfig, args: argparse.Namespace, name: str) -> Path:
+    """The folder for what is found, made now: ``--output``, else ``name`` in the run folder or ``train.output_dir``.
+
+    The log of the evaluation goes the same way: ``train.output_dir`` is set to where it belongs.
+
+    Raises:
+        UserError: it cannot be written to, or the file of ``--json`` cannot.
+    """
+    check_file(args.json, "--json")
+    if args.output or os.path.isdir(args.config_file):  # a run folder may have been moved since it was written
+        cfg.train.output_dir = args.output or args.config_file
+    return make_folder(args.output or os.path.join(cfg.train.output_dir, name))
 
 
 def truth_of(cfg: DictConfig) -> str:

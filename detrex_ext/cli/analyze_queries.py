@@ -5,22 +5,23 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import re
-import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detrex_ext.errors import UserError
 
-from .analyze_inputs import add_config, is_run, truth_of, weights_of
+from .analyze_inputs import add_common, config_of, is_run, output_of, truth_of, weights_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _DESCRIPTION = """\
 Evaluates a checkpoint, or all those of a run folder, and counts for each object the queries whose affinity exceeds a
-threshold, whatever their score; "best" is the mean affinity of an object's nearest query.
+threshold, whatever their score; "best" is the mean affinity of an object's nearest query. Writes queries.json and
+queries.png: curves over the checkpoints, or over the stages of one.
 
 affinity  mix      0.7 IoU + 0.3 p of the object's class, what divide-and-conquer matches by
           iou      IoU alone
@@ -37,14 +38,12 @@ def add_parser(verbs: Any) -> None:
     """Adds the verb to the subparsers of ``analyze``."""
     parser = verbs.add_parser(
         "queries-per-object",
-        help="queries near each object, as curves over the checkpoints of a run",
+        help="queries near each object, as curves over checkpoints or stages",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add_config(parser)
-    add("--output", metavar="DIR", help="folder for queries.json and queries.png (default: queries/ in the run)")
-    add("--json", metavar="FILE", help="a copy of queries.json")
+    add_common(parser, "queries")
     add("--affinity", choices=_AFFINITIES, default="mix", help="of a query and an object (default mix)")
     add("--thresholds", default="0.6,0.7,0.8", metavar="T,T", help="of the affinity (default 0.6,0.7,0.8)")
     add("--streams", default=",".join(_STREAMS), metavar="S,S", help="which queries (default main,aux,no_sa)")
@@ -58,44 +57,47 @@ def _run(args: argparse.Namespace) -> int:
     if not set(streams) <= set(_STREAMS) or len(set(streams)) < len(streams):
         raise UserError(f"--streams {args.streams}: expected some of {', '.join(_STREAMS)}, each once")
     others = [_read(path) for path in args.beside]
-    from detrex_ext import engine
     from detrex_ext.analysis.query_report import QueryReport
-    from detrex_ext.config import load_config
-    from detrex_ext.evaluation import QueryEvaluator
-    from detrex_ext.runtime import LazyCall
+    from detrex_ext.checkpoint.files import write_json
     from detrex_ext.visualization.query_curves import draw_queries
 
-    cfg = load_config(args.config_file, [name for name in args.overlay.split(",") if name], args.opts)
-    checkpoints = _checkpoints(cfg, args)
-    label = "/".join(Path(args.config_file if is_run(args) else checkpoints[0][0]).resolve().parts[-2:])
-    output = Path(args.output or os.path.join(cfg.train.output_dir, "queries"))
-    if args.output:
-        cfg.train.output_dir = args.output
-    output.mkdir(parents=True, exist_ok=True)
-    one = output / "checkpoint.json"
-    cfg.dataloader.evaluator = LazyCall(QueryEvaluator)(
-        json=truth_of(cfg), thresholds=thresholds, affinity=args.affinity, streams=streams, start=_start(cfg),
-        output=str(one),
-    )  # fmt: skip
-    rows = [{"checkpoint": path, "iteration": steps} for path, steps in checkpoints]
+    cfg = config_of(args)
+    rows = [{"checkpoint": path, "iteration": steps} for path, steps in _checkpoints(cfg, args)]
+    label = "/".join(Path(args.config_file if is_run(args) else rows[0]["checkpoint"]).resolve().parts[-2:])
     report = QueryReport(label, args.affinity, thresholds, streams, rows)
     for other in others:
         report.check_like(other)
-    for row in rows:
-        each = copy.deepcopy(cfg)
-        each.train.init_checkpoint = row["checkpoint"]
-        if not engine.evaluate(each, args):
-            raise UserError(f"nothing to analyse: {truth_of(cfg)} has no images or no objects")
-        row |= json.loads(one.read_text())
+        other.index(args.stage if len(rows) > 1 else None)
+    output = output_of(cfg, args, "queries")
+    for done, row in enumerate(rows, 1):
+        row |= _count(cfg, args, row["checkpoint"], thresholds, streams)
         report.index(args.stage)
-    one.unlink()
-    (output / "queries.json").write_text(json.dumps(report.to_dict(), indent=1))
+        write_json(replace(report, checkpoints=rows[:done]).to_dict(), output / "queries.json")
     if args.json:
-        shutil.copyfile(output / "queries.json", args.json)
+        write_json(report.to_dict(), args.json)
     print(report.text(args.stage))
     draw_queries([report, *others], output / "queries.png", args.stage)
     print(f"figures in {args.json or output / 'queries.json'}, curves in {output / 'queries.png'}")
     return 0
+
+
+def _count(
+    cfg: DictConfig, args: argparse.Namespace, checkpoint: str, thresholds: list[float], streams: list[str]
+) -> dict[str, Any]:
+    """What ``QueryEvaluator`` writes of a checkpoint."""
+    from detrex_ext import engine
+    from detrex_ext.evaluation import QueryEvaluator
+    from detrex_ext.runtime import LazyCall
+
+    cfg, truth = copy.deepcopy(cfg), truth_of(cfg)
+    cfg.train.init_checkpoint = checkpoint
+    counted = {"thresholds": thresholds, "affinity": args.affinity, "streams": streams, "start": _start(cfg)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "counts.json"
+        cfg.dataloader.evaluator = LazyCall(QueryEvaluator)(json=truth, output=str(file), **counted)
+        if not engine.evaluate(cfg, args):
+            raise UserError(f"nothing to analyse: {truth} has no images or no objects")
+        return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _numbers(text: str) -> list[float]:

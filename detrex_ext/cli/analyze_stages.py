@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-from pathlib import Path
 from typing import Any
 
 from detrex_ext.errors import UserError
 
-from .analyze_inputs import add_config, truth_of, weights_of
+from .analyze_inputs import add_common, config_of, output_of, truth_of, weights_of
 
 _DESCRIPTION = """\
 Evaluates a checkpoint and shows, for every decoder stage, AP of the best class of each query, and for the last stage
-  TP-F         matches that the same query had better before: no lower IoU, a higher score (fading)
-  FP-E         errors that the same query did not make before, or made with a lower score (exacerbation)
-  recoverable  missed objects that an earlier stage had found
+  TP-F         matches that the same query and class had better before: no lower IoU, a higher score (fading)
+  FP-E         errors that, of the same query and class, were matches before or had a lower score (exacerbation)
+  recoverable  missed objects that an earlier stage had found with a score above 0.1
   grief        exacerbated and recoverable errors among all errors
   oracle       AP of the 100 best (query, class) pairs if each query took its best stage, beside "top 100" without that
+Writes stages.json and, of the pictures that lost most by fading, fading_*.png.
 """
 
 
@@ -31,9 +29,7 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add_config(parser)
-    add("--output", metavar="DIR", help="folder for stages.json and pictures (default: stages/ in train.output_dir)")
-    add("--json", metavar="FILE", help="a copy of stages.json")
+    add_common(parser, "stages")
     add("--iou", default="0.75", metavar="T", help="IoU thresholds: one, several (0.5,0.75), or all (default 0.75)")
     add("--pictures", type=int, default=8, metavar="N", help="worst fadings to draw, all stages in a row (default 8)")
     parser.set_defaults(run=_run)
@@ -44,25 +40,22 @@ def _run(args: argparse.Namespace) -> int:
     if args.pictures < 0:
         raise UserError(f"--pictures {args.pictures}: expected 0 or more")
     from detrex_ext import engine
-    from detrex_ext.config import load_config
+    from detrex_ext.checkpoint.files import write_whole
     from detrex_ext.evaluation import StageEvaluator
     from detrex_ext.evaluation.stages import REPORT_FILE
     from detrex_ext.runtime import LazyCall
 
-    cfg = load_config(args.config_file, [name for name in args.overlay.split(",") if name], args.opts)
+    cfg = config_of(args)
     cfg.train.init_checkpoint = weights_of(cfg.train.init_checkpoint, args)
-    truth = truth_of(cfg)
-    if args.output:
-        cfg.train.output_dir = args.output
-    output = Path(args.output or os.path.join(cfg.train.output_dir, "stages"))
+    truth, output = truth_of(cfg), output_of(cfg, args, "stages")
     cfg.dataloader.evaluator = LazyCall(StageEvaluator)(
         json=truth, thresholds=thresholds, output_dir=str(output), pictures=args.pictures
     )
     if not engine.evaluate(cfg, args):
         raise UserError(f"nothing to analyse: {truth} has no images or no annotations")
     if args.json:
-        shutil.copyfile(output / REPORT_FILE, args.json)
-    drawn = f", the worst fadings in {output}/fading_*.png" if args.pictures else ""
+        write_whole(args.json, lambda file: file.write((output / REPORT_FILE).read_bytes()))
+    drawn = f", the worst fadings in {output}/fading_*.png" if any(output.glob("fading_*.png")) else ""
     print(f"figures in {args.json or output / REPORT_FILE}{drawn}")
     return 0
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from detrex_ext.errors import UserError
 
+from .outputs import check_file
+
 SUITES = ("criterion", "step", "attention", "inference")
 
 
@@ -81,8 +83,7 @@ def _check(args: argparse.Namespace, strategies: Sequence[str]) -> None:
         find_overlay(name)
     if any(number is not None and number < 1 for number in (args.repeats, args.threads, args.batch)):
         raise UserError("--repeats, --threads and --batch must be 1 or more")
-    if args.json and not Path(args.json).resolve().parent.is_dir():
-        raise UserError(f"--json {args.json}: there is no folder {Path(args.json).resolve().parent}")
+    check_file(args.json, "--json")
     if args.device != "cpu":
         import torch
 

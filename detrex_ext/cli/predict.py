@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import glob
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
+
+from .outputs import make_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,14 +57,15 @@ def main(argv: list[str] | None = None) -> int:
     targets = _targets(files, output)
 
     from detrex_ext.api import load
+    from detrex_ext.checkpoint.files import write_json
 
     truth = _Truth(args.ground_truth) if args.ground_truth else None
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
     predictor = load(source, weights=weights, device=args.device, trust=args.trust)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     rows, failed = _predict(predictor, files, targets, args, truth)
     path = output / RESULTS
-    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    write_json(rows, path)
     objects = sum(len(row["boxes"]) for row in rows)
     print(f"{objects} objects with score >= {args.threshold} on {len(rows)} pictures, drawn in {output}; all in {path}")
     if failed:

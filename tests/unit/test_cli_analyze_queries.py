@@ -47,6 +47,29 @@ def test_a_run_gives_table_json_and_curves(run, tmp_path, capsys):
         assert one.tobytes() != both.tobytes()
     assert dispatch([*argv, "--affinity", "iou", "--beside", str(tmp_path / "copy.json")]) == 2
     assert "out: affinity mix, not iou" in capsys.readouterr().err
+    one = f"train.init_checkpoint={run}/model_final.pth"
+    assert dispatch([*argv, one, "--beside", str(tmp_path / "copy.json")]) == 2
+    assert "out/model_final.pth: curves over checkpoints, not over stages" in capsys.readouterr().err
+    assert dispatch([*argv, "--stage", "4", "--beside", str(tmp_path / "copy.json")]) == 2
+    assert "--stage 4: the decoder of run0/out has stages 1 to 3" in capsys.readouterr().err
+
+
+def test_what_was_counted_before_an_interruption_is_kept(run, tmp_path, monkeypatch, capsys):
+    from detrex_ext import engine
+
+    evaluate, seen = engine.evaluate, []
+
+    def interrupted(cfg, args):
+        seen.append(cfg.train.init_checkpoint)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return evaluate(cfg, args)
+
+    monkeypatch.setattr(engine, "evaluate", interrupted)
+    assert dispatch([*VERB, str(run), "--output", str(tmp_path)]) == 130
+    (row,) = json.loads((tmp_path / "queries.json").read_text())["checkpoints"]
+    assert row["checkpoint"] == seen[0] and row["objects"] > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation", "queries.json"]
 
 
 def test_one_checkpoint_gives_curves_over_stages_where_matplotlib_is(run, tmp_path, capsys, monkeypatch):
@@ -66,6 +89,7 @@ def test_one_checkpoint_gives_curves_over_stages_where_matplotlib_is(run, tmp_pa
         (["--thresholds", "some"], "--thresholds some: expected"),
         (["--streams", "main,dn"], "--streams main,dn: expected some of main, aux, no_sa"),
         (["--beside", "none.json"], "--beside none.json: not the queries.json of an earlier analysis"),
+        (["--beside", __file__], "not the queries.json of an earlier analysis (Extra data"),
         ([], "which weights? name them by train.init_checkpoint=PATH"),
     ],
 )

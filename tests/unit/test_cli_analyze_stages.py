@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import narrow_run
 import pytest
@@ -30,6 +31,17 @@ def test_a_run_folder_gives_table_json_and_files(run, tmp_path, capsys):
     assert {row["tp"] + row["fp"] for row in report["rows"]} == {30}  # ten queries on three pictures
 
 
+def test_a_moved_run_gets_its_figures_and_nobody_an_older_picture(run, tmp_path, capsys):
+    moved = shutil.copytree(run, tmp_path / "moved")
+    (moved / "stages").mkdir()
+    (moved / "stages" / "fading_07_of_before.png").write_bytes(b"old")
+    argv = ["analyze", "stages", "--config-file", str(moved), "--pictures", "0"]
+    assert dispatch([*argv, "--json", str(moved / "stages" / "stages.json")]) == 0
+    assert capsys.readouterr().out.endswith(f"figures in {moved}/stages/stages.json\n")
+    assert json.loads((moved / "stages" / "stages.json").read_text())["images"] == 3
+    assert (moved / "evaluation").is_dir() and len(list((moved / "stages").iterdir())) == 1
+
+
 def test_weights_and_folder_by_override(run, capsys):
     checkpoint = f"train.init_checkpoint={run}/model_final.pth"
     config = str(run / "config.yaml")
@@ -45,8 +57,32 @@ def test_weights_and_folder_by_override(run, capsys):
         (["--iou", "most"], "--iou most: expected"),
         (["--pictures", "-1"], "--pictures -1: expected 0 or more"),
         ([], "which weights? name them by train.init_checkpoint=PATH"),
+        (["train.init_checkpoint=nowhere.pth", "dataset.val_json=x.json"], "checkpoint nowhere.pth: not found"),
     ],
 )
-def test_bad_input_is_one_message(argv, message, capsys):
-    assert dispatch(["analyze", "stages", "--config-file", "small", *argv]) == 2
+def test_bad_input_is_one_message(argv, message, tmp_path, capsys):
+    output = ["--output", str(tmp_path / "o")]
+    assert dispatch(["analyze", "stages", "--config-file", "small", *output, *argv]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option, path, message",
+    [
+        ("--output", "file", "file: expected a folder that can be made or written to: File exists"),
+        ("--output", "file/below", "below: expected a folder that can be made or written to: Not a directory"),
+        ("--json", "none/x.json", "x.json: expected a file to write; there is no folder"),
+        ("--json", ".", "expected a file to write; it is a folder"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["stages", "queries-per-object"])
+def test_where_to_write_is_known_before_anything_is_computed(run, tmp_path, verb, option, path, message, capsys):
+    (tmp_path / "file").write_text("")
+    assert dispatch(["analyze", verb, "--config-file", str(run), option, str(tmp_path / path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_several_processes_are_refused(run, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert dispatch(["analyze", "stages", "--config-file", str(run)]) == 2
+    assert re.search("analyze runs in one process, not in 2 .*evaluator.stages=true", capsys.readouterr().err, re.S)

@@ -1,0 +1,39 @@
+"""Where a verb writes: checked before it computes anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from detrex_ext.errors import UserError
+
+
+def make_folder(path: str | os.PathLike, option: str = "--output") -> Path:
+    """The folder, made if it is not there.
+
+    Raises:
+        UserError: it cannot be made, or not be written to.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "no permission to write to it"
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        raise UserError(f"{option} {path}: expected a folder that can be made or written to: {reason}")
+    return folder
+
+
+def check_file(path: str | os.PathLike | None, option: str) -> None:
+    """Checks that a file can be written; None is none.
+
+    Raises:
+        UserError: a folder is there, or its own folder is not.
+    """
+    if path is None:
+        return
+    folder = Path(path).resolve().parent
+    if Path(path).is_dir() or not folder.is_dir():
+        found = "it is a folder" if Path(path).is_dir() else f"there is no folder {folder}"
+        raise UserError(f"{option} {path}: expected a file to write; {found}")
