@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import ceil
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -13,9 +14,10 @@ _LEAST_LONG_SIDE = 640
 # Turning by the golden angle keeps the hues of neighbouring classes far apart.
 _GOLDEN_TURN = 0.61803398875
 _Box = tuple[float, float, float, float]
+_Colour = tuple[int, int, int]
 
 
-def class_colour(index: int) -> tuple[int, int, int]:
+def class_colour(index: int) -> _Colour:
     """RGB of a class, the same in every picture."""
     value = (1.0, 0.85, 0.7)[index // 8 % 3]
     return tuple(round(255 * v) for v in colorsys.hsv_to_rgb((0.02 + index * _GOLDEN_TURN) % 1, 0.85, value))
@@ -27,6 +29,7 @@ def draw_boxes(
     classes_N: Sequence[int],
     class_names: Sequence[str],
     scores_N: Sequence[float] | None = None,
+    colours: Mapping[int, _Colour] | None = None,
 ) -> Image.Image:
     """A copy of the picture with boxes and "name 87%" labels; small pictures are enlarged.
 
@@ -36,6 +39,7 @@ def draw_boxes(
         classes_N: index into ``class_names`` of each box.
         class_names: by class index.
         scores_N: in [0, 1]; None draws names alone.
+        colours: RGB by class index, where it is not ``class_colour``.
     """
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     scale = max(1.0, _LEAST_LONG_SIDE / max(picture.size))
@@ -46,14 +50,14 @@ def draw_boxes(
     width = max(2, round(long_side / 400))
     font = ImageFont.load_default(max(12, long_side / 55))
     boxes = [tuple(float(v) * scale for v in box) for box in boxes_N4]
-    for box, k in zip(boxes, classes_N, strict=True):
-        pen.rectangle(_ordered(box), outline=class_colour(int(k)), width=width)
+    inks = [(colours or {}).get(int(k)) or class_colour(int(k)) for k in classes_N]
+    for box, colour in zip(boxes, inks, strict=True):
+        pen.rectangle(_ordered(box), outline=colour, width=width)
     taken: list[_Box] = []
-    for i, (box, k) in enumerate(zip(boxes, classes_N, strict=True)):
+    for i, (box, k, colour) in enumerate(zip(boxes, classes_N, inks, strict=True)):
         text = class_names[int(k)] + ("" if scores_N is None else f" {100 * float(scores_N[i]):.0f}%")
         place = _place(box, pen.textbbox((0, 0), text, font=font), canvas.size, taken)
         taken.append(place)
-        colour = class_colour(int(k))
         pen.rectangle(place, fill=colour)
         pen.text((place[0] + 2, place[1] + 1), text, fill=_ink(colour), font=font)
     return canvas
@@ -64,12 +68,14 @@ def beside(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Imag
     font = ImageFont.load_default(20)
     bar, gap = 30, 6
     height = max(p.height for p in pictures) + bar
-    canvas = Image.new("RGB", (sum(p.width for p in pictures) + gap * (len(pictures) - 1), height), "white")
+    # a title that is wider than its picture makes room for itself
+    widths = [max(p.width, 8 + ceil(font.getlength(t))) for p, t in zip(pictures, titles, strict=True)]
+    canvas = Image.new("RGB", (sum(widths) + gap * (len(pictures) - 1), height), "white")
     pen, x = ImageDraw.Draw(canvas), 0
-    for picture, title in zip(pictures, titles, strict=True):
+    for picture, title, width in zip(pictures, titles, widths, strict=True):
         pen.text((x + 4, 3), title, fill="black", font=font)
         canvas.paste(picture, (x, bar))
-        x += picture.width + gap
+        x += width + gap
     return canvas
 
 
@@ -90,10 +96,11 @@ def _ordered(box: _Box) -> _Box:
 
 
 def _place(box: _Box, text: _Box, canvas: tuple[int, int], taken: list[_Box]) -> _Box:
-    """Where a label goes: above, inside or below its box, at the first place that covers no other label."""
+    """Where a label goes: above, inside, below or beside its box, at the first place that covers no other label."""
     wide, high = text[2] + 4, text[3] + 3
     x0, y0, x1, y1 = box
     places = [(x0, y0 - high), (x0, y0), (x1 - wide, y0 - high), (x0, y1), (x1 - wide, y1 - high), (x1 - wide, y1)]
+    places += [(x0, y1 - high), (x1 - wide, y0), (x1, y0), (x0 - wide, y0), (x1, y1 - high), (x0 - wide, y1 - high)]
     kept = []
     for x, y in places:
         x = min(max(x, 0), max(canvas[0] - wide, 0))
@@ -107,6 +114,6 @@ def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _ink(colour: tuple[int, int, int]) -> str:
+def _ink(colour: _Colour) -> str:
     red, green, blue = colour
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"

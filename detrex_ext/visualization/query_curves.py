@@ -34,8 +34,11 @@ def draw_queries(reports: Sequence[Any], output: str | Path, stage: int | None =
                 axis.plot(places, values, _STYLES[stream], color=f"C{i}", marker="o", markersize=3, label=label)
     for axis, name in zip(axes, [*names, f"best {first.affinity} of an object"], strict=True):
         axis.set_title(name)
-        axis.set_xlabel(along)
+        axis.set_xlabel(f"{along}, at stage {first.index(stage) + 1}" if along == "iteration" else along)
         axis.set_ylim(0, 1.08 * (axis.dataLim.y1 or 1))
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+    # a column a run, where it covers no curve
+    figure.set_figheight(figure.get_figheight() + 0.25 * max(len(r.streams) for r in reports))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(reports))
     save(figure, output)

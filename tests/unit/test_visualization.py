@@ -39,7 +39,8 @@ def test_small_pictures_are_enlarged_and_boxes_with_them():
 
 def test_label_of_a_box_at_the_border_stays_on_the_picture_and_labels_do_not_cover_each_other():
     taken = []
-    for box in ([0.0, 0, 30, 30], [0, 0, 30, 30], [0, 0, 30, 30], [780, 390, 799, 399]):
+    crowd = [[300.0, 200, 460, 260]] * 12
+    for box in ([0.0, 0, 30, 30], [0, 0, 30, 30], [0, 0, 30, 30], [780, 390, 799, 399], *crowd):
         x0, y0, x1, y1 = _place(tuple(box), (0, 0, 60, 12), (800, 400), taken)
         assert 0 <= x0 and 0 <= y0 and x1 <= 800 and y1 <= 400
         assert not any(_overlap((x0, y0, x1, y1), other) for other in taken)
@@ -60,6 +61,20 @@ def test_nothing_found_is_the_picture_itself():
 
 def test_classes_have_their_own_colours():
     assert len({class_colour(k) for k in range(80)}) == 80
+
+
+def test_a_class_can_have_a_colour_of_its_own():
+    boxes = [[100, 150, 300, 350], [400, 150, 600, 350]]
+    picture = draw_boxes(GREY, boxes, [0, 1], ["a", "b"], colours={1: (255, 255, 255)})
+    white, red = _coloured(picture, (255, 255, 255)), _coloured(picture, class_colour(0))
+    assert white[150:351, 400].all() and red[150:351, 100].all() and not white[150:, :400].any()
+
+
+def test_a_title_that_is_wider_than_its_picture_is_not_cut():
+    one, two = (beside([Image.new("RGB", (50, 40))], [title]) for title in ("stage 1", "stage 1 after attention"))
+    assert two.width > one.width > 50
+    dark = (np.asarray(two)[:30] < 128).all(-1)
+    assert dark.any() and not dark[:, -3:].any()
 
 
 def test_pictures_stand_beside_each_other():
