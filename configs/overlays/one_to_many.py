@@ -1,5 +1,6 @@
 """Any host trained one-to-many by DAC-DETR's rule, duplicates suppressed at test time: `--overlay one_to_many`.
 
+Two-stage hosts match their proposals by the same rule, as they do without: `model.rules.enc.matcher` follows main's.
 Options of the rule: `model.rules.main.matcher.k=4`; the suppression: `model.postprocess.nms=0.7`.
 """
 

@@ -86,7 +86,7 @@ class NumImages(Normalizer):
 
 
 class NumPairs(Normalizer):
-    """Box pairs of each set."""
+    """Box pairs of each set, by their weights."""
 
     def count(self, s: Supervision) -> Count:
         """See :meth:`Normalizer.count`."""

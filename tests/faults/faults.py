@@ -252,7 +252,7 @@ FAULTS = (
         "matching/by_score.py",
         "bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)",
         "bits = bits + 0",
-        ("tests/unit/test_matching_one_to_many.py",),
+        ("tests/unit/test_matching_fixed_number.py",),
     ),
     Fault(
         "suppression after the best are taken",
@@ -264,8 +264,8 @@ FAULTS = (
     Fault(
         "a box that misses its object has no class loss",
         "criterion/quality_losses.py",
-        "(target * _towards(x_P, target)).where(target > 0, negative(x_P, self.alpha, self.gamma))",
-        "target * _towards(x_P, target)",
+        "return value.where(target > 0, negative(x_P, self.alpha, self.gamma))",
+        "return value",
         ("tests/unit/test_quality_losses.py",),
     ),
     Fault(

@@ -162,17 +162,19 @@ def test_box_losses_of_pairs(weighted):
     pairs = make_pairs(weighted)
     # class pairs differ from box pairs: only the latter may count
     sets, s = supervise(Assignment(cls=Pairs.empty(), box=pairs))
-    l1, giou = [torch.zeros((), dtype=torch.float64)] * N, [torch.zeros((), dtype=torch.float64)] * N
+    l1, corners, giou = ([torch.zeros((), dtype=torch.float64)] * N for _ in range(3))
     for p in range(len(pairs)):
         n = int(pairs.set_P[p])
         box = sets[n].boxes_BQ4[pairs.img_P[p], pairs.query_P[p]]
         gt = TARGETS.boxes_G4[pairs.gt_P[p]]
         w = pairs.weight_P[p] if weighted else 1.0
         l1[n] = l1[n] + w * (box - gt).abs().sum()
+        corners[n] = corners[n] + w * (box_cxcywh_to_xyxy(box) - box_cxcywh_to_xyxy(gt)).abs().sum()
         overlap = generalized_box_iou_elementwise(box_cxcywh_to_xyxy(box), box_cxcywh_to_xyxy(gt))
         giou[n] = giou[n] + w * (1 - overlap)
     boxes = [x.boxes_BQ4 for x in sets]
     same_values_and_gradients(L1Loss()(s), torch.stack(l1), boxes)
+    same_values_and_gradients(L1Loss(xyxy=True)(s), torch.stack(corners), boxes)
     same_values_and_gradients(GIoULoss()(s), torch.stack(giou), boxes)
 
 

@@ -37,6 +37,10 @@ def l1(x, k, box, gt):
     return sum(abs(a - b) for a, b in zip(box, gt, strict=True))
 
 
+def l1_of_corners(x, k, box, gt):
+    return l1(x, k, *(box_cxcywh_to_xyxy(torch.tensor(b)).tolist() for b in (box, gt)))
+
+
 def giou(x, k, box, gt):
     return -generalized_box_iou_elementwise(*(box_cxcywh_to_xyxy(torch.tensor(b)) for b in (box, gt))).item()
 
@@ -47,6 +51,7 @@ def giou(x, k, box, gt):
         (FocalClassCost(2.0, alpha=0.3, gamma=1.5), focal),
         (SoftmaxClassCost(2.0), softmax),
         (L1Cost(2.0), l1),
+        (L1Cost(2.0, xyxy=True), l1_of_corners),
         (GIoUCost(2.0), giou),
     ],
 )
