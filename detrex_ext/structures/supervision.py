@@ -49,7 +49,7 @@ class Prior:
     """What rules that look at places need of a token: its point or box, stride, and candidate objects.
 
     Attributes:
-        boxes_BQ4: normalised cxcywh boxes (RoI rule), or None.
+        boxes_BQ4: normalised cxcywh boxes that queries begin with (DETA's rule, RoI rule), or None.
         points_BQ2: normalised points (FCOS rule), or None.
         strides_BQ: pixels, or None.
         candidate_gt_BQ: int64 flat object index each token may answer for, -1 for none; or None.
@@ -68,7 +68,7 @@ class Given:
     Attributes:
         pairs: fixed pairs, ``query_P`` relative to the slot and ``set_P`` zero (denoising); None otherwise.
         scale: extra normaliser of the group's losses (denoising: number of groups).
-        prior: places and candidates for the FCOS and RoI rules.
+        prior: where the queries begin, for matchers that look at it; the same for every set of the group.
         valid_BQ: bool, False for padding queries that must not be supervised; None = all valid.
         sets: the group's losses are the mean over so many sets, of one or more groups (Group-DETR).
     """

@@ -43,7 +43,8 @@ class GroupQueries(WrappedSource):
         others = []
         for source in self.others:
             q, own = source(mem, targets)
-            others.append(q.replace(slots=tuple(replace(s, group="group") for s in q.slots)))
+            # one `Given` serves all sets of a group, so what each source knows of its own queries is not kept
+            others.append(q.replace(slots=tuple(replace(s, group="group") for s in q.slots), given={}))
             sets = [*sets, *own]
         groups = 1 + len(others)
         given = {"main": replace(main.given.get("main", Given()), sets=groups), "group": Given(sets=groups)}
