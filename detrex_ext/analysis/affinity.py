@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..layers.box_ops import TINY
 from ..matching import OneToManyMatcher
-from ..matching.by_score import aligned_quality
 from ..matching.costs import candidates
 from ..matching.stack import Stack
 from ..structures import Targets
@@ -33,7 +32,7 @@ def affinity(stack: Stack, targets: Targets, kind: str = "mix") -> Tensor:
         return OneToManyMatcher().score(stack, targets)
     seen = candidates(stack, targets)
     iou = seen.iou(TINY)
-    return iou if kind == "iou" else aligned_quality(seen.prob(), iou, alpha=0.25, floor=0.0)
+    return iou if kind == "iou" else seen.prob() ** 0.25 * iou.clamp(min=0) ** 0.75
 
 
 @dataclass
