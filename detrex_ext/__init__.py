@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "load": "detrex_ext.api",
-    "Predictor": "detrex_ext.api",
+    "Predictor": "detrex_ext.predictor",
     "get_config": "detrex_ext.config",
     "UserError": "detrex_ext.errors",
 }

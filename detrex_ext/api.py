@@ -4,99 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image, ImageOps
-from torch import nn
 
 from .checkpoint import classes_of, load_state, read_checkpoint
-from .config import load_config
+from .config import find_config, load_config
 from .data.coco_json import read_classes
-from .data.read import read_image
-from .data.sample import Sample
 from .errors import UserError
 from .inference import build_for_inference, check_trusted, test_transforms
-from .runtime import Instances
+from .predictor import Predictor
+from .runtime.devices import usable_device
 from .runtime.standalone.lazy import LazyConfig  # never runs what it reads, also where detectron2 is installed
 
-Picture = str | os.PathLike | Image.Image | np.ndarray
 _WEIGHTS = (".pth", ".pt", ".pkl")
-
-
-class Predictor:
-    """A detector with its class names and its test-time transforms.
-
-    Attributes:
-        model: in evaluation mode.
-        class_names, category_ids: by class index.
-        config: the config the model was built from.
-        source: the file its weights come from.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        class_names: Sequence[str],
-        transforms: Sequence[Any] = (),
-        category_ids: Sequence[int] = (),
-        config: DictConfig | None = None,
-        source: str = "",
-    ) -> None:
-        self.model, self.transforms = model.eval(), list(transforms)
-        self.class_names, self.category_ids = list(class_names), list(category_ids)
-        self.config, self.source = config, source
-
-    def predict(
-        self, image: Picture | Sequence[Picture], threshold: float = 0.5, batch_size: int = 1
-    ) -> Instances | list[Instances]:
-        """Objects on a picture, best first.
-
-        Args:
-            image: a path, a Pillow image, an (H, W, 3) uint8 RGB array, or a list of such.
-            threshold: least score of what is returned.
-            batch_size: pictures of a list that go through the model together; padding may change scores a little.
-
-        Returns:
-            ``Instances`` on the CPU, in pixels of the picture (upright, as EXIF says): ``pred_boxes`` (XYXY),
-            ``scores``, ``pred_classes`` (indices into ``class_names``); for a list, a list of them.
-
-        Raises:
-            UserError: a picture that cannot be read.
-        """
-        if not isinstance(image, list | tuple):
-            return next(self.stream([image], threshold, 1))
-        return list(self.stream(image, threshold, batch_size))
-
-    def stream(self, images: Iterable[Picture], threshold: float = 0.5, batch_size: int = 1) -> Iterator[Instances]:
-        """As ``predict`` for many pictures: each is read when its turn comes."""
-        batch: list[dict] = []
-        for image in images:
-            batch.append(self._input(as_rgb(image)))
-            if len(batch) == batch_size:
-                yield from self._run(batch, threshold)
-                batch = []
-        if batch:
-            yield from self._run(batch, threshold)
-
-    def _input(self, rgb: np.ndarray) -> dict:
-        """An input dict of the model: transformed as in evaluation, with the size it came in."""
-        sample = Sample(rgb, np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
-        rng = np.random.default_rng(0)
-        for transform in self.transforms:
-            sample = transform(sample, rng)
-        chw = sample.image.transpose(2, 0, 1).copy(order="C")
-        return {"image": torch.from_numpy(chw), "height": rgb.shape[0], "width": rgb.shape[1]}
-
-    @torch.no_grad()
-    def _run(self, batch: list[dict], threshold: float) -> list[Instances]:
-        found = [output["instances"].to("cpu") for output in self.model(batch)]
-        return [x[x.scores >= threshold] for x in found]
 
 
 def load(
@@ -119,9 +43,7 @@ def load(
     Raises:
         UserError: nothing to load there, weights that cannot be read or do not fit, a config that is not trusted.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device '{device}': there is no GPU that torch can use\n  choose device 'cpu'")
+    device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"), "device")
     cfg, path = _locate(source, weights)
     data = read_checkpoint(path)
     if cfg is None:
@@ -162,22 +84,6 @@ def find_weights(folder: str | os.PathLike) -> str:
     )
 
 
-def as_rgb(image: Picture) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of any picture that ``Predictor.predict`` takes.
-
-    Raises:
-        UserError: a file that cannot be read. TypeError: no picture at all.
-    """
-    if isinstance(image, str | os.PathLike):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) and image.size:
-        return np.array(Image.fromarray(image).convert("RGB"))
-    found = f"{image.dtype} array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise TypeError(f"a picture is a path, a Pillow image or an (H, W, 3) uint8 RGB array; found {found}")
-
-
 def _locate(source: Any, weights: Any) -> tuple[DictConfig | None, str]:
     """(config, or None where it is in the checkpoint; path of the checkpoint)."""
     cfg = None
@@ -188,7 +94,7 @@ def _locate(source: Any, weights: Any) -> tuple[DictConfig | None, str]:
     elif os.fspath(source).endswith(_WEIGHTS):
         return None, os.fspath(weights or source)
     else:
-        cfg = load_config(source)
+        cfg = load_config(_config_named(source))
     path = weights or OmegaConf.select(cfg, "train.init_checkpoint")
     if not path:
         raise UserError(
@@ -196,6 +102,16 @@ def _locate(source: Any, weights: Any) -> tuple[DictConfig | None, str]:
             "  load(config, weights=PATH), or load the run folder that training wrote"
         )
     return cfg, os.fspath(path)
+
+
+def _config_named(source: str | os.PathLike) -> str:
+    try:
+        return find_config(source)
+    except UserError as error:
+        raise UserError(
+            f"{source}: no run folder, no checkpoint ({', '.join(_WEIGHTS)}), and no config\n"
+            f"  name a folder that train_net.py wrote, or a .pth file\n{error}"
+        ) from error
 
 
 def _config_of(data: dict[str, Any], path: str) -> DictConfig:

@@ -84,7 +84,8 @@ def find_config(name_or_path: str | os.PathLike) -> str:
     stem = name[:-3] if name.endswith(".py") else name
     if stem in shipped:
         return str(shipped[stem])
-    raise UserError(f"no config '{name}': no such file, and no shipped config of that name\n  {_near(stem, shipped)}")
+    what = "a folder without config.yaml" if given.is_dir() else "no such file"
+    raise UserError(f"no config '{name}': {what}, and no shipped config of that name\n  {_near(stem, shipped)}")
 
 
 def find_overlay(name_or_path: str | os.PathLike) -> str:

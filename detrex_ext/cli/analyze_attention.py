@@ -45,9 +45,10 @@ def _run(args: argparse.Namespace) -> int:
     from detrex_ext.analysis.attention import gather, watch_attention
     from detrex_ext.analysis.attention_drawing import draw_gathering
     from detrex_ext.analysis.stage_report import aligned
-    from detrex_ext.api import as_rgb, load
+    from detrex_ext.api import load
     from detrex_ext.checkpoint.files import write_json
     from detrex_ext.modeling.decoders.staged import StagedDecoder
+    from detrex_ext.predictor import as_rgb
 
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
     predictor, rgb = load(source, weights=weights, device=args.device), as_rgb(args.picture)

@@ -15,7 +15,7 @@ from .outputs import make_folder
 if TYPE_CHECKING:
     import numpy as np
 
-    from detrex_ext.api import Predictor
+    from detrex_ext.predictor import Predictor
     from detrex_ext.runtime import Instances
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")

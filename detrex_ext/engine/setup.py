@@ -15,6 +15,7 @@ from detrex_ext.checkpoint import load_weights
 from detrex_ext.config import get_config, save_config
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, instantiate
+from detrex_ext.runtime.devices import usable_device
 
 logger = logging.getLogger(__name__)
 EMA_KEY = "ema_state"
@@ -131,8 +132,13 @@ def build_evaluation(cfg: DictConfig, train_dataset: Any = None) -> tuple[Any, A
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
-    """The model of the config on its device, with the weights of ``train.init_checkpoint``."""
-    model = instantiate(cfg.model).to(cfg.train.device)
+    """The model of the config on its device, with random weights.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    device = usable_device(cfg.train.device, "train.device")
+    model = instantiate(cfg.model).to(device)
     if cfg.train.get("channels_last"):
         model = model.to(memory_format=torch.channels_last)
     return model

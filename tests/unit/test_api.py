@@ -135,6 +135,8 @@ def test_messages_where_there_is_nothing_to_load(run, tmp_path):
         detrex_ext.load(tmp_path)
     with pytest.raises(UserError, match="names no weights"):
         detrex_ext.load(cfg)
+    with pytest.raises(UserError, match="(?s)absent: no run folder, no checkpoint .*and no config"):
+        detrex_ext.load("absent")
     with pytest.raises(UserError, match="absent.pth"):
         detrex_ext.load(tmp_path / "absent.pth")
     (tmp_path / "broken.pth").write_bytes((folder / "model_final.pth").read_bytes()[:5000])
@@ -182,8 +184,13 @@ def test_a_config_that_would_call_something_else_is_refused(run, tmp_path, targe
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
 def test_a_device_that_is_not_there_is_named(run):
-    with pytest.raises(UserError, match="device 'cuda:1'"):
+    with pytest.raises(UserError, match="device=cuda:1: there is no GPU that torch can use\n  for the CPU: device=cpu"):
         detrex_ext.load(run[0], device="cuda:1")
+
+
+def test_a_device_of_no_known_name_is_told_too(run):
+    with pytest.raises(UserError, match="device=gpu: no device that torch knows"):
+        detrex_ext.load(run[0], device="gpu")
 
 
 def test_predict_command(run, tmp_path, capsys):

@@ -8,6 +8,7 @@ import shutil
 
 import narrow_run
 import pytest
+import torch
 
 from detrex_ext.cli import dispatch
 
@@ -80,6 +81,19 @@ def test_where_to_write_is_known_before_anything_is_computed(run, tmp_path, verb
     (tmp_path / "file").write_text("")
     assert dispatch(["analyze", verb, "--config-file", str(run), option, str(tmp_path / path)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+@pytest.mark.parametrize("device, message", [("cuda", "no GPU that torch can use"), ("gpu", "no device that torch")])
+def test_a_run_of_another_machine_tells_how_to_use_this_one(run, tmp_path, device, message, capsys):
+    argv = ["--config-file", str(run), "--output", str(tmp_path), f"train.device={device}"]
+    assert dispatch(["analyze", "stages", *argv]) == 2
+    assert f"train.device={device}: " in (shown := capsys.readouterr().err) and message in shown
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
+    assert dispatch(["analyze", "stages", "--config-file", str(tmp_path)]) == 2
+    assert f"no config '{tmp_path}': a folder without config.yaml" in capsys.readouterr().err
 
 
 def test_several_processes_are_refused(run, monkeypatch, capsys):

@@ -1,0 +1,105 @@
+"""A detector that predicts on pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from PIL import Image, ImageOps
+from torch import nn
+
+from .data.read import read_image
+from .data.sample import Sample
+from .runtime import Instances
+
+Picture = str | os.PathLike | Image.Image | np.ndarray
+
+
+class Predictor:
+    """A detector with its class names and its test-time transforms.
+
+    Attributes:
+        model: in evaluation mode.
+        class_names, category_ids: by class index.
+        config: the config the model was built from.
+        source: the file its weights come from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        class_names: Sequence[str],
+        transforms: Sequence[Any] = (),
+        category_ids: Sequence[int] = (),
+        config: DictConfig | None = None,
+        source: str = "",
+    ) -> None:
+        self.model, self.transforms = model.eval(), list(transforms)
+        self.class_names, self.category_ids = list(class_names), list(category_ids)
+        self.config, self.source = config, source
+
+    def predict(
+        self, image: Picture | Sequence[Picture], threshold: float = 0.5, batch_size: int = 1
+    ) -> Instances | list[Instances]:
+        """Objects on a picture, best first.
+
+        Args:
+            image: a path, a Pillow image, an (H, W, 3) uint8 RGB array, or a list of such.
+            threshold: least score of what is returned.
+            batch_size: pictures of a list that go through the model together; padding may change scores a little.
+
+        Returns:
+            ``Instances`` on the CPU, in pixels of the picture (upright, as EXIF says): ``pred_boxes`` (XYXY),
+            ``scores``, ``pred_classes`` (indices into ``class_names``); for a list, a list of them.
+
+        Raises:
+            UserError: a picture that cannot be read.
+        """
+        if not isinstance(image, list | tuple):
+            return next(self.stream([image], threshold, 1))
+        return list(self.stream(image, threshold, batch_size))
+
+    def stream(self, images: Iterable[Picture], threshold: float = 0.5, batch_size: int = 1) -> Iterator[Instances]:
+        """As ``predict`` for many pictures: each is read when its turn comes."""
+        batch: list[dict] = []
+        for image in images:
+            batch.append(self._input(as_rgb(image)))
+            if len(batch) == batch_size:
+                yield from self._run(batch, threshold)
+                batch = []
+        if batch:
+            yield from self._run(batch, threshold)
+
+    def _input(self, rgb: np.ndarray) -> dict:
+        """An input dict of the model: transformed as in evaluation, with the size it came in."""
+        sample = Sample(rgb, np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
+        rng = np.random.default_rng(0)
+        for transform in self.transforms:
+            sample = transform(sample, rng)
+        chw = sample.image.transpose(2, 0, 1).copy(order="C")
+        return {"image": torch.from_numpy(chw), "height": rgb.shape[0], "width": rgb.shape[1]}
+
+    @torch.no_grad()
+    def _run(self, batch: list[dict], threshold: float) -> list[Instances]:
+        found = [output["instances"].to("cpu") for output in self.model(batch)]
+        return [x[x.scores >= threshold] for x in found]
+
+
+def as_rgb(image: Picture) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of any picture that ``Predictor.predict`` takes.
+
+    Raises:
+        UserError: a file that cannot be read. TypeError: no picture at all.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) and image.size:
+        return np.array(Image.fromarray(image).convert("RGB"))
+    found = f"{image.dtype} array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise TypeError(f"a picture is a path, a Pillow image or an (H, W, 3) uint8 RGB array; found {found}")

@@ -1,0 +1,28 @@
+"""Devices by name, as people give them."""
+
+from __future__ import annotations
+
+import torch
+
+from detrex_ext.errors import UserError
+
+
+def usable_device(name: str | torch.device, option: str) -> torch.device:
+    """The device of that name.
+
+    Args:
+        name: such as "cpu", "cuda" or "cuda:1".
+        option: what it was given by, for messages.
+
+    Raises:
+        UserError: torch knows no such device, or there is no such GPU.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"{option}={name}: no device that torch knows\n  expected cpu, cuda, or cuda:1, ...") from error
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= found:
+        few = f"only {found} GPU{'s' if found > 1 else ''}" if found else "no GPU"
+        raise UserError(f"{option}={name}: there is {few} that torch can use\n  for the CPU: {option}=cpu")
+    return device
