@@ -39,14 +39,18 @@ class QueryReport:
         """The report of ``to_dict``.
 
         Raises:
-            TypeError, KeyError, ValueError: the values are of something else.
+            ValueError: the values are of something else.
         """
-        report = QueryReport(**values)
-        if not report.checkpoints or not report.streams:
-            raise ValueError("it has no checkpoints")
-        for row in report.checkpoints:
-            for name in report.streams:
-                row["above"][name], row["best"][name]
+        try:
+            report = QueryReport(**values)
+            for row in report.checkpoints:
+                for name in report.streams:
+                    row["above"][name], row["best"][name]
+            known = bool(report.checkpoints and report.streams)
+        except (TypeError, KeyError):
+            known = False
+        if not known:
+            raise ValueError(f"expected an object with checkpoints and figures of each; found {str(values)[:60]}")
         return report
 
     @property

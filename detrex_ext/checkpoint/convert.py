@@ -135,4 +135,5 @@ def _check_target(source: str, target: str) -> None:
     if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
         raise UserError(f"{target}: is the file to convert; name another one to write")
     if os.path.isdir(target) or not os.path.isdir(folder):
-        raise UserError(f"{target}: not a file in a folder that exists")
+        found = "it is a folder, not a file" if os.path.isdir(target) else f"there is no folder {folder}"
+        raise UserError(f"cannot write {target}: {found}\n  name a file in a folder that exists")

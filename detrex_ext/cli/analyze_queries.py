@@ -115,8 +115,8 @@ def _read(path: str) -> Any:
 
     try:
         return QueryReport.from_dict(json.loads(Path(path).read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--beside {path}: not the queries.json of an earlier analysis ({error})") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"--beside {path}: not the queries.json of an earlier analysis\n  {error}") from error
 
 
 def _checkpoints(cfg: DictConfig, args: argparse.Namespace) -> list[tuple[str, int | None]]:

@@ -189,7 +189,7 @@ def test_runs_that_count_something_else_are_not_compared():
     assert report.curves(None, "main") == ("stage", [1], [[1.0], [0.5]])
     with pytest.raises(UserError, match=r"b cannot be drawn beside a: affinity iou, not mix"):
         report.check_like(QueryReport("b", "iou", [0.5], ["main"], rows))
-    with pytest.raises(UserError, match=r"several checkpoints True, not False"):
+    with pytest.raises(UserError, match=r"curves over checkpoints, not over stages"):
         report.check_like(QueryReport("b", "mix", [0.5], ["main"], [*rows, *rows]))
     with pytest.raises(UserError, match=r"--stage 2: the decoder of a has stages 1 to 1"):
         report.text(2)

@@ -91,8 +91,8 @@ def test_errors_are_one_message(tmp_path, capsys):
     torch.save({"blocks.0.weight": torch.ones(1)}, tmp_path / "x.pth")
     for argv, message in (
         ((tmp_path / "x.pth", tmp_path / "x.pth"), "is the file to convert"),
-        ((tmp_path / "x.pth", tmp_path / "no" / "y.pth"), "folder that exists"),
-        ((tmp_path / "x.pth", tmp_path), "not a file"),
+        ((tmp_path / "x.pth", tmp_path / "no" / "y.pth"), f"there is no folder {tmp_path}/no\n"),
+        ((tmp_path / "x.pth", tmp_path), "it is a folder, not a file"),
         ((tmp_path / "x.pth", tmp_path / "y.pth"), "it looks like no layout that is known; 0 of its 1"),
         ((tmp_path / "x.pth", tmp_path / "y.pth", "--ema"), "holds no 'ema_state'"),
         ((tmp_path / "nowhere.pth", tmp_path / "y.pth"), "not found"),
