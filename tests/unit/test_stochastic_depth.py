@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_recollection import build, memory
 
 from detrex_ext.config import find_config, load_config
 from detrex_ext.runtime import instantiate
 from detrex_ext.strategies import QueryRecollection, StochasticDepth
-
-from test_recollection import build, memory
 
 
 def test_each_stage_is_kept_as_often_as_its_probability_says():
