@@ -25,7 +25,7 @@ train = dict(
     log_period=20,
     # warmup: decay of update t is min(decay, (1 + t) / (10 + t))
     model_ema=dict(enabled=False, decay=0.999, warmup=False, device="", use_ema_weights_for_eval_only=False),
-    # write into a folder that holds another run
+    # start over in a folder that holds another run: its checkpoints, metrics and log go when the new run starts
     overwrite=False,
     channels_last=False,
     cudnn_benchmark=False,

@@ -228,6 +228,28 @@ def test_predict_command(run, tmp_path, capsys):
     assert "objects with score >= 0.0 on 3 pictures" in capsys.readouterr().out
 
 
+def test_predict_takes_a_config_beside_and_foreign_code_if_trusted(run, tmp_path, monkeypatch, capsys):
+    from detrex_ext.cli import dispatch
+
+    data = torch.load(run[0] / "model_final.pth", weights_only=True)
+    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    (tmp_path / "beside.yaml").write_text(data["config"])
+    torch.save({key: data[key] for key in ("model", "class_names")}, tmp_path / "bare.pth")
+    more = [str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    config = ["--config-file", str(tmp_path / "beside.yaml")]
+    assert dispatch(["predict", str(tmp_path / "bare.pth"), *more, *config]) == 0
+    (tmp_path / "foreign.py").write_text(
+        "from detrex_ext.modeling.postprocess import Postprocess\nclass Mine(Postprocess): pass"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = data["config"].replace("detrex_ext.modeling.postprocess.Postprocess", "foreign.Mine")
+    assert text != data["config"]
+    torch.save({**data, "config": text}, tmp_path / "foreign.pth")
+    assert dispatch(["predict", str(tmp_path / "foreign.pth"), *more]) == 2
+    assert "would call 'foreign.Mine'" in capsys.readouterr().err
+    assert dispatch(["predict", str(tmp_path / "foreign.pth"), *more, "--trust"]) == 0
+
+
 def test_predict_command_refuses_what_it_cannot_do(run, tmp_path):
     from detrex_ext.cli.predict import main
 

@@ -112,6 +112,8 @@ def test_curves_of_two_runs(tmp_path, capsys):
     assert "total_loss, lr, bbox/AP, bbox/AP50" in capsys.readouterr().out
     with Image.open(runs[0] / "curves.png") as picture:
         assert picture.format == "PNG" and picture.width > 3 * picture.height
+    assert main([str(runs[0]), "--metrics", "lr", "bbox/AP", "--output", str(tmp_path / "two.png")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/two.png: lr, bbox/AP\n"
     assert plot_curves(runs, tmp_path / "new" / "lr.png", ["lr"]) == ["lr"]
     assert (tmp_path / "new" / "lr.png").stat().st_size > 1000
     with pytest.raises(UserError, match="no run has 'losss'; there are: bbox/AP, "):
