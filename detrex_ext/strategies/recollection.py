@@ -36,7 +36,7 @@ class QueryRecollection(Strategy):
             have no score: all of them are. None = all.
         repeat_last: in training the last stage runs once more, on its own outputs and on nothing else (DQRR with
             ``window=None``: 95 sets of 6 stages). It then stands for all: inference may loop it from the initial
-            queries, ``model.decoder.eval_order=[5,5,5,5,5]``.
+            queries, ``model.decoder.eval_order=[5,5,5,5,5]``. A strategy that skips stages comes before this one.
     """
 
     def __init__(

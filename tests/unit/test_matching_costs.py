@@ -77,6 +77,13 @@ def test_total_is_the_sum_whatever_the_chunk(monkeypatch):
         torch.testing.assert_close(matcher.cost(stack, targets), expected)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_no_objects_have_no_costs(device):
+    s = SupervisedSet(torch.zeros(2, Q, K, device=device), torch.zeros(2, Q, 4, device=device), 0)
+    nothing = Targets((torch.zeros(0, dtype=torch.int64),) * 2, (torch.zeros(0, 4),) * 2, torch.ones(2, 2)).to(device)
+    assert HungarianMatcher().cost(stack_sets([s]), nothing).shape == (1, 0, Q)
+
+
 def test_matchers_look_at_the_named_boxes_while_losses_keep_their_own():
     sets, targets = problem(match_boxes=True)
     stack = stack_sets(sets)
