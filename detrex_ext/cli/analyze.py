@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     if more:  # overrides behind options that follow other overrides
         args.opts += more
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE") != "1":
         raise UserError(
-            f"analyze runs in one process, not in {os.environ['WORLD_SIZE']} as torchrun started it\n"
+            f"analyze runs in one process, not in {os.environ.get('WORLD_SIZE')} as torchrun started it\n"
             "  start it by python -m detrex_ext analyze ...; for stages in several processes: train --eval-only "
             "dataloader.evaluator.stages=true"
         )

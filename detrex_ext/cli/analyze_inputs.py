@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def add_common(parser: argparse.ArgumentParser, name: str) -> None:
     """Adds the arguments that say which model, and where ``name`` + ".json" goes."""
+    parser.epilog = "averaged weights: train.model_ema.use_ema_weights_for_eval_only=true"
     add = parser.add_argument
     add("--config-file", required=True, metavar="F", help="config file, short name, or run folder")
     add("--overlay", default="", metavar="A,B", help="overlays to lay over the config, in order")

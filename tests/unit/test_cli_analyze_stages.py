@@ -97,6 +97,9 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
 
 
 def test_several_processes_are_refused(run, monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")  # alone, it may be a cluster's
+    assert dispatch(["analyze", "stages", "--config-file", "small"]) == 2
+    assert "which weights?" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "0")
     assert dispatch(["analyze", "stages", "--config-file", str(run)]) == 2
     assert re.search("analyze runs in one process, not in 2 .*evaluator.stages=true", capsys.readouterr().err, re.S)
