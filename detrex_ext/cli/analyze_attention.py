@@ -29,7 +29,7 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file; averaged weights if any")
+    add("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file; averaged weights first")
     add("picture", metavar="PICTURE", help="a picture file")
     add("--output", required=True, metavar="DIR", help="folder for attention.png and attention.json")
     add("--object", type=int, default=1, metavar="N", help="which of the model's detections, best first (default 1)")
