@@ -107,4 +107,6 @@ def test_detrex_has_no_names_for_every_model(tmp_path):
     torch.save({"model": model_of("plain").backbone.state_dict()}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="has no names for a model of this kind"):
         convert(tmp_path / "x.pth", tmp_path / "y.pth", to="detrex")
+    with pytest.raises(UserError, match="'mmdet' has no names .*\n  layouts that have: detrex, official"):
+        to_layout(model_of("refine"), "mmdet")
     assert not (tmp_path / "y.pth").exists()

@@ -100,10 +100,11 @@ def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State
         raise UserError(f"unknown checkpoint layout '{name}'; known: {', '.join(FAMILIES)}")
     state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
     state = _of_host(dict(state))
-    table = next((x for x in LAYOUTS if x.family == name and x.write and x.fits(state)), None)
-    if table is None or table.write is None:
-        raise UserError(f"the layout '{name}' has no names for a model of this kind")
-    return table.write(state)
+    tables = {layout.family: layout for layout in reversed(LAYOUTS) if layout.write and layout.fits(state)}
+    if name not in tables:
+        others = f"layouts that have: {', '.join(sorted(tables)) or 'none'}"
+        raise UserError(f"the layout '{name}' has no names for a model of this kind\n  {others}")
+    return tables[name].write(state)
 
 
 __all__ = ["FAMILIES", "LAYOUTS", "Layout", "OURS", "Sliced", "State", "candidates", "recognise", "to_layout"]
