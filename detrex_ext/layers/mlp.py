@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .blockwise import blockwise, pays
 from .dropout import Dropout, dropout, relu_dropout
 
 
@@ -24,6 +25,8 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims, dims[1:], strict=False))
 
     def forward(self, x: Tensor) -> Tensor:
+        if pays(x):
+            return blockwise(x, [(layer.weight, layer.bias) for layer in self.layers])
         for layer in self.layers[:-1]:
             x = layer(x).relu()
         return self.layers[-1](x)
@@ -42,8 +45,12 @@ class FFN(nn.Module):
         self.dropout = Dropout(dropout, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden, last = self.layers[0][0](x), self.layers[1]
-        if type(self.activation) is nn.PReLU and not (self.training and self.dropout.p):
+        first, last, dropped = self.layers[0][0], self.layers[1], self.training and self.dropout.p > 0.0
+        if not dropped and type(self.activation) in (nn.ReLU, nn.PReLU) and pays(x):
+            layers = [(first.weight, first.bias), (last.weight, last.bias)]
+            return x + blockwise(x, layers, getattr(self.activation, "weight", None))
+        hidden = first(x)
+        if type(self.activation) is nn.PReLU and not dropped:
             return x + prelu_linear(hidden, self.activation.weight, last.weight, last.bias)
         if type(self.activation) is nn.ReLU:
             hidden = relu_dropout(hidden, self.dropout.p, self.training)
