@@ -75,7 +75,8 @@ class QueryRecollection(Strategy):
         return sets, cat(*older, q) if older else q
 
     def _recollect(self, earlier: Queries, q: Queries, index: int) -> Queries:
-        taken = earlier.take("main", _RECOLLECTED).retag(path="recollect")
+        # main queries all see each other: a mask only kept them from others of their domain
+        taken = earlier.take("main", _RECOLLECTED).retag(path="recollect").replace(masks={})
         if self.top_k is not None and self._best[index] is not None:
             taken = _pick(taken, self._best[index])
         now_points = any(s.point for s in q.slots if s.group == "main")
@@ -119,6 +120,5 @@ def _pick(q: Queries, best: Sequence[Tensor]) -> Queries:
         return x_BT.gather(1, wide)
 
     slots = tuple(replace(s, size=index.shape[1]) for s, index in zip(q.slots, best, strict=True))
-    # main queries all see each other: a mask only kept them from others of their domain
     extra = {name: pick(x) for name, x in q.extra.items()}
     return Queries(pick(q.content_BTC), pick(q.ref_BT4), slots, {}, q.given, extra)

@@ -109,6 +109,21 @@ def test_the_plain_path_is_the_bare_hosts(dtype, tolerance):
         torch.testing.assert_close(a.boxes_BQ4, b.boxes_BQ4, rtol=0, atol=tolerance)
 
 
+def test_recollected_sets_need_no_mask_and_share_their_attention_calls(monkeypatch):
+    """What denoising hides is hidden from the plain path alone; all else of a stage is one call without a mask."""
+    model, calls = build(), []
+    q, _ = model["source"](memory())
+    size = q.content_BTC.shape[1]
+    q = q.replace(masks={q.slots[0].domain: torch.ones(size, size, dtype=torch.bool)})
+    for layer in model["decoder"].layers:
+        own = layer.attentions[0].forward
+        monkeypatch.setattr(
+            layer.attentions[0], "forward", lambda x, p, m, own=own: calls.append((len(x), m is None)) or own(x, p, m)
+        )
+    model["decoder"](q, memory(), [QueryRecollection(2)])
+    assert sorted(calls) == sorted([(2, False)] * 6 + [(2 * n, True) for n in (1, 2, 4, 7, 12)])
+
+
 def test_chunks_give_the_same_values_and_gradients():
     mem, grads = memory(), []
     for chunk in (None, 1, 2):
