@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from .blockwise import add_product, in_training_on_cpu
 
-ROWS = 128  # queries of a block
-LEAST = 1000  # with fewer, keeping what was computed is faster
+ROWS = 200  # queries of a block: from 32 MiB on, memory of a tensor is mapped, and cleared, anew each time
+LEAST = 2 * ROWS  # with fewer, keeping what was computed is faster
 
 
 class AdaptiveMixing(nn.Module):

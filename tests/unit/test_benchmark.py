@@ -50,6 +50,8 @@ def test_work_of_a_product():
     flops, moved = measure.work_of(lambda: (a @ b).view(-1))
     assert flops == 2 * 8 * 16 * 4
     assert moved == 4 * (8 * 16 + 16 * 4 + 8 * 4)
+    total = torch.zeros(8, 4)
+    assert measure.work_of(lambda: total.addmm_(a, b))[0] == flops
 
 
 def test_peak_is_of_the_process_alone():
