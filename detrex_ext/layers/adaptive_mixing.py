@@ -50,7 +50,7 @@ class AdaptiveMixing(nn.Module):
         """(B, T, D), without the residual."""
         made, out = self.parameter_generator, self.out_proj
         given = [x_BTGPC, query_BTD, made.weight, made.bias, out.weight, out.bias]
-        if query_BTD[..., 0].numel() < LEAST or not in_training_on_cpu(query_BTD):
+        if not in_training_on_cpu(query_BTD) or query_BTD[..., 0].numel() < LEAST:
             return out(_mix(x_BTGPC, made(query_BTD)).flatten(2))
         if torch.is_autocast_enabled("cpu"):
             given = [t.to(torch.get_autocast_dtype("cpu")) for t in given]
@@ -91,12 +91,11 @@ class _Blockwise(torch.autograd.Function):
         weight, bias, out_weight, _ = parameters
         wider = torch.promote_types(x.dtype, torch.float32)  # blocks are summed
         sums = [torch.zeros_like(p, dtype=wider) for p in parameters]
-        found = [torch.empty_like(x), torch.empty_like(query)]
+        found = [t.new_empty(t.shape) for t in (x, query)]
         rows = (t.flatten(0, 1).split(ROWS) for t in (x, query, grad, *found))
         for points, content, g, grad_points, grad_content in zip(*rows, strict=True):
+            made, points = F.linear(content, weight, bias).requires_grad_(), points.detach().requires_grad_()
             with torch.enable_grad():
-                made = F.linear(content, weight, bias).requires_grad_()
-                points = points.detach().requires_grad_()
                 mixed = _mix(points, made).flatten(1)
             of_points, of_made = torch.autograd.grad(mixed, (points, made), g @ out_weight)
             grad_points.copy_(of_points)

@@ -23,7 +23,7 @@ LEAST = 2560  # with fewer, keeping the hidden layers is faster
 
 def pays(x: Tensor) -> bool:
     """Whether (..., C) has so many rows, in training on a CPU, that blocks are the better form."""
-    return x.numel() >= LEAST * x.shape[-1] and in_training_on_cpu(x)
+    return in_training_on_cpu(x) and x.numel() >= LEAST * x.shape[-1]
 
 
 def in_training_on_cpu(x: Tensor) -> bool:

@@ -52,7 +52,7 @@ def test_blocks_give_what_all_rows_at_once_give(small_blocks, monkeypatch, kind,
             p.add_(torch.randn_like(p) / 4)
     given = [torch.randn(2, 19, 8 if kind == "mixing" else 6, dtype=dtype, requires_grad=True)]
     if kind == "mixing":
-        given.insert(0, torch.randn(2, 19, 2, 3, 4, dtype=dtype, requires_grad=True))
+        given.insert(0, torch.randn(2, 19, 3, 2, 4, dtype=dtype).transpose(2, 3).requires_grad_())
     for a, b in both_ways(monkeypatch, lambda: net(*given), [*given, *net.parameters()]):
         assert a.dtype == b.dtype
         torch.testing.assert_close(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * b.abs().max().item())
