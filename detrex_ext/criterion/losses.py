@@ -123,9 +123,10 @@ class SoftmaxLoss(Loss):
 def _check_kind(loss: Loss, s: Supervision, softmax: bool) -> None:
     if s.stack.softmax != softmax:
         kinds = ("a sigmoid per class", "a softmax with 'no object' as its last class")
+        fitting = "SoftmaxLoss" if s.stack.softmax else "a sigmoid loss such as FocalLoss"
         raise ValueError(
             f"{type(loss).__name__} is for {kinds[softmax]}, but the logits of {s.stack.name(0)} are "
-            f"{kinds[s.stack.softmax]}: DETRDecoder needs SoftmaxLoss, all others one of the sigmoid losses"
+            f"{kinds[s.stack.softmax]}: use {fitting}"
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .autocast import as_autocast
 from .blockwise import add_product, in_training_on_cpu
 
 ROWS = 200  # queries of a block: from 32 MiB on, memory of a tensor is mapped, and cleared, anew each time
@@ -49,12 +50,10 @@ class AdaptiveMixing(nn.Module):
     def forward(self, x_BTGPC: Tensor, query_BTD: Tensor) -> Tensor:
         """(B, T, D), without the residual."""
         made, out = self.parameter_generator, self.out_proj
-        given = [x_BTGPC, query_BTD, made.weight, made.bias, out.weight, out.bias]
         if not in_training_on_cpu(query_BTD) or query_BTD[..., 0].numel() < LEAST:
             return out(_mix(x_BTGPC, made(query_BTD)).flatten(2))
-        if torch.is_autocast_enabled("cpu"):
-            given = [t.to(torch.get_autocast_dtype("cpu")) for t in given]
-        return _Blockwise.apply(*given)
+        given = (x_BTGPC, query_BTD, made.weight, made.bias, out.weight, out.bias)
+        return _Blockwise.apply(*as_autocast(given))
 
 
 def _mix(x: Tensor, made: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .autocast import as_autocast
+
 ROWS = 1024
 LEAST = 2560  # with fewer, keeping the hidden layers is faster
 
@@ -44,9 +46,7 @@ def blockwise(x: Tensor, layers: Sequence[tuple[Tensor, Tensor]], slope_1: Tenso
         (..., D).
     """
     given = [x, slope_1, *(t for layer in layers for t in layer)]
-    if torch.is_autocast_enabled("cpu"):
-        given = [None if t is None else t.to(torch.get_autocast_dtype("cpu")) for t in given]
-    return _Blockwise.apply(*given)
+    return _Blockwise.apply(*as_autocast(given))
 
 
 class _Blockwise(torch.autograd.Function):

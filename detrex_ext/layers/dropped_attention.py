@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .autocast import as_autocast
 from .dropout import keep_mask
 
 
@@ -26,10 +27,7 @@ def dropped_attention(
     Returns:
         (B, H, L, D), as wide as the values.
     """
-    kind = q_BHLD.device.type
-    if torch.is_autocast_enabled(kind):
-        q_BHLD, k_BHMD, v_BHMD = (x.to(torch.get_autocast_dtype(kind)) for x in (q_BHLD, k_BHMD, v_BHMD))
-    return _DroppedAttention.apply(q_BHLD, k_BHMD, v_BHMD, mask, dropout)
+    return _DroppedAttention.apply(*as_autocast((q_BHLD, k_BHMD, v_BHMD)), mask, dropout)
 
 
 def _probabilities(q_BHLD: Tensor, k_BHMD: Tensor, mask: Tensor | None) -> Tensor:

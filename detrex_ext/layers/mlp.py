@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .autocast import as_autocast
 from .blockwise import blockwise, pays
 from .dropout import Dropout, dropout, relu_dropout
 
@@ -64,12 +65,9 @@ def prelu_linear(x: Tensor, slope_1: Tensor, weight: Tensor, bias: Tensor) -> Te
 
     Shapes: (..., in), (1,), (out, in), (out,) -> (..., out).
     """
-    kind = x.device.type
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return F.linear(F.prelu(x, slope_1), weight, bias)
-    if torch.is_autocast_enabled(kind):
-        x, slope_1, weight, bias = (t.to(torch.get_autocast_dtype(kind)) for t in (x, slope_1, weight, bias))
-    return _PReLULinear.apply(x, slope_1, weight, bias)
+    return _PReLULinear.apply(*as_autocast((x, slope_1, weight, bias)))
 
 
 class _PReLULinear(torch.autograd.Function):
