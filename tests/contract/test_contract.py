@@ -9,6 +9,8 @@ from itertools import product
 import pytest
 import torch
 
+from detrex_ext.layers.attention import MultiheadAttention
+from detrex_ext.modeling.decoders import staged
 from detrex_ext.strategies import QueryRecollection
 from detrex_ext.structures import Targets
 from detrex_ext.testing import BrokenInvariant, check_host, check_strategy, example_batch
@@ -47,6 +49,25 @@ def test_strategy_on_host(host, strategy, objects):
     if model.decoder.chunk:
         together = training_step(model, checked, objects, lambda decoder: setattr(decoder, "chunk", None))
         assert_same_step(training_step(model, checked, objects), together)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_many_tokens_compute_again_is_what_few_keep(host, monkeypatch):
+    model, strategy = host_for(host, "sqr"), STRATEGIES["sqr"](host)
+    for part in model.decoder.modules():  # what is computed again must be dropped again
+        if isinstance(part, MultiheadAttention):
+            part.attn.dropout = 0.2
+        elif isinstance(part, torch.nn.Dropout):
+            part.p = 0.2
+    kept = training_step(model, strategy, (3, 0))
+    calls, condition = [], type(model.decoder).condition
+    monkeypatch.setattr(type(model.decoder), "condition", lambda *given: calls.append(given[1]) or condition(*given))
+    for again in (False, True):
+        calls.clear()
+        monkeypatch.setattr(staged, "pays", lambda x, again=again: again)
+        assert_same_step(training_step(model, strategy, (3, 0)), kept)
+        layers = list(range(model.decoder.num_layers))
+        assert calls == layers + layers[::-1] * again
 
 
 @pytest.mark.parametrize("name", SOURCES)

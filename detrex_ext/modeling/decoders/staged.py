@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from detrex_ext.layers.blockwise import pays
 from detrex_ext.structures import Given, Memory, Queries, SupervisedSet
 
 Attend = Callable[..., Tensor]
@@ -114,14 +115,17 @@ class StagedDecoder(nn.Module):
     def _stage(self, layer: int, q: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
         kv = self.project(layer, mem)
 
-        def run(part: Queries) -> tuple[Tensor, Tensor, Queries]:
-            x = self.self_attend(layer, self.condition(layer, part, mem))
+        def enter(part: Queries) -> Queries:
+            return self.self_attend(layer, self.condition(layer, part, mem))
+
+        def leave(x: Queries) -> tuple[Tensor, Tensor, Queries]:
             return self.predict(layer, self.cross_attend(layer, x, kv, mem), mem)
 
         parts = self._chunks(q) if self.chunk and self.training else []
         if len(parts) < 2:
-            return run(q)
-        outs = [checkpoint(run, q.select(flags), use_reentrant=False) for flags in parts]
+            # many tensors, few products: of many tokens it is as fast to compute them again as to keep them
+            return leave(checkpoint(enter, q, use_reentrant=False) if pays(q.content_BTC) else enter(q))
+        outs = [checkpoint(lambda part: leave(enter(part)), q.select(flags), use_reentrant=False) for flags in parts]
         return _reassemble(q, parts, outs)
 
     def _chunks(self, q: Queries) -> list[list[bool]]:
