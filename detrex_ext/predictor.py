@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 
-from .data.read import read_image
+from .data.read import read_image, rgb_of
 from .data.sample import Sample
 from .runtime import Instances
 
@@ -48,8 +48,8 @@ class Predictor:
         """Objects on a picture, best first.
 
         Args:
-            image: a path, a Pillow image, an (H, W, 3) uint8 RGB array, or a list of such.
-            threshold: least score of what is returned.
+            image: a path, a Pillow image, an (H, W, 3) uint8 RGB array (or RGBA, or grey), or a list of such.
+            threshold: least score of what is returned, in [0, 1].
             batch_size: pictures of a list that go through the model together; padding may change scores a little.
 
         Returns:
@@ -57,7 +57,7 @@ class Predictor:
             ``scores``, ``pred_classes`` (indices into ``class_names``); for a list, a list of them.
 
         Raises:
-            UserError: a picture that cannot be read.
+            UserError: a picture that cannot be read. TypeError: no picture at all. ValueError: another argument.
         """
         if not isinstance(image, list | tuple):
             return next(self.stream([image], threshold, 1))
@@ -65,6 +65,8 @@ class Predictor:
 
     def stream(self, images: Iterable[Picture], threshold: float = 0.5, batch_size: int = 1) -> Iterator[Instances]:
         """As ``predict`` for many pictures: each is read when its turn comes."""
+        if not 0 <= threshold <= 1 or batch_size < 1:
+            raise ValueError(f"threshold={threshold} must lie in [0, 1], batch_size={batch_size} be 1 or more")
         batch: list[dict] = []
         for image in images:
             batch.append(self._input(as_rgb(image)))
@@ -98,8 +100,10 @@ def as_rgb(image: Picture) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        return rgb_of(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) and image.size:
-        return np.array(Image.fromarray(image).convert("RGB"))
+        channels = image.reshape(*image.shape[:2], -1)
+        if channels.shape[2] in (1, 3, 4):
+            return np.repeat(channels, 3, axis=2) if channels.shape[2] == 1 else channels[:, :, :3].copy()
     found = f"{image.dtype} array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise TypeError(f"a picture is a path, a Pillow image or an (H, W, 3) uint8 RGB array; found {found}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 
 from detrex_ext.data.report import Report
 
@@ -10,11 +10,17 @@ from detrex_ext.data.report import Report
 _SMALL, _MEDIUM = 32.0**2, 96.0**2
 # A box may pass the border by this much (rounding of the tool that wrote it) without being reported, in pixels.
 _BORDER_TOLERANCE = 0.5
+_IDS = ("id", "image_id", "category_id")
 
 
 def is_size(value: object) -> bool:
     """Whether `value` is a number of pixels, 1 or more."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 1
+    return _is_finite(value) and value >= 1
+
+
+def _is_finite(value: object) -> bool:
+    # Compared and not converted: an integer may be too large for a float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def check_annotations(annotations: list, images: dict, names: dict, report: Report) -> None:
@@ -29,8 +35,9 @@ def check_annotations(annotations: list, images: dict, names: dict, report: Repo
     class_images: set = set()
     with_boxes: set = set()
     for position, ann in enumerate(annotations):
-        if not isinstance(ann, dict):
-            report.add("malformed_annotation", "error", "an annotation is an object", f"annotations[{position}]")
+        if not _is_annotation(ann):
+            text = "an annotation is an object with plain ids, and iscrowd 0 or 1"
+            report.add("malformed_annotation", "error", text, f"annotations[{position}] = {str(ann)[:200]}")
             continue
         image = images.get(ann.get("image_id"))
         where = f"annotation {ann.get('id', f'number {position}')}, image {image['file_name'] if image else '?'}"
@@ -42,7 +49,7 @@ def check_annotations(annotations: list, images: dict, names: dict, report: Repo
             continue
         if image is None:
             continue
-        if ann.get("iscrowd", 0):
+        if ann.get("iscrowd"):
             report.num_crowd += 1
             continue
         _check_box(box, image, where, report)
@@ -58,6 +65,12 @@ def check_annotations(annotations: list, images: dict, names: dict, report: Repo
     report.num_empty = len(images) - len(with_boxes)
 
 
+def _is_annotation(ann: object) -> bool:
+    if not isinstance(ann, dict) or ann.get("iscrowd") not in (None, 0, 1):
+        return False
+    return not any(isinstance(ann.get(key), (list, dict)) for key in _IDS)
+
+
 def _check_ids(ann: dict, image: dict | None, where: str, names: dict, seen: set, report: Report) -> None:
     number = ann.get("id")
     if number is None:
@@ -67,22 +80,18 @@ def _check_ids(ann: dict, image: dict | None, where: str, names: dict, seen: set
     seen.add(number)
     if image is None:
         text = "the image is not in the list; these boxes are left out"
-        report.add("unknown_image", "warning", text, f"{where}: image_id {ann.get('image_id')}")
+        report.add("unknown_image", "warning", text, f"{where}: image_id {ann.get('image_id')!r}")
     if ann.get("category_id") is None:
         report.add("missing_category", "error", "every box needs a category_id; add it or remove the box", where)
     elif names and ann["category_id"] not in names:
         known = ", ".join(str(i) for i in sorted(names)[:12]) + (", ..." if len(names) > 12 else "")
         text = f"its categories are {known}; add the missing ones to 'categories', or remove these annotations"
-        report.add("unknown_category", "error", text, f"{where}: category_id {ann['category_id']}")
+        report.add("unknown_category", "error", text, f"{where}: category_id {ann['category_id']!r}")
 
 
 def is_box(box: object) -> bool:
     """Whether `box` is a list of four finite numbers."""
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in box)
-    )
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))
 
 
 def _check_box(box: list, image: dict, where: str, report: Report) -> None:

@@ -163,6 +163,8 @@ def build_test_loader(
     """
     from detrex_ext.runtime import comm
 
+    if batch_size < 1:
+        raise ValueError(f"build_test_loader: batch_size is {batch_size}; expected at least 1")
     keys = [(0, index) for index in shard(len(dataset), comm.get_rank(), comm.get_world_size())]
     samples = MappedDataset(dataset, mapper, cache=SampleCache() if cache else None)
     return TestLoader(samples, keys, batch_size, num_workers)

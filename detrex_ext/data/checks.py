@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from detrex_ext.data.coco import CocoDataset, find_images
-from detrex_ext.data.coco_json import check_json, read_json
+from detrex_ext.data.coco_json import check_json, is_size, read_json
 from detrex_ext.data.read import UnreadableImage, image_size, read_image
 from detrex_ext.data.report import Report
 from detrex_ext.errors import UserError
@@ -37,7 +37,7 @@ def check_dataset(json: str | Path, images: str | Path | None = None, decode: bo
     data = read_json(json)
     report = Report(json=str(json))
     check_json(data, report)
-    entries = [i for i in data["images"] if isinstance(i.get("file_name"), str)]
+    entries = [i for i in data["images"] if isinstance(i.get("file_name"), str) and i["file_name"]]
     if entries:
         folder = find_images(json, images, entries)
         report.images = str(folder)
@@ -56,7 +56,7 @@ def _look_at_pictures(entries: list[dict], folder: Path, decode: bool) -> Iterat
         except UnreadableImage as error:
             return "unreadable_file", f"{path}: {error.reason}"
         wanted = (entry.get("height"), entry.get("width"))
-        if all(wanted) and tuple(size) != wanted:
+        if all(map(is_size, wanted)) and tuple(size) != wanted:
             return "wrong_size", f"{path}: the file is {size[1]} x {size[0]}, the JSON says {wanted[1]} x {wanted[0]}"
         return None
 

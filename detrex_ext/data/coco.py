@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detrex_ext.data.coco_json import check_json, class_table, read_classes, read_json
+from detrex_ext.data.coco_json import check_json, class_table, is_size, read_classes, read_json
 from detrex_ext.data.read import image_size
 from detrex_ext.data.records import PackedRecords
 from detrex_ext.data.report import Report
@@ -82,7 +82,7 @@ class CocoDataset:
                         "bbox": ann["bbox"],
                         "bbox_mode": mode,
                         "category_id": index[ann["category_id"]],
-                        "iscrowd": int(ann.get("iscrowd", 0)),
+                        "iscrowd": int(ann.get("iscrowd") or 0),
                     }
                 )
         return sorted(by_image.values(), key=lambda r: (isinstance(r["image_id"], str), r["image_id"]))
@@ -91,7 +91,7 @@ class CocoDataset:
     def _record(image: dict, folder: Path) -> dict:
         path = str(folder / image["file_name"])
         height, width = image.get("height"), image.get("width")
-        if not height or not width:
+        if not (is_size(height) and is_size(width)):
             height, width = image_size(path)
         return {
             "file_name": path,

@@ -10,7 +10,7 @@ from detrex_ext.data.annotation_checks import check_annotations, is_box, is_size
 from detrex_ext.data.report import SIZES, Report
 from detrex_ext.errors import UserError
 
-__all__ = ["check_categories", "check_json", "class_table", "is_box", "read_classes", "read_json"]
+__all__ = ["check_categories", "check_json", "class_table", "is_box", "is_size", "read_classes", "read_json"]
 
 
 def read_json(path: str | Path) -> dict:
@@ -19,16 +19,16 @@ def read_json(path: str | Path) -> dict:
     Raises:
         UserError: it is missing, no JSON, or not shaped as COCO's ({"images", "annotations", "categories"}).
     """
-    if not str(path):
+    if not path:
         raise UserError("no annotation file is named\n  set dataset.train_json and dataset.val_json to COCO JSON files "
                         "(and dataset.train_images, dataset.val_images to their picture folders)")  # fmt: skip
     path = Path(path)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # with or without a byte order mark
             data = jsonlib.load(file)
     except FileNotFoundError:
         raise UserError(_missing(path)) from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise UserError(f"annotation file cannot be opened: {path}\n  {error.strerror}") from None
     except (jsonlib.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no valid JSON: {error}\n  expected a COCO annotation file") from None
@@ -71,16 +71,22 @@ def read_classes(path: str | Path) -> tuple[list[str], list[int]]:
 
 
 def class_table(data: dict) -> tuple[list[str], list[int]]:
-    """Names and ids by ascending id; `data` has passed `check_categories`."""
-    categories = sorted(data["categories"], key=lambda c: c["id"])
-    return [str(c.get("name", c["id"])) for c in categories], [c["id"] for c in categories]
+    """Names and ids by ascending id; names that are there twice get their id. `data` has passed `check_categories`."""
+    names = {c["id"]: _name(c) for c in sorted(data["categories"], key=lambda c: c["id"])}
+    times = Counter(names.values())
+    return [f"{name} (id {k})" if times[name] > 1 else name for k, name in names.items()], list(names)
+
+
+def _name(category: dict) -> str:
+    name = category.get("name")
+    return str(category["id"] if name is None else name)
 
 
 def check_categories(data: dict, report: Report) -> None:
     """Add what is wrong with "categories" to the report."""
     categories = data.get("categories")
     if not isinstance(categories, list) or not categories:
-        found = "the key is absent" if "categories" not in data else "it is empty"
+        found = f"'categories' is {categories!r:.80}" if "categories" in data else "the key is absent"
         text = 'the class names come from "categories": [{"id": 1, "name": "bolt"}, ...]; add it to the file'
         report.add("no_categories", "error", text, found)
         return
@@ -92,11 +98,11 @@ def check_categories(data: dict, report: Report) -> None:
                        f"categories[{position}] = {category!r}")  # fmt: skip
             continue
         seen_ids[category["id"]] += 1
-        seen_names[str(category.get("name", category["id"]))] += 1
+        seen_names[_name(category)] += 1
     for value in (v for v, n in seen_ids.items() if n > 1):
         report.add("duplicate_category_id", "error", "ids must be unique; renumber them", f"category id {value}")
     for value in (v for v, n in seen_names.items() if n > 1):
-        report.add("duplicate_category_name", "warning", "classes of one name are told apart by id only", value)
+        report.add("duplicate_category_name", "warning", "they are called NAME (id N) here, to tell them apart", value)
 
 
 def check_json(data: dict, report: Report) -> None:
@@ -143,5 +149,5 @@ def _check_images(images: list[dict], report: Report) -> dict:
         by_id[image["id"]] = image
         files.add(name)
         if not (is_size(image.get("width")) and is_size(image.get("height"))):
-            report.add("missing_size", "warning", "no width or height; read from the pictures instead", label)
+            report.add("missing_size", "warning", "no width or height as a number; the picture's are read", label)
     return by_id

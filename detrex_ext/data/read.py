@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,8 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read a picture as it is meant to be looked at.
 
     Args:
-        path: any file Pillow can open. EXIF orientation is applied, alpha dropped, grey made RGB, 16 bit cut to 8.
+        path: any file Pillow can open. EXIF orientation is applied, alpha dropped, grey made RGB, 16 bit cut to 8;
+            32-bit numbers have no known range and are refused.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -37,16 +40,14 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         UnreadableImage: the file is missing or cannot be decoded whole.
     """
-    try:
-        with Image.open(path) as image:
-            return _to_rgb(_upright(image))
-    except MemoryError:
-        raise
-    except FileNotFoundError:
-        raise UnreadableImage(str(path), "the file does not exist") from None
-    # Decoders raise almost anything on damaged bytes (OSError, SyntaxError, struct.error, zlib.error, ...).
-    except Exception as error:
-        raise UnreadableImage(str(path), f"it cannot be decoded ({type(error).__name__}: {error})") from None
+    with _named(str(path), "decoded"), Image.open(path) as image:
+        return _to_rgb(image)
+
+
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """As `read_image`, of a picture that is open already."""
+    with _named(getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}", "decoded"):
+        return _to_rgb(image)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -55,15 +56,23 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         UnreadableImage: the file is missing or no picture.
     """
+    with _named(str(path), "opened"), Image.open(path) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) in _TURNED else (height, width)
+
+
+@contextmanager
+def _named(path: str, done: str) -> Iterator[None]:
+    """Turns what goes wrong inside into an `UnreadableImage` of that name."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = _orientation(image) in _TURNED
+        yield
+    except MemoryError:
+        raise
     except FileNotFoundError:
-        raise UnreadableImage(str(path), "the file does not exist") from None
+        raise UnreadableImage(path, "the file does not exist") from None
+    # Decoders raise almost anything on damaged bytes (OSError, SyntaxError, struct.error, zlib.error, ...).
     except Exception as error:
-        raise UnreadableImage(str(path), f"it cannot be opened ({type(error).__name__}: {error})") from None
-    return (width, height) if turned else (height, width)
+        raise UnreadableImage(path, f"it cannot be {done} ({type(error).__name__}: {error})") from None
 
 
 def _orientation(image: Image.Image) -> int:
@@ -84,7 +93,12 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16"):
+    # Pillow holds 16 bit of these two formats as 32-bit integers.
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.mode in ("I", "F") and not deep:
+        raise ValueError("32 bit per pixel have no known range; save it with 8 or 16")
+    image = _upright(image)
+    if deep:
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))

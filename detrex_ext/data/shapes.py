@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,10 @@ def write(root: str | Path, num_train: int = 600, num_val: int = 100, size: int 
     parameters = {"num_train": num_train, "num_val": num_val, "size": size, "seed": seed}
     if _already_there(root, parameters):
         return root
-    (root / "images").mkdir(parents=True, exist_ok=True)
+    try:
+        (root / "images").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{root}: cannot be made a folder: {error.strerror}") from error
     documents = [_split(root, which, parameters) for which in range(len(_SPLITS))]
     # The JSON files last, train.json last of all: a set that was cut off is written anew.
     for split, document in reversed(list(zip(_SPLITS, documents, strict=True))):
@@ -184,7 +188,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    print(write(args.root, args.num_train, args.num_val, args.size, args.seed))
+    try:
+        print(write(args.root, args.num_train, args.num_val, args.size, args.seed))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

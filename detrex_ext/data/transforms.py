@@ -28,13 +28,13 @@ def resize_to(sample: Sample, height: int, width: int) -> Sample:
 
 
 def shortest_edge_size(height: int, width: int, short: int, max_size: float) -> tuple[int, int]:
-    """(height, width) whose short side is `short`, unless the long side would pass `max_size`; halves round up."""
+    """(height, width): the short side is `short`, unless the long one would pass `max_size`; halves up, never 0."""
     scale = short / min(height, width)
     new_h, new_w = (float(short), scale * width) if height < width else (scale * height, float(short))
     longest = max(new_h, new_w)
     if longest > max_size:
         new_h, new_w = new_h * (max_size / longest), new_w * (max_size / longest)
-    return int(new_h + 0.5), int(new_w + 0.5)
+    return max(int(new_h + 0.5), 1), max(int(new_w + 0.5), 1)
 
 
 class Resize:
@@ -75,6 +75,8 @@ class ResizeShortestEdge:
             raise ValueError(f"ResizeShortestEdge: short_edge_length {lengths} does not suit '{sample_style}'")
         self.lengths, self.style = lengths, sample_style
         self.max_size = float("inf") if max_size is None else float(max_size)
+        if self.max_size < 1:
+            raise ValueError(f"ResizeShortestEdge: max_size is {max_size}; expected at least 1, or None")
         self.fixed = len(set(lengths)) == 1
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:

@@ -31,7 +31,7 @@ def read_metrics(run: str | Path) -> Series:
     if not path.is_file():
         raise UserError(f"{run}: no {METRICS_FILE} there\n  name run folders that train_net.py wrote")
     points: dict[str, dict[int, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 from data_sets import BCCD, coco, write
 from PIL import Image
 
 from detrex_ext.data import CocoDataset, check_before_training, check_dataset, check_same_classes, read_classes
-from detrex_ext.data.read import UnreadableImage, image_size, read_image
 from detrex_ext.errors import UserError
 
 
@@ -57,6 +55,37 @@ def test_sizes_absent_from_the_json_are_read_from_the_pictures(tmp_path):
     assert "missing_size" in dataset.report.findings
 
 
+@pytest.mark.parametrize("width", ["50", "wide", -50, [50], None])
+def test_sizes_that_are_no_numbers_are_read_from_the_pictures(tmp_path, width):
+    data = coco(size=(30, 50))
+    path = write(tmp_path, data)
+    data["images"][0]["width"] = width
+    path.write_text(json.dumps(data))
+    assert [(f.kind, f.count) for f in check_dataset(path).findings.values()] == [("missing_size", 1)]
+    assert CocoDataset(path).sizes_N2[0].tolist() == [30, 50]
+
+
+def test_what_other_tools_write_is_read(tmp_path):
+    data = coco()
+    data["annotations"][0]["iscrowd"] = None
+    data["categories"][0]["name"] = None
+    path = write(tmp_path, data)
+    path.write_text(json.dumps(data), encoding="utf-8-sig")  # with a byte order mark
+    dataset = CocoDataset(path)
+    assert dataset[0]["annotations"][0]["iscrowd"] == 0 and dataset.class_names == ["class10", "20"]
+
+
+def test_classes_of_one_name_are_told_apart(tmp_path):
+    data = coco(num_classes=3)
+    for category in data["categories"][:2]:
+        category["name"] = "cell"
+    path = write(tmp_path, data)
+    assert read_classes(path) == (["class10", "cell (id 20)", "cell (id 30)"], [10, 20, 30])
+    report = check_dataset(path)
+    assert [report.classes[f"cell (id {k})"]["total"] for k in (20, 30)] == [1, 1]
+    assert report.findings["duplicate_category_name"].examples == ["cell"]
+
+
 def drop_categories(data):
     del data["categories"]
 
@@ -93,13 +122,33 @@ def nan_box(data):
     data["annotations"][1]["bbox"] = [1, 2, float("nan"), 4]
 
 
+def endless_box(data):
+    data["annotations"][1]["bbox"] = [10**400, 2, 3, 4]
+
+
+def id_as_text(data):
+    data["annotations"][1]["category_id"] = "20"
+
+
+def id_as_list(data):
+    data["annotations"][1]["image_id"] = [6]
+
+
+def crowd_as_text(data):
+    data["annotations"][1]["iscrowd"] = "0"
+
+
+def nameless_image(data):
+    data["images"][0]["file_name"] = ""
+
+
 def no_images(data):
     data["images"] = []
 
 
 ERRORS = [
     (drop_categories, "no_categories", "the key is absent"),
-    (empty_categories, "no_categories", "it is empty"),
+    (empty_categories, "no_categories", "'categories' is []"),
     (unknown_category, "unknown_category", "annotation 101, image 1.png: category_id 7"),
     (missing_category, "missing_category", "annotation 101, image 1.png"),
     (duplicate_category, "duplicate_category_id", "category id 10"),
@@ -107,6 +156,11 @@ ERRORS = [
     (duplicate_annotation, "duplicate_annotation_id", "annotation 100, image 1.png"),
     (short_box, "malformed_box", "bbox [1, 2, 3]"),
     (nan_box, "malformed_box", "nan"),
+    (endless_box, "malformed_box", "bbox [1000"),
+    (id_as_text, "unknown_category", "category_id '20'"),
+    (id_as_list, "malformed_annotation", "annotations[1] = {'id': 101, 'image_id': [6]"),
+    (crowd_as_text, "malformed_annotation", "'iscrowd': '0'"),
+    (nameless_image, "malformed_image", "images[0]: image id 5, "),
     (no_images, "no_images", "empty list"),
 ]
 
@@ -221,8 +275,11 @@ def test_missing_files_and_folders_are_explained(tmp_path):
     path = write(tmp_path, coco())
     with pytest.raises(UserError, match=r"not found[\s\S]*set\.json"):
         CocoDataset(tmp_path / "sett.json")
-    with pytest.raises(UserError, match="no annotation file is named"):
-        CocoDataset("")
+    for name in ("", None):
+        with pytest.raises(UserError, match="no annotation file is named"):
+            CocoDataset(name)
+    with pytest.raises(UserError, match="cannot be opened: .*set.json/x.json\n  Not a directory"):
+        CocoDataset(path / "x.json")
     with pytest.raises(UserError, match="nearest that exists"):
         CocoDataset(tmp_path / "a" / "b" / "set.json")
     with pytest.raises(UserError, match="image folder not found"):
@@ -238,24 +295,6 @@ def test_files_that_are_no_annotation_files(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match="x.json"):
         CocoDataset(path)
-
-
-def test_reading_pictures_rgb_upright_8_bit(tmp_path):
-    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: shown a quarter turn clockwise
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(read_image(tmp_path / "turned.png"), np.rot90(pixels, k=-1))
-    assert image_size(tmp_path / "turned.png") == (3, 2)
-    grey = np.array([[0, 255], [100, 7]], dtype=np.uint8)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(grey[:, :, None], 3, 2))
-    Image.fromarray(grey.astype(np.uint16) * 256 + 3).save(tmp_path / "deep.png")
-    assert np.array_equal(read_image(tmp_path / "deep.png")[:, :, 1], grey)
-    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "alpha.png")
-    assert np.array_equal(read_image(tmp_path / "alpha.png"), pixels)
-    with pytest.raises(UnreadableImage, match="does not exist"):
-        read_image(tmp_path / "none.png")
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD data set is not beside the checkout")

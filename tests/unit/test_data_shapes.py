@@ -111,6 +111,16 @@ def test_nothing_else_is_overwritten(tmp_path):
         shapes.write(tmp_path / "x", 2, 1, size=8, seed=0)
 
 
+def test_bad_arguments_are_one_message(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for arguments, message in (
+        ([str(tmp_path / "a"), "--size", "3"], "shapes: num_train=600"),
+        ([str(tmp_path / "file")], "file: cannot be made a folder: Not a directory"),
+    ):
+        assert shapes.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_command_line(tmp_path, capsys):
     arguments = [str(tmp_path / "s"), "--num-train", "1", "--num-val", "1", "--size", "48"]
     assert shapes.main(arguments) == 0

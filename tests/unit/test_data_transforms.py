@@ -40,6 +40,7 @@ def rng(seed: int = 0) -> np.random.Generator:
         (333, 500, 500, float("inf"), (500, 751)),
         (2, 3, 3, 1333, (3, 5)),  # 4.5: halves go up, not to even
         (3, 2, 3, 1333, (5, 3)),
+        (2, 3000, 192, 256, (1, 256)),  # never 0
     ],
 )
 def test_size_rule(height, width, short, longest, expected):

@@ -141,6 +141,9 @@ def test_runs_without_metrics_and_without_matplotlib(tmp_path, monkeypatch):
     (tmp_path / "metrics.json").write_text("")
     with pytest.raises(UserError, match="holds no metrics yet"):
         read_metrics(tmp_path)
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    with pytest.raises(UserError, match="holds no metrics yet"):
+        read_metrics(tmp_path / "picture.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"pip install 'detrex_ext\[viz\]'"):
         plot_curves([tmp_path], tmp_path / "x.png")
