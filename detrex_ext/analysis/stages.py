@@ -39,7 +39,7 @@ class StageErrors:
         if not thresholds or not all(0 < t < 1 for t in thresholds):
             raise ValueError(f"IoU thresholds must lie between 0 and 1; got {thresholds}")
         self.num_classes = num_classes
-        self.thresholds_T = np.array(sorted(thresholds), dtype=np.float64)
+        self.thresholds_T = np.array(sorted(set(thresholds)), dtype=np.float64)
         self.shown = int(np.abs(self.thresholds_T - 0.75).argmin())  # whose fadings are kept to be drawn
         self.pictures: dict[int, Picture] = {}
 

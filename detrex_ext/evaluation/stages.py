@@ -14,7 +14,7 @@ from torch import nn
 
 from ..checkpoint.files import write_json
 from ..errors import UserError
-from ..modeling.postprocess import class_scores, to_pixels
+from ..modeling.postprocess import class_scores, main_sets, to_pixels
 from ..runtime import comm
 from ..structures import SupervisedSet
 from .truth import GroundTruth
@@ -144,7 +144,7 @@ def stage_predictions(sets: Sequence[SupervisedSet], sizes: Sequence[tuple[int, 
         sets: what a decoder emitted.
         sizes: (height, width) of the original pictures; boxes are clipped to them, empty ones stay.
     """
-    main = sorted((s for s in sets if s.group == "main" and s.path == "plain"), key=lambda s: s.stage)
+    main = main_sets(sets)
     scores = torch.stack([class_scores(s.logits_BQK, s.softmax) for s in main], 1)
     boxes = torch.stack([s.boxes_BQ4.float() for s in main], 1)
     pixels = to_pixels(boxes.flatten(1, 2), sizes)[0].unflatten(1, boxes.shape[1:3])

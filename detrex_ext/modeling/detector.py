@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detrex_ext.runtime import instantiate
 from detrex_ext.structures import Features, SupervisedSet, Targets
 
+from .postprocess import Postprocess
 from .preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Detector(nn.Module):
         self.preprocess, self.backbone, self.neck = preprocess, backbone, neck
         self.encoder, self.queries, self.decoder = encoder, queries, decoder
         self.postprocess, self.num_classes = postprocess, num_classes
+        if isinstance(postprocess, Postprocess):
+            postprocess.check(len(decoder.eval_order))
         # instantiate() does not look into plain dicts, and a config's dicts of parts are plain, to be overlaid
         self.strategies: dict[str, Strategy] = {k: instantiate(s) for k, s in (strategies or {}).items() if s}
         self.rules: dict[str, Rule] = {}
@@ -57,9 +60,15 @@ class Detector(nn.Module):
             self.use(self.strategies)
 
     def use(self, strategies: Mapping[str, Strategy]) -> None:
-        """Train with these strategies: their rules come before the host's."""
+        """Train with these strategies: their rules come before the host's.
+
+        Raises:
+            ValueError: one has options that do not fit the decoder.
+        """
         from detrex_ext.criterion import SetCriterion
 
+        for strategy in strategies.values():
+            strategy.check(len(self.decoder.order))
         self.strategies = dict(strategies)
         added = [r for s in self.strategies.values() for r in s.rules(self.rules)]
         self.criterion = SetCriterion([*added, *self.rules.values()])

@@ -16,6 +16,7 @@ from torchvision.ops import batched_nms
 from ..layers.box_ops import box_cxcywh_to_xyxy
 from ..runtime import Boxes, Instances
 from ..structures import SupervisedSet
+from ..structures.placing import placed
 
 
 class Postprocess:
@@ -45,6 +46,11 @@ class Postprocess:
         self.top_k, self.last_stages = top_k, last_stages
         self.nms, self.nms_of, self.class_agnostic = nms, nms_of, class_agnostic
 
+    def check(self, stages: int) -> None:
+        """Raises a ``ValueError`` where inference runs fewer stages than are to be looked at."""
+        if self.last_stages > stages:
+            raise ValueError(f"last_stages={self.last_stages}: inference has {stages} main sets, one for each stage")
+
     def __call__(
         self, sets: Sequence[SupervisedSet], image_hw_B2: Tensor, batched_inputs: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, Instances]]:
@@ -62,8 +68,11 @@ class Postprocess:
 
         Raises:
             FloatingPointError: a box or score is not finite.
+            ValueError: the decoder emitted fewer main sets than are to be looked at.
         """
-        chosen = select_main(sets) if self.last_stages == 1 else most_confident(sets, self.last_stages)
+        main = main_sets(sets)
+        self.check(len(main))
+        chosen = main[-1] if self.last_stages == 1 else most_confident(main[-self.last_stages :])
         sizes = _output_sizes(image_hw_B2, batched_inputs)
         pairs = self.top_k if self.nms is None or self.top_k is None else self.nms_of
         scores_BN, labels_BN, query_BN = top_candidates(chosen.logits_BQK, pairs, chosen.softmax)
@@ -88,35 +97,22 @@ class Postprocess:
         return results
 
 
-def select_main(sets: Sequence[SupervisedSet]) -> SupervisedSet:
-    """The plain set of group "main" of the highest stage.
-
-    Raises:
-        ValueError: there is none.
-    """
-    main = [s for s in sets if s.group == "main" and s.path == "plain"]
-    if not main:
-        raise ValueError(f"no main set among {[(s.group, s.path, s.stage) for s in sets]}")
-    return max(main, key=lambda s: s.stage)
+def main_sets(sets: Sequence[SupervisedSet]) -> list[SupervisedSet]:
+    """The plain sets of group "main", by stage."""
+    return sorted((s for s in sets if s.group == "main" and s.path == "plain"), key=lambda s: s.stage)
 
 
-def most_confident(sets: Sequence[SupervisedSet], stages: int) -> SupervisedSet:
-    """Query by query the prediction of highest class score among the last ``stages`` main sets; of equals the latest.
-
-    Raises:
-        ValueError: the decoder ran fewer stages.
-    """
-    main = sorted((s for s in sets if s.group == "main" and s.path == "plain" and s.stage >= 0), key=lambda s: -s.stage)
-    if len(main) < stages:
-        raise ValueError(f"the most confident of the last {stages} stages: the decoder has {len(main)}")
-    logits_NBQK = torch.stack([s.logits_BQK for s in main[:stages]])
-    boxes_NBQ4 = torch.stack([s.boxes_BQ4 for s in main[:stages]])
-    best_BQ = class_scores(logits_NBQK, main[0].softmax).amax(-1).max(0).indices
+def most_confident(sets: Sequence[SupervisedSet]) -> SupervisedSet:
+    """Query by query the prediction of highest class score; of equals the latest."""
+    latest_first = sets[::-1]
+    logits_NBQK = torch.stack([s.logits_BQK for s in latest_first])
+    boxes_NBQ4 = torch.stack([s.boxes_BQ4 for s in latest_first])
+    best_BQ = class_scores(logits_NBQK, sets[-1].softmax).amax(-1).max(0).indices
 
     def pick(x_NBQ: Tensor) -> Tensor:
         return x_NBQ.gather(0, best_BQ[None, ..., None].expand(1, -1, -1, x_NBQ.shape[-1]))[0]
 
-    return replace(main[0], logits_BQK=pick(logits_NBQK), boxes_BQ4=pick(boxes_NBQ4))
+    return replace(sets[-1], logits_BQK=pick(logits_NBQK), boxes_BQ4=pick(boxes_NBQ4))
 
 
 def top_candidates(logits_BQK: Tensor, top_k: int | None, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,7 +156,7 @@ def best_of_duplicates(
 
 def to_pixels(boxes_BN4: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
     """Normalised cxcywh -> XYXY in pixels inside the picture of (height, width), and which boxes are not empty."""
-    hw = torch.tensor(sizes, dtype=boxes_BN4.dtype).to(boxes_BN4.device, non_blocking=True)
+    hw = placed(sizes, boxes_BN4)
     limit_B14 = hw.flip(1).repeat(1, 2)[:, None]
     centre, size = boxes_BN4[..., :2], boxes_BN4[..., 2:]
     xyxy = torch.cat([centre - size / 2, centre + size / 2], -1) * limit_B14

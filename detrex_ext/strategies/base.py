@@ -17,6 +17,9 @@ class Strategy:
     The decoder calls :meth:`plan` once and :meth:`after_stage` after every step, step -1 being the initial queries.
     """
 
+    def check(self, stages: int) -> None:
+        """Raises a ``ValueError`` where an option would do nothing in a decoder that trains so many stages."""
+
     def plan(self, order: Sequence[int]) -> Sequence[int]:
         """The layers a training pass runs, from the host's order: an extra pass, a skipped layer."""
         return order

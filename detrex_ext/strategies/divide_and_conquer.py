@@ -63,12 +63,20 @@ class DivideAndConquer(Strategy):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got '{value}'")
         if norm_factor <= 0:
             raise ValueError(f"norm_factor must be positive, got {norm_factor}")
+        if first_stage < 0:
+            raise ValueError(f"first_stage counts from 0, got {first_stage}")
         self.matcher, self.box_source, self.first_stage = matcher, box_source, first_stage
         self.start_step = 0 if start == "shared" else -1
         self.groups = ("main", "dn") if denoising else ("main",)
         self.weight, self.dn_weight, self.class_weight = weight, dn_weight, class_weight
         self.norm_factor, self.recollected = norm_factor, recollected
         self.twinned = ("plain", "recollect") if recollected else ("plain",)
+
+    def check(self, stages: int) -> None:
+        if self.first_stage >= stages:
+            raise ValueError(
+                f"first_stage={self.first_stage}: no auxiliary set is supervised, the last stage is {stages - 1}"
+            )
 
     def after_stage(
         self, step: int, history: Sequence[Queries], sets: list[SupervisedSet], q: Queries

@@ -36,7 +36,7 @@ class QueryRecollection(Strategy):
             have no score: all of them are. None = all.
         repeat_last: in training the last stage runs once more, on its own outputs and on nothing else (DQRR with
             ``window=None``: 95 sets of 6 stages). It then stands for all: inference may loop it from the initial
-            queries, ``model.decoder.eval_order=[5,5,5,5,5]``. A strategy that skips stages comes before this one.
+            queries, ``model.decoder.eval_order=[5,5,5,5,5]``.
     """
 
     def __init__(
@@ -56,6 +56,10 @@ class QueryRecollection(Strategy):
         self.window, self.start_stage, self.lift_points = window, start_stage, lift_points
         self.repeat_last, self._last = repeat_last, None
         self.top_k, self._best = top_k, []
+
+    def check(self, stages: int) -> None:
+        if self.start_stage >= stages:
+            raise ValueError(f"start_stage={self.start_stage}: nothing is recollected, the last stage is {stages - 1}")
 
     def plan(self, order: Sequence[int]) -> Sequence[int]:
         self._last = len(order) if self.repeat_last else None

@@ -18,7 +18,8 @@ class StochasticDepth(Strategy):
     """Every stage of a training pass is kept or skipped at random; inference runs all.
 
     The same stages are skipped for the whole batch and on every rank, drawn from torch's random numbers on the CPU. A
-    skipped stage has neither sets nor gradients: with several processes ``train.ddp.find_unused_parameters=true``.
+    skipped stage has neither sets nor gradients: with several processes ``train.ddp.find_unused_parameters=true``. In
+    ``model.strategies`` it comes first, or passes that others add may be skipped. The overlay sees to both.
 
     Args:
         first, last: probability of keeping the first and the last stage; those between lie on a line. 1 to 0.5, or 0.9

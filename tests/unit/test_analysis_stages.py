@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from detrex_ext.analysis.stage_matching import Objects
+from detrex_ext.analysis.stage_report import StageRow
 from detrex_ext.analysis.stages import COCO_THRESHOLDS, StageErrors
 
 CLASSES = 3
@@ -339,6 +340,13 @@ def test_several_thresholds_are_added_up():
     figures = report.figures()
     assert (figures["AP_stage2"], figures["TPF"], figures["FPE"]) == (50.0, 100.0, 0.0)
     assert "0.5:0.85" in report.text() and report.to_dict()["overall"]["missed"] == 1
+
+
+def test_a_threshold_that_is_named_twice_counts_once():
+    assert one_query((HIT, 0.5, 1)) == StageRow([0.75], [1.0], 1.0, 1.0, 1, 0, 0, 0, 0, 0)
+    errors = StageErrors(CLASSES, (0.75, 0.75))
+    errors.add(0, np.array([[0.5]]), np.array([[HIT]], dtype=float), ONE_OBJECT, np.ones((1, 1), int))
+    assert errors.result().overall() == one_query((HIT, 0.5, 1))
 
 
 def test_bad_input_is_named():

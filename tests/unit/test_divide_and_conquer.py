@@ -190,6 +190,8 @@ def test_options_choose_sets_and_boxes():
         DivideAndConquer(start="later")
     with pytest.raises(ValueError, match="norm_factor"):
         DivideAndConquer(norm_factor=0)
+    with pytest.raises(ValueError, match="first_stage"):
+        DivideAndConquer(first_stage=-1)
 
 
 def test_rules_derive_from_the_hosts():

@@ -47,7 +47,7 @@ def test_last_plain_main_set_is_used_and_not_changed():
         assert torch.equal(a["instances"].pred_boxes.tensor, b["instances"].pred_boxes.tensor)
     for s, (logits, boxes) in zip(sets, before, strict=True):
         assert torch.equal(s.logits_BQK, logits) and torch.equal(s.boxes_BQ4, boxes)
-    with pytest.raises(ValueError, match="no main set"):
+    with pytest.raises(ValueError, match="last_stages=1: inference has 0 main sets"):
         Postprocess()(sets[2:], HW, SIZES)
 
 
@@ -107,7 +107,7 @@ def test_each_query_answers_with_its_most_confident_late_stage():
     all_three = Postprocess(None, last_stages=3)(sets, torch.tensor([[100.0, 100.0]]), items)[0]["instances"]
     assert all_three.scores[0] == torch.tensor(9.0).sigmoid()
     assert (all_three.pred_boxes.tensor[0, 2] - all_three.pred_boxes.tensor[0, 0]).item() == pytest.approx(10.0)
-    with pytest.raises(ValueError, match="last 4 stages: the decoder has 3"):
+    with pytest.raises(ValueError, match="last_stages=4: inference has 3 main sets"):
         Postprocess(None, last_stages=4)(sets, torch.tensor([[100.0, 100.0]]), items)
 
 

@@ -185,6 +185,9 @@ def test_options_are_checked():
         QueryRecollection(window=0)
     with pytest.raises(ValueError, match="start_stage"):
         QueryRecollection(start_stage=0)
+    QueryRecollection(start_stage=3).check(4)
+    with pytest.raises(ValueError, match="start_stage=4: nothing is recollected, the last stage is 3"):
+        QueryRecollection(start_stage=4).check(4)
 
 
 def test_only_the_best_queries_of_an_earlier_set_are_recollected():

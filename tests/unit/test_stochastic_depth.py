@@ -47,3 +47,15 @@ def test_the_overlay():
     cfg = load_config(find_config("quickstart"), ["stochastic_depth"], ["model.strategies.stochastic_depth.last=0.9"])
     cfg.model.num_classes = 3
     assert instantiate(cfg.model).strategies["stochastic_depth"].last == 0.9
+    assert cfg.train.ddp.find_unused_parameters  # those of a skipped stage
+
+
+def test_the_overlay_skips_no_pass_that_another_strategy_adds():
+    """The last stage's second pass (DQRR) is there however many stages are skipped."""
+    never = ["model.strategies.stochastic_depth.last=0", "model.strategies.stochastic_depth.first=0"]
+    cfg = load_config("adamixer_r50_12ep_dqrr", ["tiny", "stochastic_depth"], [*never, "model.num_classes=3"])
+    strategies = list(instantiate(cfg.model).strategies.values())
+    order = range(3)
+    for strategy in strategies:
+        order = strategy.plan(order)
+    assert list(order) == [2, 2]
