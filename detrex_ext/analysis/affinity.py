@@ -27,7 +27,12 @@ def affinity(stack: Stack, targets: Targets, kind: str = "mix") -> Tensor:
         targets: objects.
         kind: ``mix``: 0.7 IoU + 0.3 p of the object's class, what divide-and-conquer matches by; ``iou``; ``aligned``:
             p^0.25 IoU^0.75.
+
+    Raises:
+        ValueError: another kind.
     """
+    if kind not in AFFINITIES:
+        raise ValueError(f"affinity must be one of {', '.join(AFFINITIES)}, got '{kind}'")
     if kind == "mix":
         return OneToManyMatcher().score(stack, targets)
     seen = candidates(stack, targets)

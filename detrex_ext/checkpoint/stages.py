@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from detrex_ext.errors import UserError
 
 
-def inference_stages(cfg: DictConfig) -> tuple[DictConfig, list[int]]:
+def inference_stages(cfg: DictConfig, run: Sequence[int]) -> tuple[DictConfig, list[int]]:
     """A config whose decoder has only the stages that inference runs, in the same order, and no strategies.
 
     Args:
         cfg: with ``model.decoder``; not changed.
+        run: stages that its inference runs, in order.
 
     Returns:
         The config, and which stages (0-based) of the old decoder are its 0, 1, ...
     """
     cfg = copy.deepcopy(cfg)
     decoder = cfg.model.decoder
-    run = list(decoder.get("eval_order") or decoder.get("order") or range(decoder.num_layers))
     kept = sorted(set(run))
     with open_dict(cfg):
         decoder.pop("order", None)

@@ -87,7 +87,7 @@ def _model(args: argparse.Namespace) -> tuple[Any, dict[str, Any], list[int] | N
         cfg.model.num_classes, _ = classes_of(read_checkpoint(args.source), args.source)
     model, stages = build_for_inference(cfg), None
     if args.inference_stages:
-        cfg, stages = inference_stages(cfg)
+        cfg, stages = inference_stages(cfg, model.decoder.eval_order)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         save_config(cfg, path)

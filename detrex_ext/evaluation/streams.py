@@ -48,7 +48,10 @@ def decode_streams(model: nn.Module, streams: Sequence[str], start: str = "share
 
     Raises:
         UserError: the model has no staged decoder.
+        ValueError: another stream.
     """
+    if not set(streams) <= set(STREAMS):
+        raise ValueError(f"streams are some of {', '.join(STREAMS)}, got {', '.join(streams)}")
     decoder = getattr(model, "decoder", None)
     if not isinstance(decoder, StagedDecoder):
         raise UserError(

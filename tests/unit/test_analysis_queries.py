@@ -177,6 +177,14 @@ def test_figures_of_an_evaluation(data, tmp_path):
     assert figures["no_sa_best"] != figures["main_best"]
 
 
+def test_an_affinity_or_stream_of_no_known_name_is_refused(data):
+    with pytest.raises(ValueError, match="affinity must be one of mix, iou, aligned, got 'IoU'"):
+        affinity(None, None, "IoU")
+    evaluator = QueryEvaluator(data, streams=("main", "dn"))
+    with pytest.raises(ValueError, match="streams are some of main, aux, no_sa, got main, dn"):
+        inference_on_dataset(HOSTS["dab"](), [], evaluator)
+
+
 def test_a_model_without_stages_is_refused(data):
     model = torch.nn.Linear(1, 1)
     with pytest.raises(UserError, match="staged decoder; the decoder of Linear is NoneType"):

@@ -7,6 +7,7 @@ import torch
 
 from detrex_ext import load
 from detrex_ext.checkpoint import read_checkpoint
+from detrex_ext.checkpoint.stages import inference_stages
 from detrex_ext.cli import dispatch
 from detrex_ext.config import find_config, load_config, save_config
 from detrex_ext.inference import build_for_inference
@@ -71,11 +72,10 @@ def test_inference_stages_come_from_a_config(tmp_path, capsys):
     assert "--inference-stages needs --config-file" in capsys.readouterr().err
 
 
-def test_the_order_of_a_host_without_one_is_kept(tmp_path):
-    from detrex_ext.checkpoint.stages import inference_stages
-
-    cfg = load_config(find_config("deformable_detr_r50_50ep"), ["sqr"])
-    small, kept = inference_stages(cfg)
+def test_a_host_that_names_neither_order_nor_number_of_stages_keeps_all():
+    cfg = load_config(find_config("detr_r50_300ep"), ["sqr", "tiny"], ["model.num_classes=4"])
+    del cfg.model.decoder.num_layers
+    small, kept = inference_stages(cfg, build_for_inference(cfg).decoder.eval_order)
     assert kept == list(range(6)) and list(small.model.decoder.eval_order) == kept and not small.model.strategies
     assert cfg.model.strategies  # the config of the training is not changed
-    assert build_for_inference(small, 4).decoder.eval_order == tuple(range(6))
+    assert build_for_inference(small).decoder.eval_order == tuple(range(6))
