@@ -35,7 +35,7 @@ def load(
 
     Args:
         source: a run folder, a checkpoint, or a config (file, short name, or loaded).
-        weights: checkpoint to take instead of the one ``source`` leads to.
+        weights: checkpoint, or a run folder's, to take instead of the one ``source`` leads to; the config stays.
         device: default: the GPU if there is one.
         averaged: take the averaged (EMA) weights; None = where the checkpoint has them.
         trust: build the model of a checkpoint's config even where it names code of unknown packages.
@@ -47,9 +47,12 @@ def load(
     cfg, path = _locate(source, weights)
     data = read_checkpoint(path)
     if cfg is None:
-        cfg = _config_of(data, path)
+        origin, known = path, data
+        if weights is not None:
+            origin, known = os.fspath(source), {} if os.path.isdir(source) else read_checkpoint(source)
+        cfg = _config_of(known, origin)
         if not trust:
-            check_trusted(cfg, path)
+            check_trusted(cfg, origin)
     class_names, category_ids = _classes(data, cfg)
     model = build_for_inference(cfg, len(class_names) or None)
     if averaged and "ema_state" not in data:
@@ -86,16 +89,18 @@ def find_weights(folder: str | os.PathLike) -> str:
 
 def _locate(source: Any, weights: Any) -> tuple[DictConfig | None, str]:
     """(config, or None where it is in the checkpoint; path of the checkpoint)."""
-    cfg = None
+    cfg, path = None, weights
+    if path and os.path.isdir(path):
+        path = find_weights(path)
     if isinstance(source, DictConfig):
         cfg = source
     elif os.path.isdir(source):
-        return None, os.fspath(weights or find_weights(source))
+        return None, os.fspath(path or find_weights(source))
     elif os.fspath(source).endswith(_WEIGHTS):
-        return None, os.fspath(weights or source)
+        return None, os.fspath(path or source)
     else:
         cfg = load_config(_config_named(source))
-    path = weights or OmegaConf.select(cfg, "train.init_checkpoint")
+    path = path or OmegaConf.select(cfg, "train.init_checkpoint")
     if not path:
         raise UserError(
             f"{'the config' if isinstance(source, DictConfig) else source}: names no weights (train.init_checkpoint)\n"
@@ -116,7 +121,7 @@ def _config_named(source: str | os.PathLike) -> str:
 
 def _config_of(data: dict[str, Any], path: str) -> DictConfig:
     """The config inside a checkpoint, or beside it in its run folder."""
-    beside = Path(path).parent / "config.yaml"
+    beside = (Path(path) if os.path.isdir(path) else Path(path).parent) / "config.yaml"
     try:
         if isinstance(data.get("config"), str):
             with tempfile.TemporaryDirectory() as folder:

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import LazyConfig
+from detrex_ext.runtime import LazyConfig, instantiate
 from detrex_ext.runtime.standalone.lazy import PACKAGE
 
 Overlay = str | os.PathLike | tuple[str | os.PathLike, Mapping[str, Any]]
@@ -145,6 +146,20 @@ def apply_overlay(cfg: DictConfig, name_or_path: str | os.PathLike, **options: A
 def save_config(cfg: Any, path: str | os.PathLike) -> None:
     """Write a config as YAML that `load_config` reads; the log says so where it cannot be read again."""
     LazyConfig.save(cfg, os.fspath(path))
+
+
+def build(node: Any, name: str) -> Any:
+    """What the calls of a config node give; `name` is what a message calls it.
+
+    Raises:
+        UserError: a value that one of the calls refuses, with the line that does.
+    """
+    try:
+        return instantiate(node)
+    except (ValueError, AssertionError, OmegaConfBaseException) as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name} cannot be built: {reason}\n  refused by {at.filename}:{at.lineno}") from error
 
 
 def _load(file: str) -> DictConfig:

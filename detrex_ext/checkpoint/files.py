@@ -102,7 +102,11 @@ def write_json(value: Any, path: str | os.PathLike, indent: int | None = 1) -> N
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[IO[bytes]], Any]) -> None:
-    """Replaces a file in one step by what ``write`` puts into a temporary one beside it."""
+    """Replaces a file in one step by what ``write`` puts into a temporary one beside it.
+
+    Raises:
+        OSError: it cannot be written; the old one is still there.
+    """
     folder, name = os.path.split(os.path.abspath(path))
     handle, temp = tempfile.mkstemp(prefix=f"{TEMP_PREFIX}{name}-", dir=folder)
     try:
@@ -112,9 +116,13 @@ def write_whole(path: str | os.PathLike, write: Callable[[IO[bytes]], Any]) -> N
             os.fsync(file.fileno())
         os.chmod(temp, 0o666 & ~_umask())  # mkstemp makes private files; others may read a run folder
         os.replace(temp, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temp)
+        # torch.save reports a full disk as an error of its own
+        reason = error.__context__ if type(error) is RuntimeError else error
+        if isinstance(reason, OSError):
+            raise OSError(reason.errno, reason.strerror, os.fspath(path)) from error
         raise
     _sync_folder(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "benchmark": ("benchmark", "measure time and memory, beside detrex where it is importable"),
     "plot": ("plot", "draw the curves of runs"),
 }
+
+# A disk that is full, or closed to this person, is no fault of the program.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
@@ -37,6 +41,11 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        print(f"{error.filename or 'a file that was being written'}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -85,16 +85,9 @@ def _check(args: argparse.Namespace, strategies: Sequence[str]) -> None:
         raise UserError("--repeats, --threads and --batch must be 1 or more")
     check_file(args.json, "--json")
     if args.device != "cpu":
-        import torch
+        from detrex_ext.runtime.devices import usable_device
 
-        if not args.device.startswith("cuda") or not torch.cuda.is_available():
-            raise UserError(f"--device {args.device}: this machine offers cpu{_cuda()}")
-
-
-def _cuda() -> str:
-    import torch
-
-    return " and cuda" if torch.cuda.is_available() else " only (torch finds no CUDA device)"
+        usable_device(args.device, "--device")
 
 
 def _say(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     from detrex_ext.api import load
     from detrex_ext.checkpoint.files import write_json
 
-    truth = _Truth(args.ground_truth) if args.ground_truth else None
+    truth = _Truth(args.ground_truth, files) if args.ground_truth else None
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
     predictor = load(source, weights=weights, device=args.device, trust=args.trust)
     make_folder(output)
@@ -87,14 +88,18 @@ def find_pictures(inputs: list[str]) -> list[Path]:
         if path.is_file():
             files = [path]
         elif path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+            files = _pictures(path.iterdir())
         else:
-            files = sorted(p for p in map(Path, glob.glob(given, recursive=True)) if p.suffix.lower() in SUFFIXES)
+            files = _pictures(map(Path, glob.glob(given, recursive=True)))
         if not files:
             what = "the folder has none" if path.is_dir() else "no such file or folder, and nothing fits it as a glob"
             raise UserError(f"no pictures in {given}: {what}\n  expected files ending with {' '.join(SUFFIXES)}")
         found |= dict.fromkeys(files)
     return list(found)
+
+
+def _pictures(paths: Iterable[Path]) -> list[Path]:
+    return sorted(p for p in paths if p.is_file() and p.suffix.lower() in SUFFIXES)
 
 
 def _targets(files: list[Path], output: Path) -> list[Path]:
@@ -165,21 +170,29 @@ def _row(file: Path, found: Instances, names: list[str]) -> dict:
 
 
 class _Truth:
-    """Boxes of a COCO file by the name of the picture."""
+    """Boxes of a COCO file by the name of the picture.
 
-    def __init__(self, path: str) -> None:
-        from detrex_ext.data.coco_json import is_box, read_classes, read_json
+    Raises:
+        UserError: a file with errors, or one that has none of the pictures.
+    """
 
-        data = read_json(path)
-        self.names, ids = read_classes(path)
-        index = {category_id: k for k, category_id in enumerate(ids)}
+    def __init__(self, path: str, files: list[Path]) -> None:
+        from detrex_ext.data.coco_json import check_json, class_table, read_json
+        from detrex_ext.data.report import Report
+
+        data, report = read_json(path), Report(json=path)
+        check_json(data, report)
+        report.raise_errors()
+        self.names, ids = class_table(data)
         self.boxes: dict[int | str, list] = {}
         for ann in data.get("annotations", []):
-            if is_box(ann.get("bbox")) and ann.get("category_id") in index:
-                x, y, w, h = ann["bbox"]
-                box = ([x, y, x + w, y + h], index[ann["category_id"]])
-                self.boxes.setdefault(ann["image_id"], []).append(box)
+            x, y, w, h = ann["bbox"]
+            box = ([x, y, x + w, y + h], ids.index(ann["category_id"]))
+            self.boxes.setdefault(ann.get("image_id"), []).append(box)
         self.images = {Path(image["file_name"]).parts: image["id"] for image in data["images"]}
+        if all(self.of(file) is None for file in files):
+            name = data["images"][0]["file_name"]
+            raise UserError(f"--ground-truth {path}: none of the pictures is in it, as {files[0]}; its first is {name}")
 
     def of(self, file: Path) -> tuple[list, list[int], list[str]] | None:
         """(XYXY boxes, class indices, class names) of a picture; None for one that the JSON does not have."""

@@ -52,7 +52,8 @@ def check_annotations(annotations: list, images: dict, names: dict, report: Repo
         if ann.get("iscrowd"):
             report.num_crowd += 1
             continue
-        _check_box(box, image, where, report)
+        if not _check_box(box, image, where, report):
+            continue
         with_boxes.add(ann["image_id"])
         name = names.get(ann.get("category_id"))
         if name is not None:
@@ -94,19 +95,22 @@ def is_box(box: object) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))
 
 
-def _check_box(box: list, image: dict, where: str, report: Report) -> None:
+def _check_box(box: list, image: dict, where: str, report: Report) -> bool:
+    """Whether something of the box is on the picture."""
     x, y, w, h = box
     if w <= 0 or h <= 0:
         report.add("degenerate_box", "warning", "no width or height; left out of training", f"{where}: bbox {box}")
-        return
+        return False
     if not (is_size(image.get("width")) and is_size(image.get("height"))):
-        return
+        return True
     width, height = image["width"], image["height"]
     outside = f"{where}: bbox {box}, image {width} x {height}"
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         report.add("box_outside_image", "warning", "nothing of it is on the picture; left out of training", outside)
-    elif min(x, y) < -_BORDER_TOLERANCE or x + w > width + _BORDER_TOLERANCE or y + h > height + _BORDER_TOLERANCE:
+        return False
+    if min(x, y) < -_BORDER_TOLERANCE or x + w > width + _BORDER_TOLERANCE or y + h > height + _BORDER_TOLERANCE:
         report.add("box_over_border", "warning", "it passes the picture's border; cut there in training", outside)
+    return True
 
 
 def size_of(ann: dict) -> str:

@@ -81,10 +81,14 @@ def _report_picture(entry: dict, fault: tuple | None, report: Report) -> None:
         report.add(kind, "error", _PICTURE_TEXTS[kind], example)
 
 
-def check_before_training(dataset: CocoDataset) -> Report:
+def check_before_training(dataset: CocoDataset, boxes: bool = True) -> Report:
     """The quick check before the first step: something to learn from, and every picture file is there.
 
     The inside of the JSON was checked when `dataset` was opened; warnings about it are logged here, once.
+
+    Args:
+        dataset: what to train or evaluate on.
+        boxes: it must have some; False for pictures that are only predicted on.
 
     Returns:
         The data set's Report.
@@ -94,8 +98,8 @@ def check_before_training(dataset: CocoDataset) -> Report:
     """
     if not len(dataset):
         raise UserError(f"{dataset.json}: no images to read\n  with filter_empty, images without boxes are left out")
-    if not any(row["total"] for row in dataset.report.classes.values()):
-        raise UserError(f"{dataset.json}: {len(dataset)} images, but not one box\n  nothing to learn or measure")
+    if boxes and not any(row["total"] for row in dataset.report.classes.values()):
+        raise UserError(f"{dataset.json}: {len(dataset)} images, and no box on any\n  nothing to learn or measure")
     for finding in dataset.report.warnings:
         logger.warning(
             "%s: %d x %s: %s; first: %s", dataset.json, finding.count, finding.kind, finding.text, finding.examples[0]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detrex_ext.runtime import instantiate
+from detrex_ext.config import build
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     params = cfg.optimizer.params
     params.model = model
     try:
-        return instantiate(cfg.optimizer)
+        return build(cfg.optimizer, "optimizer")
     finally:
         del params["model"]
 

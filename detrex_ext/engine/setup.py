@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from detrex_ext.checkpoint import load_weights
-from detrex_ext.config import get_config, save_config
+from detrex_ext.config import build, get_config, save_config
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import comm, instantiate
+from detrex_ext.runtime import comm
 from detrex_ext.runtime.devices import usable_device
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ def settle(cfg: DictConfig) -> None:
             "  configs/small.py shows one that is whole"
         )
     _fill(cfg.train, get_config("common/train.py").train)
+    if not cfg.train.output_dir:
+        raise UserError("train.output_dir is empty: name the folder of the run")
     if cfg.train.fast_dev_run.enabled:
         cfg.train.update(max_iter=20, eval_period=10, log_period=1)
     for key in ("max_iter", "log_period", "accumulate_steps"):
@@ -106,7 +108,7 @@ def build_train_loader(cfg: DictConfig) -> Any:
     from detrex_ext.data import check_before_training
 
     check_batch(cfg, comm.get_world_size())
-    loader = instantiate(cfg.dataloader.train)
+    loader = build(cfg.dataloader.train, "dataloader.train")
     if hasattr(getattr(loader, "dataset", None), "report"):
         check_before_training(loader.dataset)
     return loader
@@ -120,12 +122,12 @@ def build_evaluation(cfg: DictConfig, train_dataset: Any = None) -> tuple[Any, A
     """
     from detrex_ext.data import check_before_training, check_same_classes
 
-    if "test" not in cfg.dataloader or OmegaConf.select(cfg, "dataset.val_json") == "":
+    if "test" not in cfg.dataloader or not cfg.get("dataset", {}).get("val_json", "named elsewhere"):
         logger.warning("no validation data (dataset.val_json): nothing will be evaluated")
         return None
-    loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    loader, evaluator = (build(cfg.dataloader[key], f"dataloader.{key}") for key in ("test", "evaluator"))
     if hasattr(getattr(loader, "dataset", None), "report"):
-        check_before_training(loader.dataset)
+        check_before_training(loader.dataset, boxes=train_dataset is not None)
         if train_dataset is not None:
             check_same_classes(train_dataset, loader.dataset)
     return loader, evaluator
@@ -135,10 +137,10 @@ def build_model(cfg: DictConfig) -> nn.Module:
     """The model of the config on its device, with random weights.
 
     Raises:
-        UserError: there is no such device.
+        UserError: there is no such device, or an option of the model is refused.
     """
     device = usable_device(cfg.train.device, "train.device")
-    model = instantiate(cfg.model).to(device)
+    model = build(cfg.model, "model").to(device)
     if cfg.train.get("channels_last"):
         model = model.to(memory_format=torch.channels_last)
     return model

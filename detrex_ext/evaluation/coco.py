@@ -134,7 +134,8 @@ class CocoEvaluator:
         if self.output_dir is not None:
             self._write(found)
         if self.truth.boxes is None:
-            logger.info("%s has no annotations: no figures", self.json)
+            kept = "" if self.output_dir else "; dataloader.evaluator.output_dir=DIR keeps what was found"
+            logger.warning("%s has no annotations: no figures%s", self.json, kept)
             return {}
         if not len(found.image_P):
             logger.warning("no objects were found in any of the %d images", len(images))

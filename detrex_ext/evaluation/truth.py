@@ -39,7 +39,7 @@ class GroundTruth:
         self.image_ids = sorted({image["id"] for image in data["images"]}, key=lambda i: (isinstance(i, str), i))
         self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}
         rows = data.get("annotations")
-        self.boxes = None if rows is None else self._table(rows)
+        self.boxes = self._table(rows) if rows else None
         image_P = np.zeros(0, dtype=np.int64) if self.boxes is None else self.boxes.image_P
         self._order = np.argsort(image_P, kind="stable")
         self._ends = np.searchsorted(image_P[self._order], np.arange(len(self.image_ids) + 1))

@@ -19,8 +19,10 @@ def usable_device(name: str | torch.device, option: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"{option}={name}: no device that torch knows\n  expected cpu, cuda, or cuda:1, ...") from error
+        if device.type != "cuda":
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"{option}={name}: no device that torch can use\n  expected cpu, cuda or cuda:1") from error
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= found:
         few = f"only {found} GPU{'s' if found > 1 else ''}" if found else "no GPU"

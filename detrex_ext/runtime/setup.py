@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from tabulate import tabulate
 
 from detrex_ext import runtime
+from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
 from detrex_ext.runtime.logger import setup_logger
 
@@ -66,7 +67,10 @@ def default_setup(cfg: Any, args: Any) -> int:
     output_dir = _get(cfg, "train.output_dir", "output_dir", "OUTPUT_DIR")
     rank = comm.get_rank()
     if rank == 0 and output_dir:
-        os.makedirs(output_dir, exist_ok=True)
+        try:
+            os.makedirs(output_dir, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"output_dir={output_dir}: this folder cannot be made: {error.strerror}") from error
     comm.synchronize()
     for name in ("fvcore", "detectron2", "detrex_ext"):
         setup_logger(output_dir or None, distributed_rank=rank, name=name)

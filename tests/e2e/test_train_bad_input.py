@@ -59,12 +59,26 @@ def edit(path, change):
         ("dataset.train_json=nowhere/train.json", r"annotation file not found: nowhere/train\.json"),
         ("dataset.val_json=nowhere/val.json", r"annotation file not found: nowhere/val\.json"),
         ("train.init_checkpoint=nowhere.pth", r"checkpoint nowhere\.pth: not found"),
+        ("dataset.train_json=null", r"no annotation file is named"),
+        ("train.output_dir=''", r"train\.output_dir is empty"),
+        ("dataset.short_edge=0", r"dataloader\.train cannot be built: .*short_edge_length \(0,\).*transforms\.py:\d+"),
+        ("dataset.long_edge=0", r"dataloader\.train cannot be built: .*max_size is 0; expected at least 1"),
+        ("dataloader.train.num_workers=-1", r"dataloader\.train cannot be built: num_workers"),
+        ("dataloader.test.batch_size=0", r"dataloader\.test cannot be built: .*batch_size is 0; expected at least 1"),
+        ("optimizer.lr=-1", r"optimizer cannot be built: Invalid learning rate: -1"),
+        ("train.device=xpu", r"train\.device=xpu: no device that torch can use"),
         ("train.amp.dtype=fp8", r"train\.amp\.dtype=fp8: expected one of bf16, fp16"),
     ],
 )
 def test_overrides(run, override, expected):
     more = ("train.accumulate_steps=2",) if "batch_size" in override else ()
     assert re.search(expected, run(override, *more), re.S)
+
+
+def test_output_below_a_file(run, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert re.search(r"output_dir=.*file/out: this folder cannot be made: Not a directory",
+                     run(f"train.output_dir='{tmp_path}/file/out'"))  # fmt: skip
 
 
 def test_missing_config(run):

@@ -61,6 +61,18 @@ def test_a_run_folder_stays_as_it_is(shapes_data, trained):
     assert figures(trained) == [expected(trained, "bbox/")]
 
 
+def test_pictures_without_annotations_give_detections(shapes_data, trained, tmp_path):
+    data = json.loads((shapes_data / "val.json").read_text())
+    del data["annotations"]
+    (tmp_path / "test.json").write_text(json.dumps(data))
+    argv = [*overrides(shapes_data, tmp_path), f"train.init_checkpoint='{trained}/model_final.pth'"]
+    argv += [f"dataset.val_json='{tmp_path}/test.json'", f"dataloader.evaluator.output_dir='{tmp_path}'"]
+    assert in_process(evaluate, *argv) == 0
+    found = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert {row["image_id"] for row in found} == {image["id"] for image in data["images"]}
+    assert "has no annotations: no figures" in (tmp_path / "evaluation" / "log.txt").read_text()
+
+
 def test_another_order_of_classes_is_an_error(shapes_data, trained, tmp_path, capsys):
     content = json.loads((shapes_data / "val.json").read_text())
     for category in content["categories"]:

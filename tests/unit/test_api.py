@@ -111,7 +111,9 @@ def test_pictures_are_turned_upright(run, tmp_path):
         assert predictor.predict(image).image_size == (90, 60)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 5, 3), np.float32), np.zeros((0, 5, 3), np.uint8), 7])
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 5, 3), "f"), np.zeros((0, 5, 3), "B"), np.zeros((3, 4, 5), "B"), torch.zeros(3, 4, 5), 7]
+)
 def test_what_is_no_picture_is_refused(run, image):
     with pytest.raises(TypeError, match="a picture is"):
         detrex_ext.load(run[0], device="cpu").predict(image)
@@ -189,7 +191,7 @@ def test_a_device_that_is_not_there_is_named(run):
 
 
 def test_a_device_of_no_known_name_is_told_too(run):
-    with pytest.raises(UserError, match="device=gpu: no device that torch knows"):
+    with pytest.raises(UserError, match="device=gpu: no device that torch can use"):
         detrex_ext.load(run[0], device="gpu")
 
 
@@ -262,3 +264,67 @@ def test_predict_command_refuses_what_it_cannot_do(run, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             main([str(run[0]), *arguments])
+
+
+def test_predict_command_wants_a_ground_truth_of_the_pictures(run, tmp_path):
+    from detrex_ext.cli.predict import main
+
+    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    truth = {
+        "images": [{"id": 1, "file_name": "b.png", "width": 90, "height": 60}],
+        "categories": [{"id": 4, "name": "circle"}],
+        "annotations": [{"id": 1, "image_id": 1, "bbox": [10, 10, 30, 30]}],
+    }
+    for change, message in (
+        ({}, "truth.json: missing category\n"),
+        ({"category_id": 4}, "none of the pictures is in it, as .*a.png; its first is b.png"),
+    ):
+        truth["annotations"][0].update(change)
+        file = tmp_path / "truth.json"
+        file.write_text(json.dumps(truth))
+        with pytest.raises(UserError, match=message):
+            main([str(run[0]), str(tmp_path / "a.png"), "--output", "x", "--ground-truth", str(file)])
+
+
+def test_a_glob_takes_no_folders(tmp_path):
+    from detrex_ext.cli.predict import find_pictures
+
+    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    (tmp_path / "b.png").mkdir()
+    assert find_pictures([str(tmp_path / "*.png")]) == [tmp_path / "a.png"] == find_pictures([str(tmp_path)])
+
+
+def test_other_weights_for_the_config_of_a_run_or_checkpoint(run, tmp_path):
+    folder, model, cfg = run
+    data = torch.load(folder / "model_0000007.pth", weights_only=True)
+    other = {k: v + 1 if v.is_floating_point() else v for k, v in data["model"].items()}
+    torch.save({"model": other, "class_names": NAMES}, tmp_path / "bare.pth")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(data["config"])
+    for source in (tmp_path / "run", folder / "model_final.pth"):
+        predictor = detrex_ext.load(source, weights=tmp_path / "bare.pth", device="cpu")
+        key = "decoder.class_embed.0.bias"
+        assert torch.equal(predictor.model.state_dict()[key], other[key])
+        assert predictor.source == str(tmp_path / "bare.pth")
+    assert detrex_ext.load(cfg, weights=folder, device="cpu").source == str(folder / "model_final.pth")
+
+
+@pytest.mark.parametrize("more", [{"threshold": 50}, {"batch_size": 0}])
+def test_a_threshold_or_batch_that_makes_no_sense_is_refused(run, more):
+    with pytest.raises(ValueError, match="must lie in"):
+        detrex_ext.load(run[0], device="cpu").predict([_picture()], **more)
+
+
+def test_a_full_disk_is_one_message(run, tmp_path, capsys, monkeypatch):
+    import errno
+
+    from detrex_ext.cli import dispatch
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "save", full)
+    command = ["predict", str(run[0]), str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert dispatch(command) == 2
+    assert capsys.readouterr().err == "a file that was being written: No space left on device\n"

@@ -138,7 +138,7 @@ def test_overrides_reach_the_model_that_another_process_builds():
         (["step", "--strategies", "nobody"], "no overlay 'nobody'"),
         (["criterion", "--repeats", "0"], "must be 1 or more"),
         (["criterion", "--json", "/no/such/folder/x.json"], "there is no folder"),
-        (["criterion", "--device", "abacus"], "this machine offers cpu"),
+        (["criterion", "--device", "abacus"], "--device=abacus: no device that torch can use"),
     ],
 )
 def test_bad_input_is_one_message(argv, says, capsys):

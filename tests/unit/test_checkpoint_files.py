@@ -1,6 +1,7 @@
 """Reading weight files without running what is in them; writing them whole."""
 
 import argparse
+import errno
 import os
 import pickle
 import subprocess
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from detrex_ext.checkpoint import Checkpointer, load_weights, read_checkpoint, write_checkpoint
+from detrex_ext.checkpoint.files import write_whole
 from detrex_ext.errors import UserError
 
 
@@ -91,6 +93,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_checkpoint({"a": torch.zeros(1), "b": lambda: 0}, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_file(tmp_path):
+    def full(temporary):
+        with open("/dev/full", "wb") as device:
+            torch.save({"a": torch.zeros(3000)}, device)
+
+    path = tmp_path / "m.pth"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_whole(path, full)
+    assert raised.value.filename == str(path) and raised.value.errno == errno.ENOSPC
+    assert [p.name for p in tmp_path.iterdir()] == ["m.pth"] and path.read_bytes() == b"old"
 
 
 def test_a_killed_write_leaves_the_old_file_and_the_next_run_tidies_up(tmp_path):

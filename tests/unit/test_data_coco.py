@@ -256,9 +256,17 @@ def test_quick_check_names_missing_pictures(tmp_path):
 
 def test_quick_check_wants_boxes(tmp_path):
     data = coco()
-    data["annotations"] = []
-    with pytest.raises(UserError, match="not one box"):
-        check_before_training(CocoDataset(write(tmp_path, data)))
+    for rows in (
+        [],
+        [a | {"iscrowd": 1} for a in data["annotations"]],
+        [a | {"bbox": [3, 4, 0, 5]} for a in data["annotations"]],
+        [a | {"bbox": [300, 4, 9, 5]} for a in data["annotations"]],
+    ):
+        dataset = CocoDataset(write(tmp_path, data | {"annotations": rows}))
+        assert dataset.report.num_empty == 4
+        with pytest.raises(UserError, match="4 images, and no box on any"):
+            check_before_training(dataset)
+        check_before_training(dataset, boxes=False)
 
 
 def test_training_and_validation_must_have_the_same_classes(tmp_path):

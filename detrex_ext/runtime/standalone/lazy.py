@@ -132,6 +132,8 @@ class LazyConfig:
                 file.write(text)
             os.replace(f"{filename}.tmp", filename)
             check_targets(yaml.load(text, Loader=yaml_loader()))
+        except OSError:
+            raise  # of the disk, not of the config
         except Exception as error:
             state = "cannot be written" if text is None else "is for reading only"
             _log.warning(f"config {filename} {state} ({_first_line(error)}); saved as {filename}.pkl too")
