@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from .config import build
 from .errors import UserError
 from .runtime import instantiate
 from .runtime.standalone.calls import locate
@@ -39,7 +40,7 @@ def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen:
         frozen: no parameter wants a gradient; otherwise those that are trained do.
 
     Raises:
-        UserError: the number of classes is known from neither.
+        UserError: the number of classes is known from neither, or the model refuses an option.
     """
     cfg = copy.deepcopy(cfg)
     with open_dict(cfg):
@@ -52,7 +53,7 @@ def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen:
                     "  set model.num_classes in the config"
                 )
             cfg.model.num_classes = num_classes
-    model = instantiate(cfg.model).eval()
+    model = build(cfg.model, "model").eval()
     return model.requires_grad_(False) if frozen else model
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from detrex_ext.config import find_config, load_config, shipped_configs
+from detrex_ext.engine.setup import build_model
+from detrex_ext.errors import UserError
 from detrex_ext.runtime import instantiate
 
 # parameters of the originals at 80 classes (all, trainable), counted from their state dicts
@@ -110,6 +112,22 @@ def test_one_override_reaches_every_class_head_and_rule():
     assert model.queries.label_enc.num_embeddings == 7
 
 
+def test_the_recipe_of_deformable_sqr_is_the_published_one():
+    """mmdetection's ``frozen_stages=1`` is the stem and res2."""
+    cfg = load_config("deformable_detr_r50_50ep_sqr", overrides=["model.num_classes=80", "model.encoder.num_layers=1"])
+    model = instantiate(cfg.model)
+    frozen = {name.split(".")[1] for name, p in model.backbone.named_parameters("backbone") if not p.requires_grad}
+    assert frozen == {"stem", "res2"}
+    rule, loader = model.rules["main"], cfg.dataloader.train
+    assert {name: term.weight for name, term in rule.terms.items()} == {"class": 2, "bbox": 5, "giou": 2}
+    assert (loader.total_batch_size, loader.dataset.filter_empty, model.postprocess.top_k) == (32, False, 100)
+    slow = instantiate(cfg.optimizer.params.lr_factor_func)
+    names = [name for name, _ in model.named_parameters()]
+    assert {name.split(".")[0] for name in names if slow(name) == 0.1} == {"backbone", "encoder", "queries", "decoder"}
+    assert slow("decoder.layers.0.attentions.1.sampling_offsets.bias") == slow("queries.reference_points.weight") == 0.1
+    assert (cfg.optimizer.lr, cfg.optimizer.weight_decay, cfg.optimizer.params.weight_decay_norm) == (2e-4, 1e-4, None)
+
+
 @pytest.mark.parametrize("name", ["small", "deformable_detr_r50_50ep", "deformable_detr_r50_two_stage_50ep"])
 def test_the_sqr_overlay_lies_over_any_host(name):
     cfg = load_config(
@@ -117,3 +135,19 @@ def test_the_sqr_overlay_lies_over_any_host(name):
     )
     strategy = instantiate(cfg.model).strategies["sqr"]
     assert (strategy.window, strategy.start_stage) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("model.strategies.sqr.window=0", "window must be at least 1"),
+        ("model.strategies.sqr.start_stage=3", "start_stage=3: nothing is recollected, the last stage is 2"),
+        ("model.strategies.dac.first_stage=3", "first_stage=3: no auxiliary set is supervised, the last stage is 2"),
+        ("model.decoder.chunk=0", "chunk must be at least 1"),
+        ("model.postprocess.last_stages=4", "last_stages=4: inference has 3 main sets"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused_before_training(option, message):
+    cfg = load_config("quickstart", ["sqr", "dac"], ["model.num_classes=3", "train.device=cpu", option])
+    with pytest.raises(UserError, match=f"model cannot be built: {message}"):
+        build_model(cfg)

@@ -345,3 +345,9 @@ def test_plan_repeats_a_layer_and_eval_order_loops_it():
 def test_an_order_of_layers_that_are_not_there_is_refused(options):
     with pytest.raises(ValueError, match=rf"{next(iter(options))} must name layers 0 to 3"):
         DeformableDecoder(CLASSES, DIM, HEADS, 2, POINTS, 24, 0.0, LAYERS, **options)
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_chunks_of_no_domains_are_refused(chunk):
+    with pytest.raises(ValueError, match=f"chunk must be at least 1 .* got {chunk}"):
+        build(chunk=chunk)

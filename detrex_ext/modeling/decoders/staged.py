@@ -54,6 +54,8 @@ class StagedDecoder(nn.Module):
         for name, layers in (("order", self.order), ("eval_order", self.eval_order)):
             if not layers or not all(0 <= i < num_layers for i in layers):
                 raise ValueError(f"{name} must name layers 0 to {num_layers - 1}, got {list(layers)}")
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk must be at least 1 (or None for all at once), got {chunk}")
         self.chunk = chunk
 
     def project(self, layer: int, mem: Memory) -> Any:
@@ -121,7 +123,7 @@ class StagedDecoder(nn.Module):
         def leave(x: Queries) -> tuple[Tensor, Tensor, Queries]:
             return self.predict(layer, self.cross_attend(layer, x, kv, mem), mem)
 
-        parts = self._chunks(q) if self.chunk and self.training else []
+        parts = self._chunks(q) if self.chunk is not None and self.training else []
         if len(parts) < 2:
             # many tensors, few products: of many tokens it is as fast to compute them again as to keep them
             return leave(checkpoint(enter, q, use_reentrant=False) if pays(q.content_BTC) else enter(q))

@@ -1,6 +1,7 @@
 """Deformable-DETR (one-stage, no refinement), ResNet-50, 50 epochs, with selective query recollection: 32 sets.
 
-Published at batch 32, learning rate 2e-4 (lower for backbone, sampling offsets, reference points), norms decayed too.
+Published at batch 32, learning rate 2e-4 (lower for backbone, sampling offsets, reference points), norms decayed too, the
+backbone frozen up to res2.
 """
 
 from detrex_ext.engine.optim import LrFactor
@@ -17,6 +18,7 @@ from ...deformable_detr.configs.deformable_detr_r50_50ep import (
 )
 
 model.strategies.sqr = L(QueryRecollection)(window=2, start_stage=1)
+model.backbone.freeze_at = 2
 model.rules.main.terms["class"].weight = 2.0
 model.postprocess.top_k = 100
 dataloader.train.total_batch_size = 32
