@@ -1,7 +1,7 @@
 """Deformable-DETR (one-stage, no refinement), ResNet-50, 50 epochs, with selective query recollection: 32 sets.
 
-Published at batch 32, learning rate 2e-4 (lower for backbone, sampling offsets, reference points), norms decayed too, the
-backbone frozen up to res2.
+Published at batch 32, learning rate 2e-4 (lower for backbone, sampling offsets, reference points), norms decayed too,
+the backbone frozen up to res2.
 """
 
 from detrex_ext.engine.optim import LrFactor
