@@ -35,7 +35,6 @@ EXTRAS = {
     "viz": ["matplotlib"],
     "timm": ["timm"],
     "fast-eval": ["faster-coco-eval"],
-    "export": ["onnx", "onnxruntime", "onnxscript"],
     "tensorboard": ["tensorboard"],
     "wandb": ["wandb"],
 }

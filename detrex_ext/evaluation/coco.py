@@ -34,7 +34,7 @@ class CocoEvaluator:
     Args:
         json: COCO annotation file, or one read already; its categories by ascending id are the model's classes.
         output_dir: where ``coco_instances_results.json`` goes (with the file's own ids); None = not written.
-        max_dets: detections counted per image and class.
+        max_dets: detections counted per image and class; 10 or more.
         fast: use faster-coco-eval (True), pycocotools (False), or the first if installed (None).
         stages: add what ``StageEvaluator`` gives at IoU 0.75, as task "stages" (``dataloader.evaluator.stages=true``).
         nms: add the figures that post-processing with this ``nms`` would have, as task "bbox_nms", from the same pass
@@ -42,7 +42,7 @@ class CocoEvaluator:
         task: name of the figures.
 
     Raises:
-        UserError: the file is missing or has no usable categories.
+        UserError: the file is missing or has no usable categories. ValueError: another argument.
     """
 
     def __init__(
@@ -55,6 +55,8 @@ class CocoEvaluator:
         nms: float | None = None,
         task: str = "bbox",
     ) -> None:
+        if max_dets < 10:
+            raise ValueError(f"max_dets is {max_dets}; expected at least 10, as COCO's recalls count 1 and 10")
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.max_dets, self.fast, self.task = max_dets, fast, task
         self.truth = json if isinstance(json, GroundTruth) else GroundTruth(json)

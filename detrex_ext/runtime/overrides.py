@@ -1,12 +1,14 @@
 """Strict `key=value` overrides of a config.
 
 Values are read with hydra's override grammar. A key must exist or be a keyword that the target of its call accepts;
-a value must be of the type of the one it replaces. `+key=value` adds a key, `++key=value` sets whatever is there.
+a value must be of the type of the one it replaces. `~/` in front is
+the home folder. `+key=value` adds a key, `++key=value` sets whatever is there.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -127,6 +129,8 @@ class _Override:
                 self._set(expected, name, f"{key}.{name}", item, inner)
             return
         value = self._fit(key, value, expected)
+        if isinstance(value, str) and value.startswith("~/"):
+            value = os.path.expanduser(value)  # a shell does so only at the beginning of a word
         try:
             parent[int(last) if isinstance(parent, ListConfig) else last] = value
             if isinstance(value, str) and _INTERPOLATION.search(value):
@@ -180,7 +184,10 @@ class _Override:
             hint.append(f"did you mean {' or '.join(described)}?")
         elif beside := neighbours(self.cfg, key):
             lines.append(f"  {key.rpartition('.')[0]} has: {', '.join(beside)}")
-        if "@" not in key and not key.startswith("-"):
+        strategy = re.match(r"model\.strategies\.(\w+)\.", key)
+        if strategy and OmegaConf.select(self.cfg, strategy[0][:-1]) is None:
+            hint.append(f"a strategy comes by its overlay: --overlay {strategy[1]}")
+        elif "@" not in key and not key.startswith("-"):
             value = self.raw if key == self.key else "..."
             hint.append(f"a new key on purpose: +{key}={value}")
         if hint:

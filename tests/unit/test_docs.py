@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("projects/*/README.md"),
                     *ROOT.glob("benchmarks/**/*.md")])  # fmt: skip
 VERB_OF_TOOL = {"train_net.py": "train", "check_dataset.py": "check", "plot_curves.py": "plot",
-                "convert_checkpoint.py": "convert", "export_onnx.py": "export"}  # fmt: skip
+                "convert_checkpoint.py": "convert"}  # fmt: skip
 TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 

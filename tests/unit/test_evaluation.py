@@ -209,6 +209,11 @@ def test_wrong_images_and_classes_are_named(coco):
         CocoEvaluator(path.with_name("absent.json"))
 
 
+def test_fewer_detections_than_cocos_recalls_count_are_refused(coco):
+    with pytest.raises(ValueError, match="max_dets is 5; expected at least 10"):
+        CocoEvaluator(coco[0], max_dets=5)
+
+
 def test_a_file_without_annotations_only_gets_the_results(coco, tmp_path):
     path, data = coco
     predictions = _predictions(data)

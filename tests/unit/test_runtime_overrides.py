@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -48,6 +50,7 @@ def cfg():
         ("model.bias=false", "model.bias", False),
         ("model._target_=torch.nn.Bilinear", "model._target_", "torch.nn.Bilinear"),
         ("optimizer.weight_decay=1", "optimizer.weight_decay", 1.0),
+        ("train.out=~/o", "train.out", os.path.expanduser("~/o")),
         ("+train.new.key=3", "train.new.key", 3),
         ("++train.max_iter=abc", "train.max_iter", "abc"),
         ("++train=3", "train", 3),
@@ -107,6 +110,14 @@ def test_refused(cfg, text, said):
     assert all(part in message for part in said), message
     if "${" not in text:
         assert OmegaConf.to_container(cfg, resolve=False) == before
+
+
+def test_an_option_of_a_strategy_that_is_not_laid_over_names_its_overlay():
+    cfg = OmegaConf.create({"model": {"strategies": {"sqr": {"window": 2}}}})
+    with pytest.raises(UserError, match=r"unknown key 'model.strategies.dac.matcher.k'.*\n.*--overlay dac$"):
+        LazyConfig.apply_overrides(cfg, ["model.strategies.dac.matcher.k=3"])
+    with pytest.raises(UserError, match=r"did you mean model.strategies.sqr.window .*: \+model.strategies.sqr.windw="):
+        LazyConfig.apply_overrides(cfg, ["model.strategies.sqr.windw=3"])
 
 
 def test_the_message_for_an_unknown_key_is_the_documented_one(cfg):

@@ -20,7 +20,7 @@ ORDER = [
     {"layers"},
     {"matching", "criterion", "modeling", "data"},
     {"strategies", "checkpoint", "visualization", "integrations"},
-    {"engine", "evaluation", "inference", "analysis", "export", "testing", "benchmark"},
+    {"engine", "evaluation", "inference", "analysis", "testing", "benchmark"},
     {"api", "predictor", "benchmark"},
     {"cli", "__main__"},
 ]
