@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from detrex_ext.structures.placing import moved
+
 from .supervision import Supervision
 
 Count = float | Tensor
@@ -140,7 +142,7 @@ def divisors(
 
 
 def _mean_over_ranks(counts: list[Count], world: int, device: torch.device) -> list[Tensor]:
-    tensors = [c if isinstance(c, Tensor) else torch.tensor(c, device=device) for c in counts]
+    tensors = [c if isinstance(c, Tensor) else moved(torch.tensor(c), device) for c in counts]
     flat = torch.cat([t.detach().float().reshape(-1) for t in tensors])
     dist.all_reduce(flat)
     parts = (flat / world).split([t.numel() for t in tensors])

@@ -14,6 +14,7 @@ from torch import Tensor
 from detrex_ext.matching import Stack, resolve, stack_sets
 from detrex_ext.matching.stack import stack_key, tags
 from detrex_ext.structures import LossDict, SupervisedSet, Targets
+from detrex_ext.structures.placing import placed
 
 from .normalizers import divisors
 from .rules import Rule, built, rules_by_group
@@ -117,7 +118,7 @@ def _check_labels(targets: Targets, stack: Stack) -> None:
 def _weigh(values_V: Tensor, weights: list[float]) -> Tensor:
     if all(w == 1 for w in weights):
         return values_V
-    return values_V * torch.tensor(weights, dtype=values_V.dtype).to(values_V.device, non_blocking=True)
+    return values_V * placed(weights, values_V)
 
 
 def _loss_name(s: SupervisedSet, term: str) -> str:
@@ -129,7 +130,7 @@ def _loss_name(s: SupervisedSet, term: str) -> str:
 def _gather(values_V: Tensor, names: list[str]) -> dict[str, Tensor]:
     """Sums of the values of each name."""
     order = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    index = torch.tensor([order[name] for name in names]).to(values_V.device, non_blocking=True)
+    index = placed([order[name] for name in names], values_V, torch.int64)
     sums = values_V.new_zeros(len(order)).index_add(0, index, values_V)
     return dict(zip(order, sums.unbind(), strict=True))
 

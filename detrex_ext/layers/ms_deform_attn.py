@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detrex_ext.structures.placing import placed
+
 from . import ms_deform_backends
 from .dropout import Dropout
 from .ms_deform_backends import Shapes
@@ -129,4 +131,4 @@ class MSDeformAttn(nn.Module):
 
 def level_cells(shapes: Shapes, like: Tensor) -> Tensor:
     """(1, 1, L, 2) size of one cell of each level as a fraction of its map, (x, y)."""
-    return torch.tensor([[1 / w, 1 / h] for h, w in shapes], dtype=like.dtype, device=like.device)[None, None]
+    return placed([[1 / w, 1 / h] for h, w in shapes], like)[None, None]

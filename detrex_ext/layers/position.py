@@ -77,4 +77,6 @@ def sine_boxes(
     Returns:
         (B, T, len(order) * num_feats).
     """
-    return _sin_cos(boxes_BT4[..., list(order)] * (2 * math.pi), num_feats, temperature).flatten(-2)
+    # a list as an index would travel to the device
+    ordered = torch.stack([boxes_BT4[..., i] for i in order], -1)
+    return _sin_cos(ordered * (2 * math.pi), num_feats, temperature).flatten(-2)

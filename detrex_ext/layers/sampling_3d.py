@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
+
+from detrex_ext.structures.placing import placed
 
 from .ms_deform_attn import ms_deform_attn
 from .ms_deform_backends import Shapes
@@ -25,7 +26,7 @@ def level_weights(z: Tensor, strides: Sequence[int], tau: float = 2.0) -> Tensor
     Returns:
         (..., L).
     """
-    at_L = torch.tensor([float(s) for s in strides], dtype=z.dtype, device=z.device).log2()
+    at_L = placed([float(s) for s in strides], z).log2()
     return ((z[..., None] - at_L).square() / -tau).softmax(-1)
 
 
@@ -50,7 +51,7 @@ def sample_3d(
     B, T, G, P, _ = points_BTGP3.shape
     points = points_BTGP3.transpose(2, 3)
     sizes = [[w * s, h * s] for (h, w), s in zip(shapes, strides, strict=True)]
-    size_L2 = torch.tensor(sizes, dtype=points.dtype, device=points.device)
+    size_L2 = placed(sizes, points)
     at = (points[..., None, :2] / size_L2).reshape(B, T * P, G, len(sizes), 1, 2)
     weight = level_weights(points[..., 2], strides).reshape(B, T * P, G, len(sizes), 1)
     sampled = ms_deform_attn(value_BSGC, shapes, at, weight, backend)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detrex_ext.structures.placing import moved, placed
+
 
 @dataclass
 class Images:
@@ -83,9 +85,9 @@ class Preprocess(nn.Module):
         ).zero_()
         for out, x, (h, w) in zip(batch, pictures, sizes, strict=True):
             view = out[:, :h, :w]
-            view.copy_(x.to(device, non_blocking=True)).sub_(mean).div_(std)
-        image_hw_B2 = torch.tensor(sizes, dtype=mean.dtype).to(device, non_blocking=True)
+            view.copy_(moved(x, device)).sub_(mean).div_(std)
+        image_hw_B2 = placed(sizes, mean)
         valid_hw_B2 = image_hw_B2
         if self.parity_padding and not self.training:
-            valid_hw_B2 = image_hw_B2.new_tensor([[height, width]]).expand(len(sizes), 2)
+            valid_hw_B2 = placed([[height, width]], mean).expand(len(sizes), 2)
         return Images(batch, valid_hw_B2, image_hw_B2)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .placing import moved
 from .supervision import Prior
 
 
@@ -53,7 +54,7 @@ def _source_index(cells: int, pixels: int, device: torch.device) -> Tensor:
     """Pixel that nearest-neighbour interpolation reads for each cell (torch's rule, fp32 scale)."""
     scale = torch.tensor(pixels, dtype=torch.float32) / cells
     index = torch.floor(torch.arange(cells, dtype=torch.float32) * scale).clamp(max=pixels - 1)
-    return index.to(device)
+    return moved(index, device)
 
 
 @dataclass

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .placing import moved, placed
 from .supervision import Pairs
 
 
@@ -51,14 +53,13 @@ class Targets:
     @cached_property
     def image_G(self) -> Tensor:
         """(G,) image of each object."""
-        counts = torch.tensor(self.counts)
-        return torch.repeat_interleave(torch.arange(len(counts)), counts).to(self.labels[0].device)
+        images = [image for image, count in enumerate(self.counts) for _ in range(count)]
+        return placed(images, self.labels[0], torch.int64)
 
     @cached_property
     def offsets_B(self) -> Tensor:
         """(B,) flat index of each image's first object."""
-        counts = torch.tensor(self.counts)
-        return (counts.cumsum(0) - counts).to(self.labels[0].device)
+        return placed([0, *accumulate(self.counts)][:-1], self.labels[0], torch.int64)
 
     def to(self, device: torch.device | str) -> Targets:
         """The same targets on a device."""
@@ -75,10 +76,10 @@ class Targets:
         labels, boxes, sizes = [], [], []
         for item in instances:
             h, w = item.image_size
-            xyxy = item.gt_boxes.tensor.to(device)
-            scale = xyxy.new_tensor([w, h, w, h])
+            xyxy = moved(item.gt_boxes.tensor, device)
+            scale = placed([w, h, w, h], xyxy)
             x0, y0, x1, y1 = (xyxy / scale).unbind(-1)
             boxes.append(torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1))
-            labels.append(item.gt_classes.to(device))
+            labels.append(moved(item.gt_classes, device))
             sizes.append([float(h), float(w)])
-        return Targets(tuple(labels), tuple(boxes), torch.tensor(sizes, device=device))
+        return Targets(tuple(labels), tuple(boxes), moved(torch.tensor(sizes), device))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from unittest import mock
 
 import pytest
 import torch
@@ -105,15 +107,20 @@ def test_cpu_gradient_of_one_input_only():
         torch.testing.assert_close(*grads)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gather"])
-def test_cpu_not_a_number_stays_where_it_is(backend):
+def not_a_number_stays_where_it_is(backend):
     value, at, weight = (x.detach() for x in case(SHAPES["odd"]))
     at[0, 3, 1, 0, 0, 0] = float("nan")
     at[1, 4, 0, 0, 0, 1] = float("inf")
+    at[1, 5, 0, 0, 0] = 1e30
     out = ms_deform_attn(value, SHAPES["odd"], at, weight, backend).view(2, 13, 2, 8)
     assert out[0, 3, 1].isnan().all()
     out[0, 3, 1] = 0
     assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gather"])
+def test_cpu_not_a_number_stays_where_it_is(backend):
+    not_a_number_stays_where_it_is(backend)
 
 
 def test_cpu_keeps_only_its_inputs():
@@ -164,7 +171,8 @@ def test_padding_never_reaches_a_query():
 
 def interpreted():
     """Run by :func:`test_triton_equals_torch` in a process of its own."""
-    assert ms_deform_backends._triton_works(torch.device("cpu"))
+    with torch.inference_mode():  # as a first call may be; the answer is kept
+        assert ms_deform_backends._triton_works(torch.device("cpu"))
     assert_same("triton", SHAPES["grows"], case(SHAPES["grows"], T=3, D=5, K=2), 1e-12)
     assert_same("triton", SHAPES["one"], case(SHAPES["one"], B=3, T=17, dtype=torch.float32), 3e-5)
     frozen = [x.detach().requires_grad_(i == 2) for i, x in enumerate(case(SHAPES["one"]))]
@@ -173,6 +181,11 @@ def interpreted():
         for b in ("triton", "torch")
     ]
     torch.testing.assert_close(*grads)
+    not_a_number_stays_where_it_is("triton")
+    with mock.patch("torch.cuda.device_of", return_value=contextlib.nullcontext()) as chosen:
+        value, at, weight = frozen
+        ms_deform_attn(value, SHAPES["one"], at, weight, "triton").sum().backward()
+    assert [call.args[0] is value for call in chosen.call_args_list] == [True, True]
     print("equal")
 
 
@@ -187,3 +200,23 @@ def test_triton_equals_torch():
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.split() == ["equal"]
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+@pytest.mark.parametrize("values, points", [("bf16", "fp32"), pytest.param("fp64", "fp64", marks=pytest.mark.slow)])
+def test_triton_compiles_for_a_gpu(values, points):
+    """No GPU is needed to find out whether the kernels are ones of its language."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from detrex_ext.layers.ms_deform_backends import triton_backend
+
+    fixed, target = {"BT": 16, "BD": 32, "WANT_VALUE": True}, GPUTarget("cuda", 80, 32)
+    pointers = {"value": f"*{values}", "levels": "*i32"}
+    for kernel in (triton_backend._forward, triton_backend._backward):
+        signature = {p.name: "i32" if p.name.isupper() else pointers.get(p.name, f"*{points}") for p in kernel.params}
+        signature |= {p.name: "constexpr" for p in kernel.params if p.is_constexpr}
+        constants = {(p.num,): fixed[p.name] for p in kernel.params if p.is_constexpr}
+        made = triton.compile(ASTSource(kernel, signature, constants), target=target)
+        assert ("atom." in made.asm["ptx"]) == (kernel is triton_backend._backward)

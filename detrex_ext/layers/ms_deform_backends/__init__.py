@@ -54,20 +54,26 @@ def _triton_works(device: torch.device) -> bool:
     """Whether Triton is there and right on this device: it needs a driver and a compiler that a machine may lack."""
     if importlib.util.find_spec("triton") is None:
         return False
-    shapes = ((3, 5), (2, 1))
-    value = torch.arange(17 * 2 * 8, device=device).view(1, 17, 2, 8).sin().requires_grad_()
-    at = torch.linspace(-0.17, 1.13, 5 * 2 * 2 * 3 * 2, device=device).view(1, 5, 2, 2, 3, 2).requires_grad_()
-    weight = at.detach()[..., 0].cos().requires_grad_()
     try:
-        with torch.enable_grad():
-            outs = [load(name)(value, shapes, at, weight) for name in ("torch", "triton")]
-            grads = [torch.autograd.grad(out.square().sum(), (value, at, weight)) for out in outs]
-        for want, got in zip((outs[0], *grads[0]), (outs[1], *grads[1]), strict=True):
-            torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+        # the answer serves every later call, whatever the first is in
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            _compare_triton(device)
     except Exception as e:  # of whatever kind: there is a slower way that always works
         warnings.warn(f"Triton does not work on {device}, deformable attention will be slower: {e}", stacklevel=2)
         return False
     return True
+
+
+def _compare_triton(device: torch.device) -> None:
+    shapes = ((3, 5), (2, 1))
+    like = {"device": device, "dtype": torch.float32}
+    value = torch.arange(17 * 2 * 8, **like).view(1, 17, 2, 8).sin().requires_grad_()
+    at = torch.linspace(-0.17, 1.13, 5 * 2 * 2 * 3 * 2, **like).view(1, 5, 2, 2, 3, 2).requires_grad_()
+    weight = at.detach()[..., 0].cos().requires_grad_()
+    outs = [load(name)(value, shapes, at, weight) for name in ("torch", "triton")]
+    grads = [torch.autograd.grad(out.square().sum(), (value, at, weight)) for out in outs]
+    for want, got in zip((outs[0], *grads[0]), (outs[1], *grads[1]), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
 
 
 def choose(value_BSHD: Tensor, at_BTHLK2: Tensor | None = None) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from detrex_ext.runtime import peers
+from detrex_ext.structures.placing import placed
 
 from . import Shapes
 
@@ -22,7 +23,7 @@ def sample(value_BSHD: Tensor, shapes: Shapes, at_BTHLK2: Tensor, weight_BTHLK: 
     """
     if value_BSHD.device.type != "cuda":
         raise RuntimeError("detrex's operator runs on CUDA only; choose another backend of ms_deform_attn")
-    hw_L2 = torch.tensor(list(shapes), device=value_BSHD.device)
+    hw_L2 = placed(list(shapes), value_BSHD, torch.int64)
     size_L = hw_L2.prod(1)
     value = value_BSHD.to(at_BTHLK2.dtype).contiguous()
     # the operator cuts the batch into steps that must divide it: one step is always right

@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detrex_ext.structures.placing import placed
+
 from . import Shapes
 
 
 def sample(value_BSHD: Tensor, shapes: Shapes, at_BTHLK2: Tensor, weight_BTHLK: Tensor) -> Tensor:
     """See :mod:`detrex_ext.layers.ms_deform_backends`. Differentiable once."""
     B, S, H, D = value_BSHD.shape
-    T, like = at_BTHLK2.shape[1], {"device": value_BSHD.device, "dtype": at_BTHLK2.dtype}
+    T = at_BTHLK2.shape[1]
     cells_L = [h * w for h, w in shapes]
-    size_L12 = torch.tensor([[w, h] for h, w in shapes], **like)[:, None]
-    first_L1 = torch.tensor([sum(cells_L[:i]) for i in range(len(cells_L))], **like)[:, None]
+    size_L12 = placed([[w, h] for h, w in shapes], at_BTHLK2)[:, None]
+    first_L1 = placed([sum(cells_L[:i]) for i in range(len(cells_L))], at_BTHLK2)[:, None]
     xy = at_BTHLK2 * size_L12 - 0.5
     # a point that reaches no cell moves to one place outside, which infinity too can do; NaN stays
     xy = torch.where((xy < -1) | (xy >= size_L12), size_L12, xy)

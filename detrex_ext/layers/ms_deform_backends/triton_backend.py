@@ -17,9 +17,21 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from detrex_ext.structures.placing import moved
+
 from . import Shapes
 
 QUERIES_PER_PROGRAM = 16
+
+
+@triton.jit
+def _locate(at, is_query, size):
+    """Of a coordinate of each query's point: what is beyond the cell before it, as a fraction; that cell, int32."""
+    x = tl.load(at, mask=is_query, other=-2.0) * size - 0.5
+    # what reaches no cell moves to one place outside, which infinity too can do; NaN stays in the fraction
+    x = tl.where((x < -2.0) | (x > size + 1.0), -2.0, x)
+    cell = tl.floor(tl.minimum(tl.maximum(x, -2.0), size + 1.0))
+    return x - cell, cell.to(tl.int32)
 
 
 @triton.jit
@@ -47,14 +59,9 @@ def _forward(value, at, weight, out, levels, S, T, H, D, L, K, BT: tl.constexpr,
         first = tl.load(levels + level * 3 + 2)
         for k in range(K):
             point = query_row * (L * K) + level * K + k
-            x = tl.load(at + point * 2, mask=is_query, other=-2.0) * w - 0.5
-            y = tl.load(at + point * 2 + 1, mask=is_query, other=-2.0) * h - 0.5
+            fx, x0 = _locate(at + point * 2, is_query, w)
+            fy, y0 = _locate(at + point * 2 + 1, is_query, h)
             a = tl.load(weight + point, mask=is_query, other=0.0)
-            # far away is outside whatever the distance; keeps the cell within int32
-            x0f = tl.floor(tl.minimum(tl.maximum(x, -2.0), w + 1.0))
-            y0f = tl.floor(tl.minimum(tl.maximum(y, -2.0), h + 1.0))
-            fx, fy = x - x0f, y - y0f
-            x0, y0 = x0f.to(tl.int32), y0f.to(tl.int32)
             v00, _, _ = _corner(value, x0, y0, w, h, first, head_row, H, D, channel, is_channel)
             v01, _, _ = _corner(value, x0 + 1, y0, w, h, first, head_row, H, D, channel, is_channel)
             v10, _, _ = _corner(value, x0, y0 + 1, w, h, first, head_row, H, D, channel, is_channel)
@@ -84,13 +91,9 @@ def _backward(
         first = tl.load(levels + level * 3 + 2)
         for k in range(K):
             point = query_row * (L * K) + level * K + k
-            x = tl.load(at + point * 2, mask=is_query, other=-2.0) * w - 0.5
-            y = tl.load(at + point * 2 + 1, mask=is_query, other=-2.0) * h - 0.5
+            fx, x0 = _locate(at + point * 2, is_query, w)
+            fy, y0 = _locate(at + point * 2 + 1, is_query, h)
             a = tl.load(weight + point, mask=is_query, other=0.0)
-            x0f = tl.floor(tl.minimum(tl.maximum(x, -2.0), w + 1.0))
-            y0f = tl.floor(tl.minimum(tl.maximum(y, -2.0), h + 1.0))
-            fx, fy = x - x0f, y - y0f
-            x0, y0 = x0f.to(tl.int32), y0f.to(tl.int32)
             v00, p00, m00 = _corner(value, x0, y0, w, h, first, head_row, H, D, channel, is_channel)
             v01, p01, m01 = _corner(value, x0 + 1, y0, w, h, first, head_row, H, D, channel, is_channel)
             v10, p10, m10 = _corner(value, x0, y0 + 1, w, h, first, head_row, H, D, channel, is_channel)
@@ -116,7 +119,7 @@ def _levels(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor
     for h, w in shapes:
         rows.append((h, w, first))
         first += h * w
-    return torch.tensor(rows, dtype=torch.int32, device=device)
+    return moved(torch.tensor(rows, dtype=torch.int32), device)
 
 
 def _launch(kernel: Any, tensors: tuple[Tensor, ...], value: Tensor, at: Tensor, levels: Tensor, **flags: bool) -> None:
@@ -124,7 +127,8 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], value: Tensor, at: Tensor,
     T, L, K = at.shape[1], at.shape[3], at.shape[4]
     grid = (triton.cdiv(T, QUERIES_PER_PROGRAM), B * H)
     sizes = {"BT": QUERIES_PER_PROGRAM, "BD": triton.next_power_of_2(D)}
-    kernel[grid](*tensors, levels, S, T, H, D, L, K, **flags, **sizes)
+    with torch.cuda.device_of(value):  # Triton launches on the current device, whatever the tensors are on
+        kernel[grid](*tensors, levels, S, T, H, D, L, K, **flags, **sizes)
 
 
 class _Sample(torch.autograd.Function):

@@ -21,6 +21,7 @@ from detrex_ext.layers.position import sine_scalars
 from detrex_ext.layers.sampling_3d import sample_3d
 from detrex_ext.layers.xyzr import refine_xyzr, xyzr_to_boxes
 from detrex_ext.structures import Memory, Queries, SupervisedSet
+from detrex_ext.structures.placing import placed
 
 from .deformable import reset_head
 from .staged import StagedDecoder, drop_scratch
@@ -109,7 +110,7 @@ class AdaMixerDecoder(StagedDecoder):
 
     def condition(self, layer: int, q: Queries, mem: Memory) -> Queries:
         ref = q.ref_BT4.detach()
-        code = sine_scalars(ref / ref.new_tensor([1000.0, 1000.0, 1.0, 1.0]), self.dim // 4)
+        code = sine_scalars(ref / placed([1000.0, 1000.0, 1.0, 1.0], ref), self.dim // 4)
         return q.replace(extra={**q.extra, "_ref": ref, "_pos": code})
 
     def self_attend(self, layer: int, x: Queries) -> Queries:

@@ -126,8 +126,8 @@ class StagedDecoder(nn.Module):
         parts = self._chunks(q) if self.chunk is not None and self.training else []
         if len(parts) < 2:
             # many tensors, few products: of many tokens it is as fast to compute them again as to keep them
-            return leave(checkpoint(enter, q, use_reentrant=False) if pays(q.content_BTC) else enter(q))
-        outs = [checkpoint(lambda part: leave(enter(part)), q.select(flags), use_reentrant=False) for flags in parts]
+            return leave(_recomputed(enter, q) if pays(q.content_BTC) else enter(q))
+        outs = [_recomputed(lambda part: leave(enter(part)), q.select(flags)) for flags in parts]
         return _reassemble(q, parts, outs)
 
     def _chunks(self, q: Queries) -> list[list[bool]]:
@@ -179,6 +179,13 @@ class StagedDecoder(nn.Module):
         free = [(a, b) for s, a, b in q.spans() if s.domain is None]
         pieces += [(a, self.bypass(layer, streams[0][:, a:b])) for a, b in free]
         return torch.cat([p for _, p in sorted(pieces, key=lambda item: item[0])], 1)
+
+
+def _recomputed(run: Callable[[Queries], Any], q: Queries) -> Any:
+    """``run(q)``, which the backward pass computes again instead of keeping what is inside."""
+    # by the tensors it is given torch knows the device whose random state dropout must find again; it does not look
+    # into queries
+    return checkpoint(lambda content_BTC, part: run(part), q.content_BTC, q, use_reentrant=False)
 
 
 def _fold(x_BT: Tensor, members: list[list[tuple[int, int]]], length: int) -> Tensor:

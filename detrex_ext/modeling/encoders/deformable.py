@@ -13,6 +13,7 @@ from detrex_ext.layers.mlp import FFN
 from detrex_ext.layers.ms_deform_attn import MSDeformAttn, level_cells
 from detrex_ext.layers.position import sine_map
 from detrex_ext.structures import Features, Memory, SupervisedSet, Targets
+from detrex_ext.structures.placing import placed
 
 from .flatten import flatten_levels, to_memory
 
@@ -97,6 +98,6 @@ def cell_centres(mem: Memory) -> Tensor:
         x = torch.arange(w, device=like.device, dtype=like.dtype) + 0.5
         grid = torch.stack([x[None].expand(h, w), y[:, None].expand(h, w)], -1).flatten(0, 1)
         # rounded back to whole cells, so that the centre of the first of 50 is 0.01 exactly and falls on detrex's side
-        size = (like.new_tensor([w, h]) * like[:, level, None]).round()
+        size = (placed([w, h], like) * like[:, level, None]).round()
         parts.append(grid / size)
     return torch.cat(parts, 1)

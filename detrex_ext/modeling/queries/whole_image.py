@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from detrex_ext.layers.xyzr import boxes_to_xyzr
 from detrex_ext.structures import Memory, Queries, SupervisedSet, Targets
+from detrex_ext.structures.placing import placed
 
 from .base import Extra, QuerySource, all_rows, slots_of
 
@@ -36,7 +37,7 @@ class WholeImageQueries(QuerySource):
     ) -> tuple[Queries, list[SupervisedSet]]:
         rows = all_rows(self.content, extra)
         B, (Q, C) = len(mem.tokens_BSC), rows.shape
-        whole = mem.valid_BL2.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(B, Q, 4)
+        whole = placed([0.5, 0.5, 1.0, 1.0], mem.valid_BL2).expand(B, Q, 4)
         ref, carried = self.place(whole, mem)
         content = F.layer_norm(rows, (C,)).expand(B, -1, -1)
         slots = slots_of(len(self.content.weight), extra, Q)

@@ -1,0 +1,140 @@
+"""A step of every host on a GPU that need not be there: its tensors have no values, but say where they are.
+
+An operator on tensors of two devices raises, and so does what needs a value on the host. What would wait until the GPU
+has done all it was told is noted, by the place in the package: the one copy of all matching costs is the only one.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import detrex_ext
+from detrex_ext.criterion import sigmoid
+from detrex_ext.matching import base
+from detrex_ext.modeling.decoders import staged
+from detrex_ext.structures import Pairs
+from detrex_ext.structures.placing import moved, placed
+from detrex_ext.testing import example_batch
+
+from .hosts import CHUNKS, HOSTS, STRATEGIES, host_for
+
+PACKAGE = Path(detrex_ext.__file__).parent
+COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+
+
+class Waits(TorchDispatchMode):
+    """Counts by place what waits for the GPU: copies that are not asynchronous, and CPU tensors beside those on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in (*tree_leaves((args, kwargs)), out) if isinstance(x, Tensor)]
+        if len({x.device.type for x in tensors if x.ndim}) > 1:
+            asynchronous = (kwargs or {}).get("non_blocking") or args[2:] == (True,)
+            if func not in COPIES or not asynchronous:
+                self.found[f"{func} at {self._place()}"] += 1
+        return out
+
+    @staticmethod
+    def _place() -> str:
+        frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(PACKAGE)]
+        own = [f for f in frames if Path(f.filename).name != "placing.py"]
+        return f"{Path(own[-1].filename).relative_to(PACKAGE)}:{own[-1].lineno}" if own else "the test"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A mode in which there is a GPU, and the shapes that the step's one copy to the host brings."""
+    monkeypatch.setenv("DETREX_EXT_MS_DEFORM", "torch")  # Triton wants a real one
+    copied = []
+
+    def to_host(tensors):
+        copied.append([tuple(t.shape) for t in tensors])
+        return [np.zeros(t.shape, np.float32 if t.is_floating_point() else np.int32) for t in tensors]
+
+    def to_device(solved, device):
+        sizes = [s.shape[1] for s in solved]
+        return [Pairs(*torch.zeros(4, size, dtype=torch.int64, device=device)) for size in sizes]
+
+    def at_entries(x_P, function):  # torch's engine of backward passes wants a real one too
+        return function(x_P), torch.zeros_like(x_P)
+
+    monkeypatch.setattr(base, "_to_host", to_host)
+    monkeypatch.setattr(base, "_to_device", to_device)
+    monkeypatch.setattr(sigmoid, "_at_entries", at_entries)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield copied
+
+
+def on_gpu(host, strategy):
+    with torch.device("cuda"):
+        model = host_for(host, strategy).train()
+    model.use({"checked": STRATEGIES[strategy](host)})
+    model.criterion.check_finite = False  # waits, and says so
+    return model
+
+
+QUICK = ("deformable, refine", "dino", "detr", "dab, dn", "adamixer, dn")
+
+
+def cells():
+    """Every host with sets of all kinds; further queries and sets run one at a time with some."""
+    found = [(host, "sqr + dac") for host in HOSTS]
+    found += [*(("dino", name) for name in ("hybrid", "group", *CHUNKS)), ("dab", "hybrid"), ("dab", "group")]
+    for host, strategy in found:
+        quick = host in QUICK and strategy in ("sqr + dac", "hybrid")
+        yield pytest.param(host, strategy, id=f"{host}-{strategy}", marks=[] if quick else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("host, strategy", list(cells()))
+def test_a_step_waits_for_the_gpu_once(host, strategy, gpu):
+    model = on_gpu(host, strategy)
+    batch = example_batch(model.num_classes, (3, 1))
+    with Waits() as waits:
+        losses = model(batch)
+    assert {v.device.type for v in (*losses.values(), *losses.stats.values())} == {"cuda"}
+    assert not waits.found, "\n".join(f"{n} x {what}" for what, n in waits.found.items())
+    assert len(gpu) == 1 and gpu[0]
+    model.preprocess.parity_padding = True
+    with Waits() as waits, torch.no_grad():
+        sets = model.eval().forward_sets(batch)
+    assert sets[-1].boxes_BQ4.device.type == "cuda" and not waits.found, "\n".join(waits.found)
+
+
+def test_a_batch_without_objects_is_no_other(gpu):
+    model = on_gpu("dino", "sqr + dac")
+    with Waits() as waits:
+        model(example_batch(model.num_classes, (0, 0)))
+    assert not waits.found, "\n".join(waits.found)
+
+
+def test_what_waits_is_seen(gpu):
+    x = torch.zeros(3, device="cuda")
+    with Waits() as waits:
+        x.new_tensor([1.0, 2.0])
+        x[[0, 2]]
+        moved(x, "cpu")
+        moved(torch.zeros(2), "cuda"), placed([1.0], x), placed([1, 2], x, torch.int64)
+    assert sum(waits.found.values()) == 3
+
+
+def test_what_is_computed_again_shows_the_device_of_its_random_numbers(gpu, monkeypatch):
+    """torch restores the random state of the devices of tensor arguments; without, dropout would be another."""
+    given = []
+    monkeypatch.setattr(staged, "checkpoint", lambda run, *args, **named: given.append(args) or run(*args))
+    model = on_gpu("dino", *CHUNKS)
+    model(example_batch(model.num_classes, (3, 1)))
+    assert given and all(any(isinstance(x, Tensor) and x.is_cuda for x in args) for args in given)
