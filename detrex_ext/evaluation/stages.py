@@ -43,7 +43,8 @@ class StageEvaluator:
         pictures: pictures to draw with all stages side by side, those whose matches lost most score.
 
     Raises:
-        UserError: the file is missing or has no usable categories, or a threshold is out of range.
+        UserError: the file is missing or has no usable categories.
+        ValueError: a threshold is out of range.
     """
 
     def __init__(
@@ -58,8 +59,6 @@ class StageEvaluator:
         self.class_names, self.category_ids = self.truth.class_names, self.truth.category_ids
         self.thresholds, self.pictures = tuple(map(float, thresholds)), pictures
         self.output_dir = None if output_dir is None else Path(output_dir)
-        if not self.thresholds or not all(0 < t < 1 for t in self.thresholds):
-            raise UserError(f"IoU thresholds lie between 0 and 1, such as 0.75; got {list(self.thresholds)}")
         self._sets = DecoderSets("stages=false")
         self.reset()
 

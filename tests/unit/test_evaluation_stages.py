@@ -89,7 +89,7 @@ def test_boxes_are_measured_in_the_picture_and_faded_matches_drawn(data, tmp_pat
 def test_a_model_without_sets_is_refused(data):
     with pytest.raises(UserError, match=r"model.decoder, which Linear does not have"):
         inference_on_dataset(torch.nn.Linear(1, 1), [], CocoEvaluator(data, stages=True))
-    with pytest.raises(UserError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="between 0 and 1"):
         StageEvaluator(data, (75,))
     with pytest.raises(RuntimeError, match="inside watch"):
         StageEvaluator(data).process([{}], [{}])
