@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from detrex_ext.errors import UserError
 from detrex_ext.modeling.postprocess import class_scores
 from detrex_ext.structures import Queries, SupervisedSet, cat
 
@@ -87,10 +88,10 @@ class QueryRecollection(Strategy):
         if now_points or not any(s.point for s in taken.slots):
             return taken
         if not self.lift_points:
-            raise ValueError(
+            later = "" if self.window is None else f", or .start_stage={self.window}: points are then not recollected"
+            raise UserError(
                 "recollection: the initial references are points, those of later stages boxes, and one stage cannot "
-                "refine both with one head. Set model.strategies.sqr.lift_points=true, or "
-                "model.strategies.sqr.start_stage to its window (2 by default): points are then never recollected"
+                f"refine both with one head\n  set model.strategies.sqr.lift_points=true{later}"
             )
         return taken.replace(ref_BT4=_lift(taken.ref_BT4), slots=tuple(replace(s, point=False) for s in taken.slots))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from detrex_ext.errors import UserError
 from detrex_ext.modeling.decoders import DeformableDecoder
 from detrex_ext.modeling.queries import LearnedQueries, TwoStageQueries
 from detrex_ext.strategies import QueryRecollection
@@ -144,8 +145,11 @@ def test_chunks_give_the_same_values_and_gradients():
 def test_mixed_points_and_boxes_are_refused_with_the_way_out():
     model, mem = build(4, "refine"), memory()
     q, _ = model["source"](mem)
-    with pytest.raises(ValueError, match="lift_points=true.*start_stage"):
-        model["decoder"](q, mem, [QueryRecollection()])
+    with pytest.raises(UserError, match="lift_points=true, or .start_stage=3: points"):
+        model["decoder"](q, mem, [QueryRecollection(3)])
+    assert model["decoder"](q, mem, [QueryRecollection(3, start_stage=3)])
+    with pytest.raises(UserError, match="lift_points=true$"):  # all stages take the points
+        model["decoder"](q, mem, [QueryRecollection(None, start_stage=3)])
 
 
 def test_dense_recollection_with_a_recurrent_last_stage():
