@@ -58,10 +58,7 @@ def write(root: str | Path, num_train: int = 600, num_val: int = 100, size: int 
     parameters = {"num_train": num_train, "num_val": num_val, "size": size, "seed": seed}
     if _already_there(root, parameters):
         return root
-    try:
-        (root / "images").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{root}: cannot be made a folder: {error.strerror}") from error
+    (root / "images").mkdir(parents=True, exist_ok=True)
     documents = [_split(root, which, parameters) for which in range(len(_SPLITS))]
     # The JSON files last, train.json last of all: a set that was cut off is written anew.
     for split, document in reversed(list(zip(_SPLITS, documents, strict=True))):
@@ -190,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         print(write(args.root, args.num_train, args.num_val, args.size, args.seed))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -115,7 +115,7 @@ def test_bad_arguments_are_one_message(tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     for arguments, message in (
         ([str(tmp_path / "a"), "--size", "3"], "shapes: num_train=600"),
-        ([str(tmp_path / "file")], "file: cannot be made a folder: Not a directory"),
+        ([str(tmp_path / "file")], f"Not a directory: '{tmp_path}/file/images'"),
     ):
         assert shapes.main(arguments) == 2
         assert message in capsys.readouterr().err
