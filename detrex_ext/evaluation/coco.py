@@ -15,7 +15,7 @@ from torch import nn
 from ..checkpoint.files import write_json
 from ..errors import UserError
 from ..runtime import comm
-from .figures import AP_NAMES, BoxTable, Figures, coco_figures
+from .figures import AP_NAMES, BoxTable, Figures, coco_figures, fast_available
 from .stages import StageEvaluator
 from .suppressed import SuppressedEvaluator
 from .truth import GroundTruth
@@ -57,6 +57,8 @@ class CocoEvaluator:
     ) -> None:
         if max_dets < 10:
             raise ValueError(f"max_dets is {max_dets}; expected at least 10, as COCO's recalls count 1 and 10")
+        if fast and not fast_available():
+            raise ValueError("fast=true asks for faster-coco-eval, which is not installed; null takes what there is")
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.max_dets, self.fast, self.task = max_dets, fast, task
         self.truth = json if isinstance(json, GroundTruth) else GroundTruth(json)

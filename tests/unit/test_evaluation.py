@@ -195,6 +195,12 @@ def test_nothing_is_printed_and_the_table_is_logged(coco, capsys, caplog):
     assert "Per-category bbox AP" in caplog.text and "bolt" in caplog.text
 
 
+def test_a_library_that_is_not_there_is_told_before_the_evaluation(coco, monkeypatch):
+    monkeypatch.setattr(coco_module, "fast_available", lambda: False)
+    with pytest.raises(ValueError, match="faster-coco-eval, which is not installed"):
+        CocoEvaluator(coco[0], fast=True)
+
+
 def test_wrong_images_and_classes_are_named(coco):
     path, data = coco
     inputs, outputs = _predictions(data)
