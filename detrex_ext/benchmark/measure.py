@@ -44,7 +44,7 @@ class Options:
 def wait(device: str) -> None:
     """Until the device has done what it was told."""
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def seconds(work: Work, device: str = "cpu") -> float:
@@ -67,7 +67,7 @@ def medians(works: Sequence[Work], repeats: int, device: str = "cpu") -> list[fl
 def peak_mib(device: str = "cpu") -> float:
     """Largest resident size of this process so far, in MiB; on CUDA the most memory that was allocated there."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     try:
         # unlike getrusage it does not start from the size of the process that started this one
         line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detrex_ext.runtime import HookBase
+from detrex_ext.structures.placing import moved
 
 
 class ModelEMA:
@@ -39,7 +40,7 @@ class ModelEMA:
             average = self._state[name]
             if average.is_floating_point():
                 averages.append(average)
-                weights.append(value.to(average.device, non_blocking=True))
+                weights.append(moved(value, average.device))
             else:
                 average.copy_(value)
         if averages:

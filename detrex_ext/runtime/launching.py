@@ -130,14 +130,14 @@ def _child(
 
 def _init(device: str, local_rank: int, local_size: int, timeout: timedelta, **kwargs: Any) -> None:
     """Join the process group and make the groups of each machine."""
+    if device == "cuda":
+        torch.cuda.set_device(local_rank)  # first: what the group sets up on a GPU must be on this rank's
     try:
         dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timeout, **kwargs)
     except (ValueError, RuntimeError) as error:
         where = kwargs.get("init_method", "env://")
         raise UserError(f"the processes could not connect through {where}: {str(error).splitlines()[0]}") from error
     comm.create_local_process_group(local_size)
-    if device == "cuda":
-        torch.cuda.set_device(local_rank)
     comm.synchronize()
 
 

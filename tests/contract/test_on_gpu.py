@@ -6,6 +6,7 @@ has done all it was told is noted, by the place in the package: the one copy of 
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -20,11 +21,13 @@ from torch.utils._pytree import tree_leaves
 
 import detrex_ext
 from detrex_ext.criterion import sigmoid
+from detrex_ext.engine.ema import ModelEMA
 from detrex_ext.matching import base
 from detrex_ext.modeling.decoders import staged
 from detrex_ext.structures import Pairs
 from detrex_ext.structures.placing import moved, placed
 from detrex_ext.testing import example_batch
+from detrex_ext.testing.invariants import as_found
 
 from .hosts import CHUNKS, HOSTS, STRATEGIES, host_for
 
@@ -129,6 +132,21 @@ def test_what_waits_is_seen(gpu):
         moved(x, "cpu")
         moved(torch.zeros(2), "cuda"), placed([1.0], x), placed([1, 2], x, torch.int64)
     assert sum(waits.found.values()) == 3
+
+
+def test_an_average_on_the_host_waits_for_the_weights(gpu):
+    model = torch.nn.Linear(2, 3, device="cuda")
+    average = ModelEMA(model, device="cpu")
+    with Waits() as waits:
+        average.update()
+    assert sum(waits.found.values()) == 2  # not waiting would be to average what is not there yet
+
+
+def test_checks_leave_the_random_numbers_of_the_device_alone(gpu, monkeypatch):
+    kept = []
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: kept.extend(devices) or contextlib.nullcontext())
+    with as_found(on_gpu("detr", "none")):
+        assert [x.type for x in kept] == ["cuda"]
 
 
 def test_what_is_computed_again_shows_the_device_of_its_random_numbers(gpu, monkeypatch):

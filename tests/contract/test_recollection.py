@@ -10,7 +10,8 @@ import torch
 from detrex_ext.modeling.decoders.staged import StagedDecoder
 from detrex_ext.strategies import QueryRecollection
 from detrex_ext.structures import Queries, Slot
-from detrex_ext.testing import _watch, example_batch
+from detrex_ext.testing import example_batch
+from detrex_ext.testing.passes import watch
 
 from .hosts import HOSTS, LAYERS, STRATEGIES
 from .steps import assert_same_step, repeat_memory, training_step
@@ -99,7 +100,7 @@ def decode(model, strategy, objects=(2, 0)):
     model.train().use({"checked": strategy})
     model.decoder.register_forward_hook(lambda decoder, given, sets: entered.append(sets))
     torch.manual_seed(0)
-    _watch(model, example_batch(model.num_classes, objects), lambda stage, layer, q, mem: entered.append(mem))
+    watch(model, example_batch(model.num_classes, objects), lambda stage, layer, q, mem: entered.append(mem))
     return [s for s in entered[-1] if s.group == "main"], list(history), entered[0]
 
 

@@ -45,6 +45,14 @@ def test_medians_take_turns():
     assert seen == list("ababab")
 
 
+def test_of_several_gpus_the_one_that_works_is_looked_at(monkeypatch):
+    looked = []
+    monkeypatch.setattr(torch.cuda, "synchronize", looked.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: looked.append(device) or 2**21)
+    measure.wait("cuda:1")
+    assert measure.peak_mib("cuda:1") == 2 and looked == ["cuda:1", "cuda:1"]
+
+
 def test_work_of_a_product():
     a, b = torch.randn(8, 16), torch.randn(16, 4)
     flops, moved = measure.work_of(lambda: (a @ b).view(-1))

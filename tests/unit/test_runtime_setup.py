@@ -19,9 +19,11 @@ from omegaconf import OmegaConf
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import (
     collect_env_info,
+    comm,
     default_argument_parser,
     default_setup,
     launch,
+    launching,
     seed_all_rng,
     setup_logger,
 )
@@ -84,6 +86,16 @@ def test_impossible_numbers_are_refused():
         launch(print, 1, num_machines=2, machine_rank=2, device="cpu")
     with pytest.raises(UserError, match="--dist-url tcp://"):
         launch(print, 1, num_machines=2, device="cpu")
+
+
+def test_a_process_takes_its_gpu_before_it_joins_the_others(monkeypatch):
+    done = []
+    monkeypatch.setattr(torch.cuda, "set_device", done.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: done.append(backend))
+    for name in ("create_local_process_group", "synchronize"):
+        monkeypatch.setattr(comm, name, lambda *_: None)
+    launching._init("cuda", 1, 2, launching.DEFAULT_TIMEOUT)
+    assert done == [1, "nccl"]
 
 
 _SCRIPT = """
