@@ -16,7 +16,7 @@ class Finding:
 
     Attributes:
         kind: stable name, e.g. "unknown_category".
-        severity: "error" (training would fail or learn nonsense), "warning" (handled, but look), "note".
+        severity: "error" (training would fail or learn nonsense) or "warning" (handled, but look).
         text: what it is and what is done about it, or what to do.
         count: occurrences.
         examples: the first few, each naming the annotation or image.
@@ -99,7 +99,7 @@ class Report:
             lines.append(f"  pictures in  {self.images}")
         if self.classes:
             lines += ["", *self._class_table()]
-        for severity in ("error", "warning", "note"):
+        for severity in ("error", "warning"):
             for finding in self.findings.values():
                 if finding.severity == severity:
                     lines += ["", f"  {severity}: {finding.count} x {finding.kind}: {finding.text}"]

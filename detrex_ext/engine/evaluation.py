@@ -15,7 +15,7 @@ from detrex_ext.checkpoint import Checkpointer, load_weights, read_checkpoint
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, default_setup
 
-from . import setup
+from . import folder, setup
 
 
 def run_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     Raises:
         UserError: no checkpoint, or one of other classes or of another model.
     """
-    path, output_dir = cfg.train.init_checkpoint, cfg.train.output_dir
+    path, output_dir = cfg.train.init_checkpoint, folder.named(cfg.train.output_dir)
     if getattr(args, "resume", False):
         saved = Checkpointer.newest(output_dir)
         if saved is None:

@@ -13,6 +13,13 @@ _RESULTS = ("last_checkpoint", "metrics.json", "evaluation.json", "model_*.pth",
 METRICS = "metrics.json"
 
 
+def named(folder: str | None) -> str:
+    """The name of a run's folder; a `UserError` where it is empty."""
+    if not folder:
+        raise UserError("train.output_dir is empty: name the folder of the run")
+    return folder
+
+
 def holds_a_run(folder: str | os.PathLike) -> list[str]:
     """Names of checkpoints and metrics in a folder: what another run would write over."""
     found = [p for pattern in _RESULTS[:4] for p in Path(folder).glob(pattern)]

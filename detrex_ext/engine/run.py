@@ -50,7 +50,7 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     """
     resume = bool(getattr(args, "resume", False))
     setup.settle(cfg)
-    output_dir = cfg.train.output_dir
+    output_dir = folder.named(cfg.train.output_dir)
     old = folder.claim(output_dir, resume, cfg.train.overwrite)
     saved = Checkpointer.newest(output_dir) if resume else None
     if saved and cfg.train.seed < 0:

@@ -15,7 +15,7 @@ from detrex_ext.checkpoint import load_weights
 from detrex_ext.config import build, get_config, save_config
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
-from detrex_ext.runtime.devices import usable_device
+from detrex_ext.runtime.devices import own_device
 
 logger = logging.getLogger(__name__)
 EMA_KEY = "ema_state"
@@ -48,8 +48,6 @@ def settle(cfg: DictConfig) -> None:
             "  configs/small.py shows one that is whole"
         )
     _fill(cfg.train, get_config("common/train.py").train)
-    if not cfg.train.output_dir:
-        raise UserError("train.output_dir is empty: name the folder of the run")
     if cfg.train.fast_dev_run.enabled:
         cfg.train.update(max_iter=20, eval_period=10, log_period=1)
     for key in ("max_iter", "log_period", "accumulate_steps"):
@@ -139,7 +137,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
     Raises:
         UserError: there is no such device, or an option of the model is refused.
     """
-    device = usable_device(cfg.train.device, "train.device")
+    device = own_device(cfg.train.device, "train.device", comm.get_world_size())
     model = build(cfg.model, "model").to(device)
     if cfg.train.get("channels_last"):
         model = model.to(memory_format=torch.channels_last)
