@@ -17,10 +17,14 @@ class MetricBuffer:
     """Collects the scalars of every step and puts them into the storage, averaged over ranks, when flushed.
 
     One device-to-host copy and one gather per flush, however many steps and losses it holds.
+
+    Args:
+        skipping: a step whose gradient is not finite changes no weight, as a loss scaler has it, and is no error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, skipping: bool = False) -> None:
         self._steps: list[_Step] = []
+        self._skipping = skipping
 
     def add(self, iteration: int, scalars: Mapping[str, Tensor], data_time: float) -> None:
         """Keeps the scalars of a step, detached, where they are.
@@ -37,7 +41,7 @@ class MetricBuffer:
         """Moves everything into the storage of rank 0. Collective: every rank calls it at the same step.
 
         Raises:
-            FloatingPointError: on all ranks, where a gradient norm was not finite: the weights are spoilt.
+            FloatingPointError: on all ranks, where a gradient norm was not finite and the weights are spoilt by it.
         """
         if not self._steps:
             return
@@ -51,7 +55,7 @@ class MetricBuffer:
         for per_rank in zip(*comm.gather(rows), strict=True):
             self._put(storage, per_rank)
         for iteration, scalars, _ in rows:
-            if not math.isfinite(scalars.get("grad_norm", 0.0)):
+            if not self._skipping and not math.isfinite(scalars.get("grad_norm", 0.0)):
                 raise FloatingPointError(f"the gradient norm of iteration {iteration} is {scalars['grad_norm']}")
 
     @staticmethod

@@ -63,7 +63,7 @@ class Trainer(TrainerBase):
         self.precision = precision or Precision(self.device.type)
         self.accumulate_steps, self.clip_grad = accumulate_steps, clip_grad
         self.log_period = log_period
-        self.metrics, self.rng = MetricBuffer(), RngState()
+        self.metrics, self.rng = MetricBuffer(self.precision.scaler.is_enabled()), RngState()
         self.stop_signal = self.stopping = 0
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         inner = model.module if isinstance(model, DistributedDataParallel) else model

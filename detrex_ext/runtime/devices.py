@@ -28,3 +28,25 @@ def usable_device(name: str | torch.device, option: str) -> torch.device:
         few = f"only {found} GPU{'s' if found > 1 else ''}" if found else "no GPU"
         raise UserError(f"{option}={name}: there is {few} that torch can use\n  for the CPU: {option}=cpu")
     return device
+
+
+def own_device(name: str | torch.device, option: str, processes: int) -> torch.device:
+    """The usable device of that name, as this process's own: a GPU given by number becomes the current one.
+
+    It is the current GPU whose memory and random numbers are meant where none is named.
+
+    Args:
+        name, option: as for :func:`usable_device`.
+        processes: of the job.
+
+    Raises:
+        UserError: as :func:`usable_device`; or several processes would share the GPU.
+    """
+    device = usable_device(name, option)
+    if device.type == "cuda" and device.index is not None:
+        if processes > 1:
+            raise UserError(
+                f"{option}={name} with {processes} processes: each has a GPU of its own\n  use {option}=cuda"
+            )
+        torch.cuda.set_device(device)
+    return device

@@ -185,6 +185,28 @@ def test_clipping_bounds_the_step_and_logs_the_norm_before_it():
     assert norm == pytest.approx(float((weights(free) - start).norm()) / 0.1, rel=1e-4)
 
 
+def test_a_gradient_too_large_for_fp16_is_a_step_that_is_skipped():
+    """The scale of losses starts so high that the first ones are."""
+
+    class Steep(Model):
+        def forward(self, batch, effective=None):
+            return {name: 1e3 * loss for name, loss in super().forward(batch, effective).items()}
+
+    norms = []
+    t = trainer(Steep(), 1e-6, precision=Precision("cpu", True, "fp16"), clip_grad={"max_norm": 1.0}, log_period=1)
+    start = weights(t)
+
+    class Look(HookBase):
+        def after_step(self):
+            norm = t.storage.latest()["grad_norm"][0]
+            assert math.isfinite(norm) or norms or torch.equal(weights(t), start)
+            norms.append(norm)
+
+    t.register_hooks([Look()])
+    t.train(0, 20)
+    assert not math.isfinite(norms[0]) and math.isfinite(norms[-1]) and not torch.equal(weights(t), start)
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_mixed_precision_trains_in_both_types(dtype):
     seen = []

@@ -22,6 +22,7 @@ from detrex_ext.runtime import (
     comm,
     default_argument_parser,
     default_setup,
+    devices,
     launch,
     launching,
     seed_all_rng,
@@ -86,6 +87,17 @@ def test_impossible_numbers_are_refused():
         launch(print, 1, num_machines=2, machine_rank=2, device="cpu")
     with pytest.raises(UserError, match="--dist-url tcp://"):
         launch(print, 1, num_machines=2, device="cpu")
+
+
+def test_a_gpu_by_number_is_the_current_one_of_the_one_process(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert devices.own_device("cuda:1", "train.device", 1) == torch.device("cuda:1") == taken[0]
+    assert devices.own_device("cuda", "train.device", 2) == torch.device("cuda") and len(taken) == 1
+    with pytest.raises(UserError, match="train.device=cuda:1 with 2 processes.*\n.*train.device=cuda$"):
+        devices.own_device("cuda:1", "train.device", 2)
 
 
 def test_a_process_takes_its_gpu_before_it_joins_the_others(monkeypatch):
