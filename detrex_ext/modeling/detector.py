@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from detrex_ext.runtime import instantiate
 from detrex_ext.structures import Features, SupervisedSet, Targets
 
-from .postprocess import Postprocess
 from .preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -47,8 +46,6 @@ class Detector(nn.Module):
         self.preprocess, self.backbone, self.neck = preprocess, backbone, neck
         self.encoder, self.queries, self.decoder = encoder, queries, decoder
         self.postprocess, self.num_classes = postprocess, num_classes
-        if isinstance(postprocess, Postprocess):
-            postprocess.check(len(decoder.eval_order))
         # instantiate() does not look into plain dicts, and a config's dicts of parts are plain, to be overlaid
         self.strategies: dict[str, Strategy] = {k: instantiate(s) for k, s in (strategies or {}).items() if s}
         self.rules: dict[str, Rule] = {}

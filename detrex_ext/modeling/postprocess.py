@@ -6,7 +6,6 @@ Shape legend: B images, Q queries, K classes, N kept candidates per image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ class Postprocess:
 
     Args:
         top_k: pairs per picture, out of all classes of all queries; None = every query with its best class.
-        last_stages: each query answers with the most confident of its predictions of so many last stages.
         nms: of two boxes of one class with a higher IoU than this, the one with the lower score is dropped, before
             the best ``top_k`` are taken; for models of which several queries answer for an object. None = all stay.
         nms_of: at most so many best pairs enter the suppression.
@@ -34,22 +32,13 @@ class Postprocess:
     def __init__(
         self,
         top_k: int | None = 300,
-        last_stages: int = 1,
         nms: float | None = None,
         nms_of: int = 10000,
         class_agnostic: bool = False,
     ) -> None:
-        if last_stages < 1:
-            raise ValueError(f"last_stages must be at least 1, got {last_stages}")
         if nms is not None and not 0 < nms <= 1:
             raise ValueError(f"nms is an IoU between 0 and 1, or None for no suppression; got {nms}")
-        self.top_k, self.last_stages = top_k, last_stages
-        self.nms, self.nms_of, self.class_agnostic = nms, nms_of, class_agnostic
-
-    def check(self, stages: int) -> None:
-        """Raises a ``ValueError`` where inference runs fewer stages than are to be looked at."""
-        if self.last_stages > stages:
-            raise ValueError(f"last_stages={self.last_stages}: inference has {stages} main sets, one for each stage")
+        self.top_k, self.nms, self.nms_of, self.class_agnostic = top_k, nms, nms_of, class_agnostic
 
     def __call__(
         self, sets: Sequence[SupervisedSet], image_hw_B2: Tensor, batched_inputs: Sequence[Mapping[str, Any]]
@@ -68,11 +57,12 @@ class Postprocess:
 
         Raises:
             FloatingPointError: a box or score is not finite.
-            ValueError: the decoder emitted fewer main sets than are to be looked at.
+            ValueError: the decoder emitted no such set.
         """
         main = main_sets(sets)
-        self.check(len(main))
-        chosen = main[-1] if self.last_stages == 1 else most_confident(main[-self.last_stages :])
+        if not main:
+            raise ValueError(f"no main set among {[(s.group, s.path, s.stage) for s in sets]}")
+        chosen = main[-1]
         sizes = _output_sizes(image_hw_B2, batched_inputs)
         pairs = self.top_k if self.nms is None or self.top_k is None else self.nms_of
         scores_BN, labels_BN, query_BN = top_candidates(chosen.logits_BQK, pairs, chosen.softmax)
@@ -100,19 +90,6 @@ class Postprocess:
 def main_sets(sets: Sequence[SupervisedSet]) -> list[SupervisedSet]:
     """The plain sets of group "main", by stage."""
     return sorted((s for s in sets if s.group == "main" and s.path == "plain"), key=lambda s: s.stage)
-
-
-def most_confident(sets: Sequence[SupervisedSet]) -> SupervisedSet:
-    """Query by query the prediction of highest class score; of equals the latest."""
-    latest_first = sets[::-1]
-    logits_NBQK = torch.stack([s.logits_BQK for s in latest_first])
-    boxes_NBQ4 = torch.stack([s.boxes_BQ4 for s in latest_first])
-    best_BQ = class_scores(logits_NBQK, sets[-1].softmax).amax(-1).max(0).indices
-
-    def pick(x_NBQ: Tensor) -> Tensor:
-        return x_NBQ.gather(0, best_BQ[None, ..., None].expand(1, -1, -1, x_NBQ.shape[-1]))[0]
-
-    return replace(sets[-1], logits_BQK=pick(logits_NBQK), boxes_BQ4=pick(boxes_NBQ4))
 
 
 def top_candidates(logits_BQK: Tensor, top_k: int | None, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:

@@ -144,7 +144,6 @@ def test_the_sqr_overlay_lies_over_any_host(name):
         ("model.strategies.sqr.start_stage=3", "start_stage=3: nothing is recollected, the last stage is 2"),
         ("model.strategies.dac.first_stage=3", "first_stage=3: no auxiliary set is supervised, the last stage is 2"),
         ("model.decoder.chunk=0", "chunk must be at least 1"),
-        ("model.postprocess.last_stages=4", "last_stages=4: inference has 3 main sets"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused_before_training(option, message):
