@@ -213,11 +213,11 @@ FAULTS = (
         ("tests/unit/test_backbones_swin.py",),
     ),
     Fault(
-        "the worst queries of an earlier set are recollected",
-        "strategies/recollection.py",
-        "score_BQ.topk(min(k, score_BQ.shape[1]), dim=1)",
-        "score_BQ.topk(min(k, score_BQ.shape[1]), dim=1, largest=False)",
-        ("tests/unit/test_recollection.py",),
+        "numbers of the host wait for the GPU",
+        "structures/placing.py",
+        'non_blocking=x.device.type == "cpu"',
+        "non_blocking=False",
+        ("tests/contract/test_on_gpu.py",),
     ),
     Fault(
         "stage weights are one stage off",
@@ -227,11 +227,11 @@ FAULTS = (
         ("tests/unit/test_criterion_sets.py",),
     ),
     Fault(
-        "boxes of another stage than the scores",
-        "modeling/postprocess.py",
-        "boxes_BQ4=pick(boxes_NBQ4))",
-        "boxes_BQ4=boxes_NBQ4[0])",
-        ("tests/unit/test_postprocess.py",),
+        "a gradient that overflows in fp16 ends the training",
+        "engine/metrics.py",
+        "if not self._skipping and not math.isfinite",
+        "if not math.isfinite",
+        ("tests/unit/test_engine_trainer.py",),
     ),
     Fault(
         "a smaller decoder gets the weights of the wrong stage",
