@@ -23,7 +23,7 @@ import detrex_ext
 from detrex_ext.criterion import sigmoid
 from detrex_ext.engine.ema import ModelEMA
 from detrex_ext.matching import base
-from detrex_ext.modeling.decoders import staged
+from detrex_ext.modeling.decoders import chunks
 from detrex_ext.structures import Pairs
 from detrex_ext.structures.placing import moved, placed
 from detrex_ext.testing import example_batch
@@ -152,7 +152,7 @@ def test_checks_leave_the_random_numbers_of_the_device_alone(gpu, monkeypatch):
 def test_what_is_computed_again_shows_the_device_of_its_random_numbers(gpu, monkeypatch):
     """torch restores the random state of the devices of tensor arguments; without, dropout would be another."""
     given = []
-    monkeypatch.setattr(staged, "checkpoint", lambda run, *args, **named: given.append(args) or run(*args))
+    monkeypatch.setattr(chunks, "checkpoint", lambda run, *args, **named: given.append(args) or run(*args))
     model = on_gpu("dino", *CHUNKS)
     model(example_batch(model.num_classes, (3, 1)))
     assert given and all(any(isinstance(x, Tensor) and x.is_cuda for x in args) for args in given)

@@ -9,15 +9,15 @@ Shape legend: B images, T tokens, L tokens of a domain, C channels, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from detrex_ext.layers.blockwise import pays
 from detrex_ext.structures import Given, Memory, Queries, SupervisedSet
+
+from .chunks import in_chunks, reassemble, recomputed
 
 Attend = Callable[..., Tensor]
 
@@ -123,19 +123,12 @@ class StagedDecoder(nn.Module):
         def leave(x: Queries) -> tuple[Tensor, Tensor, Queries]:
             return self.predict(layer, self.cross_attend(layer, x, kv, mem), mem)
 
-        parts = self._chunks(q) if self.chunk is not None and self.training else []
+        parts = in_chunks(q, self.chunk) if self.chunk is not None and self.training else []
         if len(parts) < 2:
             # many tensors, few products: of many tokens it is as fast to compute them again as to keep them
-            return leave(_recomputed(enter, q) if pays(q.content_BTC) else enter(q))
-        outs = [_recomputed(lambda part: leave(enter(part)), q.select(flags)) for flags in parts]
-        return _reassemble(q, parts, outs)
-
-    def _chunks(self, q: Queries) -> list[list[bool]]:
-        """Flags per slot for each run of ``chunk`` whole domains; a slot without a domain counts as one."""
-        keys = [("slot", i) if s.domain is None else ("domain", s.domain) for i, s in enumerate(q.slots)]
-        names = list(dict.fromkeys(keys))
-        groups = [names[i : i + self.chunk] for i in range(0, len(names), self.chunk)]
-        return [[key in group for key in keys] for group in groups]
+            return leave(recomputed(enter, q) if pays(q.content_BTC) else enter(q))
+        outs = [recomputed(lambda part: leave(enter(part)), q.select(flags)) for flags in parts]
+        return reassemble(q, parts, outs)
 
     def attend_then_norm(self, layer: int, x: Queries, pos_BTC: Tensor) -> Queries:
         """Self-attention per domain with residual, then the norm: hosts whose layers hold both under detrex's names."""
@@ -181,13 +174,6 @@ class StagedDecoder(nn.Module):
         return torch.cat([p for _, p in sorted(pieces, key=lambda item: item[0])], 1)
 
 
-def _recomputed(run: Callable[[Queries], Any], q: Queries) -> Any:
-    """``run(q)``, which the backward pass computes again instead of keeping what is inside."""
-    # by the tensors it is given torch knows the device whose random state dropout must find again; it does not look
-    # into queries
-    return checkpoint(lambda content_BTC, part: run(part), q.content_BTC, q, use_reentrant=False)
-
-
 def _fold(x_BT: Tensor, members: list[list[tuple[int, int]]], length: int) -> Tensor:
     """(B, T, ...) -> (B n, L, ...) for n domains of equal length; a view where their tokens are contiguous."""
     spans = [span for m in members for span in m]
@@ -196,38 +182,6 @@ def _fold(x_BT: Tensor, members: list[list[tuple[int, int]]], length: int) -> Te
     else:
         picked = torch.cat([x_BT[:, a:b] for a, b in spans], 1)
     return picked.unflatten(1, (len(members), length)).flatten(0, 1)
-
-
-def _reassemble(
-    q: Queries, parts: list[list[bool]], outs: list[tuple[Tensor, Tensor, Queries]]
-) -> tuple[Tensor, Tensor, Queries]:
-    """Chunk outcomes back in the slot order of ``q``."""
-    where: dict[int, tuple[int, int, int]] = {}
-    for c, flags in enumerate(parts):
-        at = 0
-        for i, on in enumerate(flags):
-            if on:
-                where[i] = (c, at, at + q.slots[i].size)
-                at += q.slots[i].size
-
-    def join(tensors: list[Tensor]) -> Tensor:
-        return torch.cat([tensors[c][:, a:b] for c, a, b in (where[i] for i in range(len(q.slots)))], 1)
-
-    nexts = [o[2] for o in outs]
-    point = {i: n.slots[k].point for n, flags in zip(nexts, parts, strict=True) for k, i in enumerate(_on(flags))}
-    joined = Queries(
-        join([n.content_BTC for n in nexts]),
-        join([n.ref_BT4 for n in nexts]),
-        tuple(replace(s, point=point[i]) for i, s in enumerate(q.slots)),
-        q.masks,
-        q.given,
-        {k: join([n.extra[k] for n in nexts]) for k in nexts[0].extra},
-    )
-    return join([o[0] for o in outs]), join([o[1] for o in outs]), joined
-
-
-def _on(flags: list[bool]) -> list[int]:
-    return [i for i, on in enumerate(flags) if on]
 
 
 def drop_scratch(extra: dict[str, Tensor]) -> dict[str, Tensor]:

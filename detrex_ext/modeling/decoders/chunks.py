@@ -1,0 +1,55 @@
+"""A stage's query sets a few at a time, computed again in the backward pass instead of kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from detrex_ext.structures import Queries
+
+Stage = tuple[Tensor, Tensor, Queries]
+
+
+def in_chunks(q: Queries, size: int) -> list[list[bool]]:
+    """Flags per slot for each run of ``size`` whole self-attention domains; a slot without a domain counts as one."""
+    keys = [("slot", i) if s.domain is None else ("domain", s.domain) for i, s in enumerate(q.slots)]
+    names = list(dict.fromkeys(keys))
+    groups = [names[i : i + size] for i in range(0, len(names), size)]
+    return [[key in group for key in keys] for group in groups]
+
+
+def recomputed(run: Callable[[Queries], Any], q: Queries) -> Any:
+    """``run(q)``, which the backward pass computes again instead of keeping what is inside."""
+    # by the tensors it is given torch knows the device whose random state dropout must find again; it does not look
+    # into queries
+    return checkpoint(lambda content_BTC, part: run(part), q.content_BTC, q, use_reentrant=False)
+
+
+def reassemble(q: Queries, parts: Sequence[Sequence[bool]], outs: Sequence[Stage]) -> Stage:
+    """Logits, boxes and queries of all chunks in the slot order of ``q``."""
+    where: dict[int, tuple[int, int, int]] = {}
+    points: dict[int, bool] = {}
+    for c, flags in enumerate(parts):
+        on = [i for i, flag in enumerate(flags) if flag]
+        after = outs[c][2]
+        where.update({i: (c, a, b) for i, (_, a, b) in zip(on, after.spans(), strict=True)})
+        points.update({i: s.point for i, s in zip(on, after.slots, strict=True)})
+
+    def join(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([tensors[c][:, a:b] for c, a, b in (where[i] for i in range(len(q.slots)))], 1)
+
+    logits, boxes, nexts = zip(*outs, strict=True)
+    joined = Queries(
+        join([n.content_BTC for n in nexts]),
+        join([n.ref_BT4 for n in nexts]),
+        tuple(replace(s, point=points[i]) for i, s in enumerate(q.slots)),
+        q.masks,
+        q.given,
+        {k: join([n.extra[k] for n in nexts]) for k in nexts[0].extra},
+    )
+    return join(logits), join(boxes), joined
