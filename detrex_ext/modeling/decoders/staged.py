@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detrex_ext.layers.blockwise import pays
 from detrex_ext.structures import Given, Memory, Queries, SupervisedSet
 
 from .chunks import in_chunks, reassemble, recomputed
@@ -117,17 +116,14 @@ class StagedDecoder(nn.Module):
     def _stage(self, layer: int, q: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
         kv = self.project(layer, mem)
 
-        def enter(part: Queries) -> Queries:
-            return self.self_attend(layer, self.condition(layer, part, mem))
-
-        def leave(x: Queries) -> tuple[Tensor, Tensor, Queries]:
+        def run(part: Queries) -> tuple[Tensor, Tensor, Queries]:
+            x = self.self_attend(layer, self.condition(layer, part, mem))
             return self.predict(layer, self.cross_attend(layer, x, kv, mem), mem)
 
         parts = in_chunks(q, self.chunk) if self.chunk is not None and self.training else []
         if len(parts) < 2:
-            # many tensors, few products: of many tokens it is as fast to compute them again as to keep them
-            return leave(recomputed(enter, q) if pays(q.content_BTC) else enter(q))
-        outs = [recomputed(lambda part: leave(enter(part)), q.select(flags)) for flags in parts]
+            return run(q)
+        outs = [recomputed(run, q.select(flags)) for flags in parts]
         return reassemble(q, parts, outs)
 
     def attend_then_norm(self, layer: int, x: Queries, pos_BTC: Tensor) -> Queries:
