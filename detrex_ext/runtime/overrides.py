@@ -1,8 +1,8 @@
 """Strict `key=value` overrides of a config.
 
 Values are read with hydra's override grammar. A key must exist or be a keyword that the target of its call accepts;
-a value must be of the type of the one it replaces. `~/` in front is
-the home folder. `+key=value` adds a key, `++key=value` sets whatever is there.
+a value must be of the type of the one it replaces; `~/` in front of it is the home folder. `+key=value` adds a key,
+`++key=value` sets whatever is there.
 """
 
 from __future__ import annotations
