@@ -21,7 +21,7 @@ from detrex_ext.runtime import LazyConfig, instantiate
 from detrex_ext.runtime.standalone.lazy import PACKAGE
 
 Overlay = str | os.PathLike | tuple[str | os.PathLike, Mapping[str, Any]]
-_PACKAGE_DIR = Path(__file__).resolve().parent
+_PACKAGE_DIR = Path(__file__).resolve().parents[1]
 _SUFFIXES = (".py", ".yaml", ".yml")
 
 

@@ -1,0 +1,12 @@
+"""Names of before, and what they are called now: configs, checkpoints and command lines that use them still work.
+
+Each use is told once in the log, with the new name.
+"""
+
+from __future__ import annotations
+
+# `_target_` of a config: where the class or function was -> where it is.
+TARGETS: dict[str, str] = {}
+
+# Config keys: before -> now.
+KEYS: dict[str, str] = {}
