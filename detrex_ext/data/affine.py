@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from detrex_ext.data.sample import Sample
+from detrex_ext.data.transforms import Sample
 
 # ImageNet statistics in RGB, 0-255: what models of this package normalise with.
 PIXEL_MEAN = (123.675, 116.28, 103.53)

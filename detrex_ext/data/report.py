@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass, field
+
+from tabulate import tabulate
 
 from detrex_ext.errors import UserError
 
@@ -28,24 +32,13 @@ class Finding:
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
-    @property
-    def label(self) -> str:
-        """The kind in words, with its count."""
-        return self.kind.replace("_", " ") + (f" ({self.count} times)" if self.count > 1 else "")
-
-    def add(self, example: str) -> None:
-        """Count one more occurrence."""
-        self.count += 1
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append(example)
-
 
 @dataclass
 class Report:
     """The result of checking one annotation file.
 
     Attributes:
-        json: the file. images: the picture folder, "" where pictures were not looked at.
+        json: the file. images: the image folder, "" where images were not looked at.
         classes: per class name: boxes "total", "small", "medium", "large" (COCO's areas), and "images" with the class.
         findings: by kind, in the order found.
     """
@@ -61,7 +54,10 @@ class Report:
 
     def add(self, kind: str, severity: str, text: str, example: str) -> None:
         """Record one occurrence of a fault."""
-        self.findings.setdefault(kind, Finding(kind, severity, text)).add(example)
+        finding = self.findings.setdefault(kind, Finding(kind, severity, text))
+        finding.count += 1
+        if len(finding.examples) < MAX_EXAMPLES:
+            finding.examples.append(example)
 
     @property
     def errors(self) -> list[Finding]:
@@ -71,22 +67,21 @@ class Report:
     def warnings(self) -> list[Finding]:
         return [f for f in self.findings.values() if f.severity == "warning"]
 
-    def raise_errors(self) -> None:
-        """Raise one UserError that names every kind of error, or do nothing."""
-        if not self.errors:
+    def raise_errors(self, kinds: Collection[str] | None = None) -> None:
+        """Raise one UserError that names every kind of error, or of those `kinds`; or do nothing."""
+        errors = [f for f in self.errors if kinds is None or f.kind in kinds]
+        if not errors:
             return
-        lines = [f"{self.json}: " + "; ".join(finding.label for finding in self.errors)]
-        for finding in self.errors:
-            lines.append(f"  {finding.text}")
-            lines.append(f"  first: {finding.examples[0]}")
+        labels = [f.kind.replace("_", " ") + (f" ({f.count} times)" if f.count > 1 else "") for f in errors]
+        lines = [f"{self.json}: " + "; ".join(labels)]
+        for finding in errors:
+            lines += [f"  {finding.text}", f"  first: {finding.examples[0]}"]
         lines.append(f"  the whole list: python -m detrex_ext check {self.json}")
         raise UserError("\n".join(lines))
 
     def to_dict(self) -> dict:
         """Plain data for `--json`."""
-        findings = [vars(f) for f in self.findings.values()]
-        plain = {k: v for k, v in vars(self).items() if k != "findings"}
-        return {**plain, "ok": not self.errors, "findings": findings}
+        return {**vars(self), "ok": not self.errors, "findings": [vars(f) for f in self.findings.values()]}
 
     def text(self) -> str:
         """The report for a terminal."""
@@ -96,26 +91,15 @@ class Report:
             f"  annotations  {self.num_annotations}" + (f"  ({self.num_crowd} crowd)" if self.num_crowd else ""),
         ]
         if self.images:
-            lines.append(f"  pictures in  {self.images}")
+            lines.append(f"  images in    {self.images}")
         if self.classes:
-            lines += ["", *self._class_table()]
-        for severity in ("error", "warning"):
-            for finding in self.findings.values():
-                if finding.severity == severity:
-                    lines += ["", f"  {severity}: {finding.count} x {finding.kind}: {finding.text}"]
-                    lines += [f"    {example}" for example in finding.examples]
-                    if finding.count > len(finding.examples):
-                        lines.append(f"    and {finding.count - len(finding.examples)} more")
+            rows = [[n if len(n) <= 30 else n[:27] + "...", *row.values()] for n, row in self.classes.items()]
+            table = tabulate(rows, ["class", "boxes", *SIZES, "images"], "plain", disable_numparse=[0])
+            lines += ["", textwrap.indent(table, "  ")]
+        for finding in self.errors + self.warnings:
+            lines += ["", f"  {finding.severity}: {finding.count} x {finding.kind}: {finding.text}"]
+            lines += [f"    {example}" for example in finding.examples]
+            if finding.count > len(finding.examples):
+                lines.append(f"    and {finding.count - len(finding.examples)} more")
         verdict = f"{len(self.errors)} kinds of errors, {len(self.warnings)} of warnings"
-        lines += ["", "  " + ("no errors" if not self.errors else verdict)]
-        return "\n".join(lines)
-
-    def _class_table(self) -> list[str]:
-        names = [name if len(name) <= 30 else name[:27] + "..." for name in self.classes]
-        wide = max(len(n) for n in [*names, "class"])
-        head = f"  {'class':{wide}}" + "".join(f"{c:>9}" for c in ("boxes", *SIZES, "images"))
-        rows = [
-            f"  {name:{wide}}" + "".join(f"{row[c]:>9}" for c in ("total", *SIZES, "images"))
-            for name, row in zip(names, self.classes.values(), strict=True)
-        ]
-        return [head, *rows]
+        return "\n".join([*lines, "", "  " + ("no errors" if not self.errors else verdict)])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from detrex_ext.data import RandomCrop, RandomFlip, RandomTranspose, Resize, ResizeShortestEdge
 from detrex_ext.data.affine import RandomAffine, RandomChannelGain
-from detrex_ext.data.sample import Sample
+from detrex_ext.data.transforms import Sample
 from detrex_ext.data.transforms import shortest_edge_size
 
 
