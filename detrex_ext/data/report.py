@@ -81,7 +81,8 @@ class Report:
 
     def to_dict(self) -> dict:
         """Plain data for `--json`."""
-        return {**vars(self), "ok": not self.errors, "findings": [vars(f) for f in self.findings.values()]}
+        plain = {key: value for key, value in vars(self).items() if key != "findings"}
+        return {**plain, "ok": not self.errors, "findings": [vars(f) for f in self.findings.values()]}
 
     def text(self) -> str:
         """The report for a terminal."""

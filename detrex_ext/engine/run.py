@@ -65,7 +65,7 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
         setup.init_weights(cfg, model, classes)
     extra = {
         "class_names": classes.names,
-        "category_ids": classes.category_ids,
+        "category_ids": classes.ids,
         "config": setup.save_final_config(cfg),
         "seed": cfg.train.seed,
     }
