@@ -19,11 +19,6 @@ _BORDERS = (32.0**2, 96.0**2)
 # A box may pass the border by this much (rounding of the tool that wrote it) without being reported, in pixels.
 _BORDER_TOLERANCE = 0.5
 _IDS = ("id", "image_id", "category_id")
-_BOX_WARNINGS = {
-    "degenerate_box": "no width or height; left out of training",
-    "box_outside_image": "nothing of it is on the image; left out of training",
-    "box_over_border": "it passes the image's border; cut there in training",
-}
 
 
 def is_size(value: object) -> bool:
@@ -46,8 +41,7 @@ def check_categories(data: dict, report: Report) -> dict[int, str]:
     categories = data.get("categories")
     if not isinstance(categories, list) or not categories:
         found = f"'categories' is {categories!r:.80}" if "categories" in data else "the key is absent"
-        text = 'the class names come from "categories": [{"id": 1, "name": "bolt"}, ...]; add it to the file'
-        report.add("no_categories", "error", text, found)
+        report.add("no_categories", found)
         return {}
     found: list[tuple[int, str]] = []
     for position, category in enumerate(categories):
@@ -56,12 +50,11 @@ def check_categories(data: dict, report: Report) -> dict[int, str]:
             name = category.get("name")
             found.append((number, str(number if name is None else name)))
         else:
-            report.add("malformed_category", "error", "a category needs an integer id and a name",
-                       f"categories[{position}] = {category!r}")  # fmt: skip
+            report.add("malformed_category", f"categories[{position}] = {category!r}")
     for value in (v for v, n in Counter(number for number, _ in found).items() if n > 1):
-        report.add("duplicate_category_id", "error", "ids must be unique; renumber them", f"category id {value}")
+        report.add("duplicate_category_id", f"category id {value}")
     for value in (v for v, n in Counter(name for _, name in found).items() if n > 1):
-        report.add("duplicate_category_name", "warning", "they are called NAME (id N) here, to tell them apart", value)
+        report.add("duplicate_category_name", value)
     names = dict(sorted(found, key=lambda pair: pair[0])) if len(found) == len(categories) else {}
     times = Counter(names.values())
     return {k: f"{name} (id {k})" if times[name] > 1 else name for k, name in names.items()}
@@ -70,24 +63,23 @@ def check_categories(data: dict, report: Report) -> dict[int, str]:
 def check_images(images: list[dict], report: Report) -> dict:
     """Add what is wrong with "images" to the report; image id -> entry of those that have an id and a name."""
     if not images:
-        report.add("no_images", "error", "there is nothing to read", "'images' is an empty list")
+        report.add("no_images", "'images' is an empty list")
     by_id: dict = {}
     files: set[str] = set()
     for position, image in enumerate(images):
         name = image.get("file_name")
         label = f"image id {image.get('id')}, {name}"
         if not isinstance(image.get("id"), int | str) or not isinstance(name, str) or not name:
-            text = "an image needs an id and a file_name"
-            report.add("malformed_image", "error", text, f"images[{position}]: {label}")
+            report.add("malformed_image", f"images[{position}]: {label}")
             continue
         if image["id"] in by_id:
-            report.add("duplicate_image_id", "error", "boxes cannot be told apart; give every image its own id", label)
+            report.add("duplicate_image_id", label)
         if name in files:
-            report.add("duplicate_file_name", "warning", "the same image stands in the list twice", label)
+            report.add("duplicate_file_name", label)
         by_id[image["id"]] = image
         files.add(name)
         if not (is_size(image.get("width")) and is_size(image.get("height"))):
-            report.add("missing_size", "warning", "no width or height as a number; the image file's are read", label)
+            report.add("missing_size", label)
     return by_id
 
 
@@ -108,14 +100,12 @@ def check_annotations(annotations: list, images: dict, index: dict, names: dict,
     rows, boxes = [], []
     for position, ann in enumerate(annotations):
         if not isinstance(ann, dict) or ann.get("iscrowd") not in (None, 0, 1) or _has_listed_id(ann):
-            text = "an annotation is an object with plain ids, and iscrowd 0 or 1"
-            report.add("malformed_annotation", "error", text, f"annotations[{position}] = {str(ann)[:200]}")
+            report.add("malformed_annotation", f"annotations[{position}] = {str(ann)[:200]}")
             continue
         _check_ids(ann, position, images, names, seen, report)
         box, area = ann.get("bbox"), ann.get("area")
         if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
-            text = "a box is [x, y, width, height], four finite numbers in pixels"
-            report.add("malformed_box", "error", text, f"{_where(ann, position, images)}: bbox {box!r}")
+            report.add("malformed_box", f"{_where(ann, position, images)}: bbox {box!r}")
             continue
         image_id = ann.get("image_id")
         place = index.get(image_id, -1), class_of.get(ann.get("category_id"), -1), position
@@ -138,7 +128,7 @@ def check_annotations(annotations: list, images: dict, index: dict, names: dict,
             ann, image = annotations[position_P[p]], images[annotations[position_P[p]]["image_id"]]
             size = "" if kind == "degenerate_box" else f", image {image['width']} x {image['height']}"
             example = f"{_where(ann, position_P[p], images)}: bbox {ann['bbox']}{size}"
-            report.add(kind, "warning", _BOX_WARNINGS[kind], example)
+            report.add(kind, example)
         if kind != "box_over_border":
             visible_P &= ~fault_P
     report.num_crowd = int((usable_P & crowd_P).sum())
@@ -160,23 +150,18 @@ def _where(ann: dict, position: int, images: dict) -> str:
 
 def _check_ids(ann: dict, position: int, images: dict, names: dict, seen: set, report: Report) -> None:
     number, image_id, category_id = map(ann.get, _IDS)
-    faults = []
     if number is None:
-        faults.append(("missing_annotation_id", "warning", "harmless here; other COCO tools need ids", ""))
+        report.add("missing_annotation_id", _where(ann, position, images))
     elif number in seen:
-        faults.append(("duplicate_annotation_id", "error", "give every annotation its own id", ""))
+        report.add("duplicate_annotation_id", _where(ann, position, images))
     seen.add(number)
     if image_id not in images:
-        text = "the image is not in the list; these boxes are left out"
-        faults.append(("unknown_image", "warning", text, f": image_id {image_id!r}"))
+        report.add("unknown_image", f"{_where(ann, position, images)}: image_id {image_id!r}")
     if category_id is None:
-        faults.append(("missing_category", "error", "every box needs a category_id; add it or remove the box", ""))
+        report.add("missing_category", _where(ann, position, images))
     elif names and category_id not in names:
         known = ", ".join(map(str, list(names)[:12])) + (", ..." if len(names) > 12 else "")
-        text = f"its categories are {known}; add the missing ones to 'categories', or remove these annotations"
-        faults.append(("unknown_category", "error", text, f": category_id {category_id!r}"))
-    for kind, severity, text, more in faults:
-        report.add(kind, severity, text, _where(ann, position, images) + more)
+        report.add("unknown_category", f"{_where(ann, position, images)}: category_id {category_id!r}", known)
 
 
 def _box_faults(xywh_P4: np.ndarray, hw_P2: np.ndarray) -> dict[str, np.ndarray]:
@@ -199,4 +184,4 @@ def _count(image_P: np.ndarray, class_P: np.ndarray, area_P: np.ndarray, names: 
     for name, sizes, images in zip(names.values(), sizes_K3.tolist(), images_K.tolist(), strict=True):
         report.classes[name] = {"total": sum(sizes), **dict(zip(SIZES, sizes, strict=True)), "images": images}
         if not sum(sizes) and report.num_annotations:
-            report.add("class_without_boxes", "warning", "nothing can be learned of it here", name)
+            report.add("class_without_boxes", name)

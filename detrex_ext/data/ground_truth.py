@@ -11,7 +11,6 @@ import json as jsonlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -87,6 +86,7 @@ class GroundTruth:
         usable = check_images(entries, report)
         known = {e["id"]: e for e in entries if isinstance(e.get("id"), int | float | str)}
         self.image_ids = sorted(known, key=lambda i: (isinstance(i, str), i))
+        self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}
         self.images = PackedRecords(_image(known[image_id]) for image_id in self.image_ids)
         self.boxes: BoxTable | None = None
         if "categories" in data:
@@ -95,10 +95,6 @@ class GroundTruth:
         image_P = np.zeros(0, dtype=np.int64) if self.boxes is None else self.boxes.image_P
         self._order = np.argsort(image_P, kind="stable")
         self._ends = np.searchsorted(image_P[self._order], np.arange(len(self.image_ids) + 1))
-
-    @cached_property
-    def _index(self) -> dict:
-        return {image_id: i for i, image_id in enumerate(self.image_ids)}
 
     def index_of(self, given: Mapping[str, Any]) -> int:
         """Index of the image of an input dict, by its ``image_id``.
@@ -194,14 +190,11 @@ def _read(path: str | Path) -> dict:
 
 
 def _missing(path: Path) -> str:
-    lines = [f"annotation file not found: {path}"]
-    folder = path.parent
-    if not folder.is_dir():
-        while not folder.is_dir() and folder != folder.parent:
-            folder = folder.parent
-        lines.append(f"  there is no folder {path.parent}; the nearest that exists is {folder}")
-    else:
+    folder = next(p for p in (*path.parents, Path("/")) if p.is_dir())
+    if folder == path.parent:
         found = sorted(p.name for p in folder.glob("*.json"))[:8]
-        lines.append(f"  JSON files in {folder}: {', '.join(found) if found else 'none'}")
-    lines.append("  set dataset.train_json / dataset.val_json (with dataset.train_images / dataset.val_images)")
-    return "\n".join(lines)
+        hint = f"JSON files in {folder}: {', '.join(found) or 'none'}"
+    else:
+        hint = f"there is no folder {path.parent}; the nearest that exists is {folder}"
+    return (f"annotation file not found: {path}\n  {hint}\n"
+            "  set dataset.train_json / dataset.val_json (with dataset.train_images / dataset.val_images)")  # fmt: skip

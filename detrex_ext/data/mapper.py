@@ -65,11 +65,8 @@ class DetrMapper:
         height, width = image.shape[:2]
         wanted = size_of(record)
         if wanted != (height, width):
-            raise UnreadableImage(
-                path,
-                f"the file is {width} x {height} (after EXIF rotation), its JSON says "
-                f"{wanted[1]} x {wanted[0]}; the boxes may belong to another version of it",
-            )
+            reason = f"the file is {width} x {height} (after EXIF rotation), its JSON says {wanted[1]} x {wanted[0]}"
+            raise UnreadableImage(path, f"{reason}; the boxes may belong to another version of it")
         sample = Sample(image, *objects_of(record if self.is_train else {}))
         for transform in self.fixed:
             sample = transform(sample, None)
@@ -118,14 +115,12 @@ class SampleCache:
 
     def get(self, index: int, make: Callable[[], Sample]) -> Sample:
         """The sample of `index`, made by `make` unless held. Read-only: it is shared between calls."""
-        sample = self._samples.get(index)
-        if sample is not None:
-            return sample
+        if index in self._samples:
+            return self._samples[index]
         sample = make()
-        size = sample.image.nbytes
-        if self.used + size <= self.limit:
+        if self.used + sample.image.nbytes <= self.limit:
             self._samples[index] = sample
-            self.used += size
+            self.used += sample.image.nbytes
         elif not self._full:
             self._full = True
             logger.warning("image cache is full: %d images, %d MiB", len(self), self.used // 2**20)

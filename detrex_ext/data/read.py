@@ -19,11 +19,6 @@ from detrex_ext.errors import UserError
 _TURNED = {5, 6, 7, 8}
 _ORIENTATION_TAG = 0x0112
 _PROGRESS_EVERY = 2000
-_FAULTS = {
-    "missing_file": "the JSON names it, the folder does not hold it; name the right folder or remove the entry",
-    "unreadable_file": "replace it or remove the entry; dataloader.train.max_unreadable=N skips up to N of them",
-    "wrong_size": "the boxes may belong to another version of the image (sizes are after EXIF rotation)",
-}
 
 
 class UnreadableImage(UserError):
@@ -38,7 +33,7 @@ class UnreadableImage(UserError):
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read a image as it is meant to be looked at.
+    """Read an image as it is meant to be looked at.
 
     Args:
         path: any file Pillow can open. EXIF orientation is applied, alpha dropped, gray made RGB, 16 bit cut to 8;
@@ -55,13 +50,13 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:
-    """As `read_image`, of a image that is open already."""
+    """As `read_image`, of an image that is open already."""
     with _named(getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}", "decoded"):
         return _to_rgb(image)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of a image after EXIF orientation, from its header alone.
+    """(height, width) of an image after EXIF orientation, from its header alone.
 
     Raises:
         UnreadableImage: the file is missing or no image.
@@ -98,7 +93,7 @@ def check_files(entries: Sequence[dict], report: Report, decode: bool) -> None:
             if number % _PROGRESS_EVERY == 0:
                 print(f"{number} of {len(entries)} images", file=sys.stderr)
             if fault:
-                report.add(fault[0], "error", _FAULTS[fault[0]], fault[1])
+                report.add(*fault)
 
 
 @contextmanager

@@ -12,6 +12,41 @@ from detrex_ext.errors import UserError
 
 MAX_EXAMPLES = 5
 SIZES = ("small", "medium", "large")
+# Kind of fault -> severity, and what it is and what is done about it, or what to do.
+_ERROR, _WARNING = "error", "warning"
+_KINDS = {  # fmt: skip
+    "no_categories": (
+        _ERROR, 'the class names come from "categories": [{"id": 1, "name": "bolt"}, ...]; add it to the file',
+    ),
+    "malformed_category": (_ERROR, "a category needs an integer id and a name"),
+    "duplicate_category_id": (_ERROR, "ids must be unique; renumber them"),
+    "duplicate_category_name": (_WARNING, "they are called NAME (id N) here, to tell them apart"),
+    "no_images": (_ERROR, "there is nothing to read"),
+    "malformed_image": (_ERROR, "an image needs an id and a file_name"),
+    "duplicate_image_id": (_ERROR, "boxes cannot be told apart; give every image its own id"),
+    "duplicate_file_name": (_WARNING, "the same image stands in the list twice"),
+    "missing_size": (_WARNING, "no width or height as a number; the image file's are read"),
+    "malformed_annotation": (_ERROR, "an annotation is an object with plain ids, and iscrowd 0 or 1"),
+    "missing_annotation_id": (_WARNING, "harmless here; other COCO tools need ids"),
+    "duplicate_annotation_id": (_ERROR, "give every annotation its own id"),
+    "unknown_image": (_WARNING, "the image is not in the list; these boxes are left out"),
+    "missing_category": (_ERROR, "every box needs a category_id; add it or remove the box"),
+    "unknown_category": (
+        _ERROR, "its categories are {}; add the missing ones to 'categories', or remove these annotations",
+    ),
+    "malformed_box": (_ERROR, "a box is [x, y, width, height], four finite numbers in pixels"),
+    "degenerate_box": (_WARNING, "no width or height; left out of training"),
+    "box_outside_image": (_WARNING, "nothing of it is on the image; left out of training"),
+    "box_over_border": (_WARNING, "it passes the image's border; cut there in training"),
+    "class_without_boxes": (_WARNING, "nothing can be learned of it here"),
+    "missing_file": (
+        _ERROR, "the JSON names it, the folder does not hold it; name the right folder or remove the entry",
+    ),
+    "unreadable_file": (
+        _ERROR, "replace it or remove the entry; dataloader.train.max_unreadable=N skips up to N of them",
+    ),
+    "wrong_size": (_ERROR, "the boxes may belong to another version of the image (sizes are after EXIF rotation)"),
+}
 
 
 @dataclass
@@ -52,9 +87,12 @@ class Report:
     classes: dict[str, dict[str, int]] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
 
-    def add(self, kind: str, severity: str, text: str, example: str) -> None:
-        """Record one occurrence of a fault."""
-        finding = self.findings.setdefault(kind, Finding(kind, severity, text))
+    def add(self, kind: str, example: str, *known: str) -> None:
+        """Record one occurrence of a fault of a known kind; `known` fills the gaps of its text."""
+        if kind not in self.findings:
+            severity, text = _KINDS[kind]
+            self.findings[kind] = Finding(kind, severity, text.format(*known) if known else text)
+        finding = self.findings[kind]
         finding.count += 1
         if len(finding.examples) < MAX_EXAMPLES:
             finding.examples.append(example)

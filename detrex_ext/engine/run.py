@@ -58,7 +58,7 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     cfg.train.seed = default_setup(cfg, args)
     loader = setup.build_train_loader(cfg)
     classes = setup.Classes.of(loader.dataset)
-    setup.set_num_classes(cfg, classes, loader.dataset.json)
+    setup.set_num_classes(cfg, classes, getattr(loader.dataset, "json", "the training data"))
     evaluation = setup.build_evaluation(cfg, loader.dataset)
     model = setup.build_model(cfg)
     if saved is None:
