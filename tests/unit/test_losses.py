@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from detrex_ext.criterion import AlignedLoss, FocalLoss, GIoULoss, L1Loss, SoftmaxLoss, Supervision
 from detrex_ext.criterion import sigmoid as dense
 from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, generalized_box_iou_elementwise
+from detrex_ext.layers.cpu import focal
 from detrex_ext.matching import stack_sets
 from detrex_ext.structures import Assignment, Given, Pairs, SupervisedSet, Targets
 
@@ -97,7 +98,7 @@ def test_queries_that_are_not_valid_have_no_class_loss():
 
 
 def test_focal_passes_gradcheck_in_chunks(monkeypatch):
-    monkeypatch.setattr(dense, "CACHED", 4 * K)
+    monkeypatch.setattr(focal, "CACHED", 4 * K)
     x = torch.randn(N, B, Q, K, dtype=torch.float64, requires_grad=True)
     entries = torch.tensor([1, 7, 20, 44])
     weight = torch.rand(N, B, Q, dtype=torch.float64)
