@@ -35,7 +35,6 @@ NAMES = (*_HERE, "triton", "detrex")
 FORCE = "DETREX_EXT_MS_DEFORM"
 
 
-@functools.cache
 def load(name: str) -> Sample:
     """The function of a backend; what it needs is imported here and not before.
 
