@@ -46,7 +46,7 @@ FAULTS = (
     ),
     Fault(
         "the attention mask with the opposite polarity",
-        "layers/dropped_attention.py",
+        "layers/cpu/attention.py",
         'scores.masked_fill(~mask, float("-inf"))',
         'scores.masked_fill(mask, float("-inf"))',
         ("tests/unit/test_attention.py",),
@@ -249,7 +249,7 @@ FAULTS = (
     ),
     Fault(
         "the backward pass of attention forgets what was dropped",
-        "layers/dropped_attention.py",
+        "layers/cpu/attention.py",
         "            grad_map *= factor\n",
         "",
         ("tests/unit/test_attention.py",),
