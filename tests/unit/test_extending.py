@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache
+from math import log
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from torch.nn.functional import one_hot
+from torchvision.ops import box_convert, box_iou
 
 from detrex_ext.checkpoint.layouts import LAYOUTS
 from detrex_ext.criterion import Supervision
@@ -63,6 +67,41 @@ def test_the_strategy_adds_what_it_says(page):
 
 def _set(logits, boxes) -> SupervisedSet:
     return SupervisedSet(logits, boxes, stage=0)
+
+
+def _simota(logits_QK, boxes_Q4, labels_G, true_G4) -> dict[int, int]:
+    """The object of each query of one image that has one, by loops."""
+    iou_GQ = box_iou(box_convert(true_G4, "cxcywh", "xyxy"), box_convert(boxes_Q4, "cxcywh", "xyxy")).tolist()
+    costs = [
+        [float(bce(logit, one_hot(label, 3).float(), reduction="sum")) - 3.0 * log(max(iou, 1e-8))
+         for logit, iou in zip(logits_QK, row, strict=True)]
+        for label, row in zip(labels_G, iou_GQ, strict=True)
+    ]  # fmt: skip
+    owner: dict[int, int] = {}
+    for g, (cost, row) in enumerate(zip(costs, iou_GQ, strict=True)):
+        k = max(1, int(sum(sorted(row)[-10:])))
+        for _, q in sorted(zip(cost, range(len(cost)), strict=True))[:k]:
+            if q not in owner or cost[q] < costs[owner[q]][q]:
+                owner[q] = g
+    return owner
+
+
+def test_simota_is_the_published_rule(page):
+    torch.manual_seed(0)
+    counts = [4, 0, 7]
+    labels = tuple(torch.randint(0, 3, (n,)) for n in counts)
+    # crowded, so that objects quarrel about queries
+    boxes = tuple(torch.cat([torch.rand(n, 2) * 0.3 + 0.3, torch.full((n, 2), 0.3)], -1) for n in counts)
+    pred = torch.cat([torch.rand(3, 25, 2) * 0.4 + 0.3, torch.rand(3, 25, 2) * 0.3 + 0.2], -1)
+    logits = torch.randn(3, 25, 3)
+    pairs = page("matcher")["SimOTA"](k=10).match(stack_sets([_set(logits, pred)]), Targets(labels, boxes, pred[0])).cls
+    found = torch.stack([pairs.img_P, pairs.query_P, pairs.gt_P])[:, pairs.valid_P].T.tolist()
+    wanted = []
+    for image, first in enumerate([0, 4, 4]):
+        owner = _simota(logits[image], pred[image], labels[image], boxes[image])
+        wanted += [[image, q, first + g] for q, g in owner.items()]
+    assert len(wanted) > 2 * sum(counts)  # several queries for an object
+    assert sorted(found) == sorted(wanted)
 
 
 def _supervision(valid: list[bool]) -> Supervision:
