@@ -36,7 +36,6 @@ EXTRAS = {
     "timm": ["timm"],
     "fast-eval": ["faster-coco-eval"],
     "tensorboard": ["tensorboard"],
-    "wandb": ["wandb"],
 }
 
 

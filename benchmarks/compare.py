@@ -4,7 +4,7 @@
     python benchmarks/compare.py --config-file configs/quickstart.py --overlay sqr --seeds 0,1,2 [key=value ...]
     python benchmarks/compare.py --config-file dab_detr_r50_50ep --config-file dino_r50_4scale_12ep --base tiny
     python benchmarks/compare.py --config-file configs/quickstart.py --overlay sqr --overlay "wide: sqr key=value" \
-        --again "late: model.postprocess.last_stages=2" --stages model.decoder.num_layers=6
+        --again "looped: model.decoder.eval_order=[2,2,2]" --stages model.decoder.num_layers=6
 
 Every `--overlay "[name:] A,B key=value ..."` is a variant of its own, with its overlays and overrides; `--base` is laid
 over every config first. `--again "name: key=value ..."` evaluates what was trained at equal steps under other settings,

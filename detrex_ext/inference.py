@@ -13,6 +13,7 @@ from .config import build
 from .errors import UserError
 from .runtime import instantiate
 from .runtime.standalone.calls import locate
+from .structures import strip_training_only
 
 # Packages whose models and transforms a config inside a checkpoint may name.
 _TRUSTED = (
@@ -32,7 +33,7 @@ _TRAINING_ONLY = ("strategies", "rules")
 
 
 def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen: bool = True) -> nn.Module:
-    """The model of a config in evaluation mode, without its strategies and rules; weights are random.
+    """The model of a config in evaluation mode, without what is there for training only; weights are random.
 
     Args:
         cfg: with ``model``; not changed.
@@ -53,7 +54,7 @@ def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen:
                     "  set model.num_classes in the config"
                 )
             cfg.model.num_classes = num_classes
-    model = build(cfg.model, "model").eval()
+    model = strip_training_only(build(cfg.model, "model")).eval()
     return model.requires_grad_(False) if frozen else model
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detrex_ext.errors import UserError
+from detrex_ext.structures import is_training_only
 
 from .classes import rows_by_name
 from .coco import COCO_NAMES
@@ -155,7 +156,9 @@ def rename(
             report.dropped.append(key)
             continue
         ours = _place(ours, own)
-        if own and ours not in own:
+        if ours not in own and is_training_only(ours):
+            report.dropped.append(key)
+        elif own and ours not in own:
             report.unexpected.append(key)
         elif ours in chosen:
             if not torch.equal(chosen[ours], tensors[key]):

@@ -24,7 +24,8 @@ class Detector(nn.Module):
     Args:
         preprocess, backbone, neck, encoder, queries, decoder, postprocess: the parts, in the order data flows.
         num_classes: K, object classes.
-        strategies: training strategies by name; they act in training only and own no parameters.
+        strategies: training strategies by name; they act in training only. What parameters they own is in
+            ``training_only``.
         rules: the host's supervision by group (``main``, ``enc``, ``dn``, ...). Strategies derive theirs from it. Empty
             for a model that only predicts: nothing of the training code is then imported.
     """
@@ -67,6 +68,8 @@ class Detector(nn.Module):
         for strategy in strategies.values():
             strategy.check(len(self.decoder.order))
         self.strategies = dict(strategies)
+        owners = {name: s for name, s in strategies.items() if isinstance(s, nn.Module)}
+        self.training_only = nn.ModuleDict(owners).to(self.device)
         added = [r for s in self.strategies.values() for r in s.rules(self.rules)]
         self.criterion = SetCriterion([*added, *self.rules.values()])
 

@@ -1,4 +1,4 @@
-"""Training strategies: overlays on any staged decoder. They own no parameters and vanish at inference."""
+"""Training strategies: overlays on any staged decoder. They vanish at inference, with whatever they own."""
 
 from .base import Strategy
 from .divide_and_conquer import DivideAndConquer

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class Strategy:
-    """A training strategy: no parameters, no state between batches, idle at inference.
+    """A training strategy: no state between batches, idle at inference.
+
+    One that needs parameters is an ``nn.Module`` too: they are trained and checkpointed with the model, under
+    ``training_only.<name>``, and no predicting model has them (:mod:`detrex_ext.structures.training_only`).
 
     The decoder calls :meth:`plan` once and :meth:`after_stage` after every step, step -1 being the initial queries.
     """

@@ -4,8 +4,10 @@ from .memory import Features, Memory
 from .queries import Queries, Slot, cat
 from .supervision import Assignment, Given, LossDict, Pairs, Prior, SupervisedSet
 from .targets import Targets
+from .training_only import TRAINING_ONLY, is_training_only, strip_training_only, without_training_only
 
 __all__ = [
+    "TRAINING_ONLY",
     "Assignment",
     "Features",
     "Given",
@@ -18,4 +20,7 @@ __all__ = [
     "SupervisedSet",
     "Targets",
     "cat",
+    "is_training_only",
+    "strip_training_only",
+    "without_training_only",
 ]

@@ -5,8 +5,8 @@ import torch
 import torchvision
 from torch import nn
 
-from detrex_ext.checkpoint.load import load_state
 from detrex_ext.checkpoint.layouts.resnet import TORCHVISION_RESNET
+from detrex_ext.checkpoint.load import load_state
 from detrex_ext.modeling.backbones import BasicResNet, ConvNorm, FrozenBatchNorm2d, ResNet
 
 
