@@ -38,11 +38,16 @@ class SigmoidLoss(Loss):
     gamma: float
 
     def positive(self, x_P: Tensor, s: Supervision) -> Tensor:
-        """(P,) loss of the positive entries with logits ``x_P``, including the pairs' weights; may read boxes of ``s``
-        for soft targets, which get no gradient."""
+        """(P,) loss of the positive entries, including the pairs' weights.
+
+        Args:
+            x_P: their logits.
+            s: what is supervised, for soft targets from its boxes, which get no gradient.
+        """
         raise NotImplementedError
 
     def __call__(self, s: Supervision) -> Tensor:
+        """See :meth:`Loss.__call__`."""
         _check_kind(self, s, softmax=False)
         query_NBQ = s.query_weight_NBQ
         weight_R = None if query_NBQ is None else query_NBQ.reshape(-1)
@@ -70,8 +75,10 @@ class SigmoidLoss(Loss):
 
 
 class FocalLoss(SigmoidLoss):
-    """Sigmoid focal loss (Lin et al. 2017, eq. 5): alpha (1-p)^gamma (-log p) at positives, weighted by their pairs;
-    (1-alpha) p^gamma (-log(1-p)) elsewhere."""
+    """Sigmoid focal loss (Lin et al. 2017, eq. 5).
+
+    alpha (1-p)^gamma (-log p) at positives, weighted by their pairs; (1-alpha) p^gamma (-log(1-p)) elsewhere.
+    """
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0) -> None:
         self.alpha, self.gamma = alpha, gamma
@@ -90,8 +97,9 @@ class FocalLoss(SigmoidLoss):
 
 
 class SoftmaxLoss(Loss):
-    """Cross-entropy over K classes, the last of them "no object", as DETR's: the *mean* over a set's queries with
-    weight 1 where matched and ``eos`` where not. To be used with the normaliser ``"mean"``.
+    """Cross-entropy over K classes, the last of them "no object", as DETR's.
+
+    The *mean* over a set's queries, with weight 1 where matched and ``eos`` where not; the normalizer is ``"mean"``.
 
     Args:
         eos: weight of queries without an object (arXiv 2005.12872, section 3.2).

@@ -113,11 +113,16 @@ def detr_rule(
 
     Args:
         matcher: default is Hungarian with costs 2 (focal), 5, 2, or with softmax 1, 5, 2.
-        class_weight, bbox_weight, giou_weight: weights of the terms.
+        class_weight: weight of the term ``class``.
+        bbox_weight: weight of the term ``bbox``.
+        giou_weight: weight of the term ``giou``.
         softmax: cross-entropy with ``eos`` as the weight of "no object", instead of focal (``alpha``, ``gamma``).
-        alpha, gamma: of the focal loss.
+        alpha: of the focal loss.
+        gamma: of the focal loss.
         eos: see ``softmax``.
-        objectness, when, stage_weights: as in :class:`Rule`.
+        objectness: as in :class:`Rule`.
+        when: as in :class:`Rule`.
+        stage_weights: as in :class:`Rule`.
     """
     if matcher is None:
         kind = {"cost_class": 1.0, "cost_class_type": "ce_cost"} if softmax else {"cost_class": 2.0}

@@ -59,7 +59,7 @@ class Supervision:
 
     @cached_property
     def box_true_P4(self) -> Tensor:
-        """cxcywh box of each box pair's object."""
+        """Box of each box pair's object, cxcywh."""
         return self.targets.boxes_G4.to(self.stack.boxes_NBQ4.dtype)[self.assignment.box.gt_P]
 
     @cached_property

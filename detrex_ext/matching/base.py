@@ -38,7 +38,7 @@ class Matcher:
         """Assign queries to objects for every set of a stack, without gradients.
 
         Args:
-            stack: N sets; ``stack.given`` holds what their source knows.
+            stack: N sets, logits (N, B, Q, K); ``stack.given`` holds what their source knows.
             targets: the batch's objects, on the same device.
 
         Returns:
@@ -50,11 +50,11 @@ class Matcher:
     def __call__(
         self, outputs: Mapping[str, Tensor], targets: Sequence[Mapping[str, Tensor]]
     ) -> list[tuple[Tensor, Tensor]]:
-        """detrex's matcher protocol, so that a detrex criterion can use this matcher unchanged.
+        """The matcher protocol of detrex, so that its criterion can use this matcher unchanged.
 
         Args:
-            outputs: ``pred_logits`` (B, Q, K) and ``pred_boxes`` (B, Q, 4) normalised cxcywh.
-            targets: per image ``labels`` (n,) int64 and ``boxes`` (n, 4) normalised cxcywh.
+            outputs: ``pred_logits`` (B, Q, K) and ``pred_boxes`` (B, Q, 4) normalized cxcywh.
+            targets: per image ``labels`` (n,) int64 and ``boxes`` (n, 4) normalized cxcywh.
 
         Returns:
             Per image (query indices, object indices), int64 on the CPU, queries ascending.
@@ -116,7 +116,7 @@ def _on_host(tensors: list[Tensor]) -> bool:
 
 
 def device_to_host(buffer: Tensor) -> Tensor:
-    """The step's one blocking copy."""
+    """The step's one blocking copy: bytes (n,)."""
     return buffer.cpu()
 
 

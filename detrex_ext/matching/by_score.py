@@ -21,16 +21,15 @@ NEVER = -math.inf  # below any score
 
 
 def aligned_quality(prob: Tensor, iou: Tensor, alpha: float) -> Tensor:
-    """How well class and box of a pair agree with its object: max(prob^alpha iou^(1 - alpha), 0.01), elementwise."""
+    """How well class and box of a pair agree with its object: max(prob^alpha iou^(1 - alpha), 0.01), in any shape."""
     return (prob**alpha * iou.clamp(min=0) ** (1 - alpha)).clamp(min=0.01)
 
 
 class ScoreMatcher(Matcher):
-    """Every object takes its best queries, as many as a rule grants it. Subclasses answer :meth:`score` and
-    :meth:`counts`.
+    """Every object takes its best queries, as many as a rule grants it.
 
-    Equal scores: the lower index wins. Scores are compared in fp32. Nothing is copied to the host: each object has k
-    places, and those not taken are marked in ``Pairs.valid_P``.
+    Subclasses answer :meth:`score` and :meth:`counts`. Equal scores: the lower index wins. Scores are compared in fp32.
+    Nothing is copied to the host: each object has k places, and those not taken are marked in ``Pairs.valid_P``.
 
     Args:
         k: most queries of an object.

@@ -66,7 +66,7 @@ class Candidates:
 
 
 def candidates(stack: Stack, targets: Targets, rows: slice = slice(None)) -> Candidates:
-    """Candidates of the objects ``rows`` of the batch."""
+    """Candidates of the objects ``rows`` of the batch, G of them."""
     return Candidates(stack, targets.labels_G[rows], targets.boxes_G4[rows], targets.image_G[rows])
 
 
@@ -100,6 +100,7 @@ class FocalClassCost(Cost):
         self.alpha, self.gamma, self.eps = alpha, gamma, eps
 
     def value(self, candidates: Candidates) -> Tensor:
+        """See :meth:`Cost.value`."""
         p = candidates.of_class(candidates.stack.logits_NBQK).sigmoid_()
         q = 1 - p
         cost = (p + self.eps).log_().mul_(q**self.gamma).mul_(-self.alpha)
@@ -110,6 +111,7 @@ class SoftmaxClassCost(Cost):
     """Minus the softmax probability of the object's class (DETR, arXiv 2005.12872, section 3.1)."""
 
     def value(self, candidates: Candidates) -> Tensor:
+        """See :meth:`Cost.value`."""
         logits = candidates.stack.logits_NBQK
         return (candidates.of_class(logits) - candidates.of_image(logits.logsumexp(-1))).exp_().neg_()
 
@@ -122,6 +124,7 @@ class L1Cost(Cost):
         self.xyxy = xyxy
 
     def value(self, candidates: Candidates) -> Tensor:
+        """See :meth:`Cost.value`."""
         pair = candidates.query_boxes, candidates.object_boxes
         cost = None
         for x, y in zip(*(map(_corners, pair) if self.xyxy else pair), strict=True):
@@ -138,6 +141,7 @@ class GIoUCost(Cost):
         self.eps = eps
 
     def value(self, candidates: Candidates) -> Tensor:
+        """See :meth:`Cost.value`."""
         return giou_of_corners(_corners(candidates.query_boxes), _corners(candidates.object_boxes), self.eps).neg_()
 
 

@@ -54,11 +54,10 @@ class TopKMatcher(ScoreMatcher):
 
 
 class RepeatedMatcher(Matcher):
-    """Every object as often as ``times``: a fixed number of queries for each, of least total cost (H-DETR, arXiv
-    2207.13080, section 3.2).
+    """A fixed number of queries for each object, of least total cost (H-DETR, arXiv 2207.13080, section 3.2).
 
     Args:
-        matcher: one-to-one, decides over the repeated objects.
+        matcher: one-to-one, decides over objects that are repeated.
         times: queries per object; fewer where there are not enough.
 
     Raises:

@@ -64,7 +64,7 @@ def stack_key(s: SupervisedSet) -> tuple:
 
 
 def stack_sets(sets: Sequence[SupervisedSet]) -> Stack:
-    """Stack sets of equal :func:`stack_key`; half-precision predictions become fp32, a single set is not copied."""
+    """Stack N sets of equal :func:`stack_key`; half precision becomes fp32, a single set is not copied."""
     boxes = _stack([s.boxes_BQ4 for s in sets])
     seen = [s.match_boxes_BQ4 for s in sets]
     match_boxes = boxes if seen[0] is None else _stack(seen)

@@ -111,7 +111,7 @@ def top_candidates(logits_BQK: Tensor, top_k: int | None, softmax: bool = False)
 
 
 def class_scores(logits: Tensor, softmax: bool = False) -> Tensor:
-    """Probabilities of the object classes, fp32; with ``softmax`` without the last class, "no object"."""
+    """(B, Q, K) probabilities of the object classes, fp32; with ``softmax`` without the last class, "no object"."""
     return logits.float().softmax(-1)[..., :-1] if softmax else logits.float().sigmoid()
 
 
@@ -122,7 +122,13 @@ def best_of_duplicates(
 
     Args:
         boxes_BN4: cxcywh, in any unit and not clipped.
+        scores_BN: descending.
+        groups_BN: int64; candidates of different groups do not cover each other.
         iou: overlap of two candidates above which the lower one is covered.
+        top_k: most candidates of an image; None = all that are not covered.
+
+    Returns:
+        (B, N) bool.
     """
     keep_BN = torch.zeros_like(groups_BN, dtype=torch.bool)
     xyxy_BN4 = box_cxcywh_to_xyxy(boxes_BN4)

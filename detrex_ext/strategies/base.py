@@ -35,8 +35,8 @@ class Strategy:
         Args:
             step: the step that just ended; -1 before the first.
             history: raw output of every step so far, the initial queries first; ``history[-1]`` is this step's.
-            sets: this step's predictions, one per slot of the queries that entered it.
-            q: the queries that would enter the next step.
+            sets: this step's predictions, (B, Q, K) and (B, Q, 4), one per slot of the queries that entered it.
+            q: the queries that would enter the next step, (B, T, C).
 
         Returns:
             ``sets`` and ``q``, changed or not.

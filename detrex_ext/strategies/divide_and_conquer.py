@@ -73,6 +73,7 @@ class DivideAndConquer(Strategy):
         self.twinned = ("plain", "recollect") if recollected else ("plain",)
 
     def check(self, stages: int) -> None:
+        """See :meth:`Strategy.check`."""
         if self.first_stage >= stages:
             raise ValueError(
                 f"first_stage={self.first_stage}: no auxiliary set is supervised, the last stage is {stages - 1}"
@@ -81,6 +82,7 @@ class DivideAndConquer(Strategy):
     def after_stage(
         self, step: int, history: Sequence[Queries], sets: list[SupervisedSet], q: Queries
     ) -> tuple[list[SupervisedSet], Queries]:
+        """See :meth:`Strategy.after_stage`."""
         if step == self.start_step:
             q = cat(history[-1].take(self.groups, "plain").retag(path="aux", attend=False), q)
             sets = [*sets, *(replace(s, path="aux") for s in sets if s.path == "plain" and s.group in self.groups)]
@@ -108,6 +110,7 @@ class DivideAndConquer(Strategy):
         return cat(added.retag(path="aux", attend=False), q) if added.slots else q
 
     def rules(self, host_rules: dict[str, Rule]) -> list[Rule]:
+        """See :meth:`Strategy.rules`."""
         from detrex_ext.criterion.normalizers import Mean, NumObjects
         from detrex_ext.matching import OneToManyMatcher
 

@@ -52,16 +52,23 @@ class QueryRecollection(Strategy):
         self.repeat_last, self._last = repeat_last, None
 
     def check(self, stages: int) -> None:
+        """See :meth:`Strategy.check`."""
         if self.start_stage >= stages:
             raise ValueError(f"start_stage={self.start_stage}: nothing is recollected, the last stage is {stages - 1}")
 
     def plan(self, order: Sequence[int]) -> Sequence[int]:
+        """See :meth:`Strategy.plan`."""
         self._last = len(order) if self.repeat_last else None
         return (*order, order[-1]) if self.repeat_last else order
 
     def after_stage(
         self, step: int, history: Sequence[Queries], sets: list[SupervisedSet], q: Queries
     ) -> tuple[list[SupervisedSet], Queries]:
+        """See :meth:`Strategy.after_stage`.
+
+        Raises:
+            UserError: points would be recollected into a stage of boxes, and ``lift_points`` is not set.
+        """
         stage = step + 1
         if stage < self.start_stage or stage == self._last:
             return sets, q

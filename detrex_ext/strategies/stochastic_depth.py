@@ -33,6 +33,7 @@ class StochasticDepth(Strategy):
         self.first, self.last = first, last
 
     def plan(self, order: Sequence[int]) -> Sequence[int]:
+        """See :meth:`Strategy.plan`."""
         keep = torch.rand(len(order)) < torch.linspace(self.first, self.last, len(order))
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             seen = [keep.tolist()]

@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 def placed(values: float | Sequence[Any], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers, in rows of any depth, as a tensor on the device of another and, without ``dtype``, of its type."""
+    """Numbers, in rows of any shape, as a tensor on the device of another and, without ``dtype``, of its type."""
     return moved(torch.tensor(values, dtype=like.dtype if dtype is None else dtype), like.device)
 
 
 def moved(x: Tensor, device: torch.device | str) -> Tensor:
-    """``x`` on a device. A copy to the host is waited for: read before it is done, it would be garbage."""
+    """``x`` (any shape) on a device. A copy to the host is waited for: read before it is done, it would be garbage."""
     return x.to(device, non_blocking=x.device.type == "cpu")

@@ -72,7 +72,7 @@ class Targets:
 
     @staticmethod
     def from_instances(instances: list[Any], device: torch.device | str) -> Targets:
-        """Targets from detectron2's ``Instances`` with ``gt_boxes`` (XYXY, pixels) and ``gt_classes``."""
+        """Targets from detectron2's ``Instances`` with ``gt_boxes`` (n, 4) XYXY in pixels and ``gt_classes`` (n,)."""
         labels, boxes, sizes = [], [], []
         for item in instances:
             h, w = item.image_size

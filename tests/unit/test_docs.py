@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import shlex
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "detrex_ext"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("projects/*/README.md"),
                     *ROOT.glob("benchmarks/**/*.md")])  # fmt: skip
 VERB_OF_TOOL = {"train_net.py": "train", "check_dataset.py": "check", "plot_curves.py": "plot",
@@ -64,7 +66,35 @@ def test_files_and_targets_exist(document: Path) -> None:
     missing = [link for link in linked if not (document.parent / link).exists()]
     named = re.findall(r"(?<![\w/.-])((?:tools|configs|docs|tests|projects|benchmarks)/[\w/.-]+\.(?:py|md|png))", text)
     missing += [name for name in named if not (ROOT / name).exists()]
+    rooms = "|".join(path.name for path in PACKAGE.iterdir() if path.is_dir())
+    missing += [name for name in re.findall(rf"`((?:{rooms})/[\w/]+\.py)`", text) if not (PACKAGE / name).exists()]
     missing += [f"make {w[1]}" for w in commands(document) if w[0] == "make" and len(w) > 1 and w[1] not in TARGETS]
+    assert not missing
+
+
+def names_defined(path: Path) -> set[str]:
+    """Classes, `Class.member`s and `function()`s of a file."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(f"{node.name}()")
+        elif isinstance(node, ast.ClassDef):
+            body = [getattr(n, "name", None) or getattr(getattr(n, "target", None), "id", None) for n in node.body]
+            body += [n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "self"]
+            found |= {node.name, *(f"{node.name}.{name}" for name in body)}
+    return found
+
+
+def test_the_glossary_names_classes_where_they_are() -> None:
+    entries = re.split(r"\n\n(?=\*\*)", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"))[1:]
+    assert len(entries) > 30
+    missing = []
+    for entry in entries:
+        term = entry.split("**")[1]
+        files = re.findall(r"`(\w+/[\w/]+\.py)`", entry)
+        named = {n for n in re.findall(r"`([A-Z]\w+(?:\.\w+)?|\w+\(\))`", entry) if not n.isupper()}
+        known = set().union(*(names_defined(PACKAGE / file) for file in files))
+        missing += [f"{term}: {name} is not in {files}" for name in sorted(named - known)]
     assert not missing
 
 

@@ -51,7 +51,7 @@ OUR_BACKBONE = replace(
     recognise=lambda keys: all(k.startswith("backbone.") for k in keys),
     scope="backbone.",
 )
-LAYOUTS: tuple[Layout, ...] = (
+LAYOUTS: list[Layout] = [
     DETREX_DEFORMABLE,
     DETREX_DINO,
     DETREX_DAB,
@@ -71,7 +71,7 @@ LAYOUTS: tuple[Layout, ...] = (
     TIMM,
     OUR_BACKBONE,
     OURS,
-)
+]
 FAMILIES = tuple(dict.fromkeys(layout.family for layout in LAYOUTS if layout.family))
 
 

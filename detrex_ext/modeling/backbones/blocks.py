@@ -82,6 +82,7 @@ class ConvNorm(nn.Conv2d):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H / stride, W / stride), rounded up."""
         if not isinstance(self.norm, _ConstantStatistics):
             x = self._conv_forward(x, self.weight, None, *more)
             return x if self.norm is None else self.norm(x)

@@ -26,6 +26,7 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, H / 4, W / 4, C), rounded up."""
         x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
@@ -77,6 +78,7 @@ class Block(nn.Module):
         self.mlp.fc1, self.mlp.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(self, x_BHWC: Tensor, apart_GNN: Tensor | None) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C); ``apart_GNN`` is added to the attention of shifted windows."""
         x_BHWC = x_BHWC + self._drop(self._attend(self.norm1(x_BHWC), apart_GNN))
         return x_BHWC + self._drop(self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x_BHWC)))))
 

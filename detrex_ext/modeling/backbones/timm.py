@@ -106,7 +106,7 @@ class TimmBackbone(nn.Module):
 
 
 def _create(name: str, options: Mapping[str, Any]) -> nn.Module:
-    """timm's feature extractor, of any picture size and without dropped paths where the model has a choice.
+    """The feature extractor of timm, of any image size and without dropped paths where the model has a choice.
 
     Raises:
         UserError: timm is not installed, or has no such model or no pyramid of it.

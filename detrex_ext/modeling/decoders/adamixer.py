@@ -97,6 +97,11 @@ class AdaMixerDecoder(StagedDecoder):
             nn.init.zeros_(box[-1].bias)
 
     def forward(self, q: Queries, mem: Memory, strategies: Iterable[Any] = ()) -> list[SupervisedSet]:
+        """See :meth:`StagedDecoder.forward`.
+
+        Raises:
+            ValueError: the memory has more or fewer levels than ``strides``.
+        """
         if len(mem.shapes) != len(self.strides):
             raise ValueError(f"the memory has {len(mem.shapes)} levels, decoder.strides names {list(self.strides)}")
         if self.mask_padding and mem.pad_BS is not None:
@@ -106,14 +111,17 @@ class AdaMixerDecoder(StagedDecoder):
         return super().forward(q, mem, strategies)
 
     def project(self, layer: int, mem: Memory) -> Tensor:
+        """Values (B, S, G, C / G)."""
         return mem.tokens_BSC.unflatten(-1, (self.groups, -1))
 
     def condition(self, layer: int, q: Queries, mem: Memory) -> Queries:
+        """Scratch: ``_ref`` (B, T, 4) in pixels, without gradient, and ``_pos`` (B, T, C), its code."""
         ref = q.ref_BT4.detach()
         code = sine_scalars(ref / placed([1000.0, 1000.0, 1.0, 1.0], ref), self.dim // 4)
         return q.replace(extra={**q.extra, "_ref": ref, "_pos": code})
 
     def self_attend(self, layer: int, x: Queries) -> Queries:
+        """See :meth:`StagedDecoder.self_attend`; a bias (B, heads, L, L) says how much of a box lies in another."""
         block = self.layers[layer]
 
         def attend(content: Tensor, ref: Tensor, mask: Tensor | None) -> Tensor:
@@ -129,6 +137,7 @@ class AdaMixerDecoder(StagedDecoder):
         return self.layers[layer].norms[0](x_BTC)
 
     def cross_attend(self, layer: int, x: Queries, kv: Tensor, mem: Memory) -> Queries:
+        """See :meth:`StagedDecoder.cross_attend`; samples (B, T, G, points, C / G), mixed by the content."""
         block, ref = self.layers[layer], x.extra["_ref"]
         offset = block.sampling_offsets(x.content_BTC).to(ref.dtype)
         # offsets in the plane are in units of the box, that of the scale is an octave
@@ -140,6 +149,7 @@ class AdaMixerDecoder(StagedDecoder):
         return x.replace(content_BTC=block.norms[2](block.ffns[0](content)))
 
     def predict(self, layer: int, x: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
+        """See :meth:`StagedDecoder.predict`."""
         ref = x.extra["_ref"]
         logits = self.class_embed[layer](x.content_BTC)
         new = refine_xyzr(ref, self.bbox_embed[layer](x.content_BTC).to(ref.dtype))

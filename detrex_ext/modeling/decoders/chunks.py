@@ -31,7 +31,7 @@ def recomputed(run: Callable[[Queries], Any], q: Queries) -> Any:
 
 
 def reassemble(q: Queries, parts: Sequence[Sequence[bool]], outs: Sequence[Stage]) -> Stage:
-    """Logits, boxes and queries of all chunks in the slot order of ``q``."""
+    """Logits (B, T, K), boxes (B, T, 4) and queries of all chunks in the slot order of ``q``."""
     where: dict[int, tuple[int, int, int]] = {}
     points: dict[int, bool] = {}
     for c, flags in enumerate(parts):

@@ -80,9 +80,11 @@ class DABDecoder(StagedDecoder):
         reset_head(self.bbox_embed)
 
     def project(self, layer: int, mem: Memory) -> tuple[Tensor, Tensor]:
+        """Keys (B, heads, S, 2C / heads) and values (B, heads, S, C / heads)."""
         return self.layers[layer].attentions[1].project(mem.tokens_BSC, mem.pos_BSC)
 
     def condition(self, layer: int, q: Queries, mem: Memory) -> Queries:
+        """Scratch: ``_ref`` (B, T, 4), ``_pos`` (B, T, C), and ``_place`` (B, T, C), the code that looks for places."""
         # an anchor is learned through its code; a refined one is data
         ref = q.ref_BT4.detach() if layer > 0 else q.ref_BT4
         code = sine_boxes(ref, self.dim // 2)
@@ -96,15 +98,18 @@ class DABDecoder(StagedDecoder):
         return q.replace(extra={**q.extra, **extra})
 
     def self_attend(self, layer: int, x: Queries) -> Queries:
+        """See :meth:`StagedDecoder.self_attend`."""
         return self.attend_then_norm(layer, x, x.extra["_pos"])
 
     def cross_attend(self, layer: int, x: Queries, kv: tuple[Tensor, Tensor], mem: Memory) -> Queries:
+        """See :meth:`StagedDecoder.cross_attend`."""
         block = self.layers[layer]
         mask = None if self.parity_padding else key_mask(mem.pad_BS)
         content = block.attentions[1](x.content_BTC, x.extra["_pos"], x.extra["_place"], kv, mask)
         return x.replace(content_BTC=block.norms[2](block.ffns[0](block.norms[1](content))))
 
     def predict(self, layer: int, x: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
+        """See :meth:`StagedDecoder.predict`."""
         content = self.post_norm_layer(x.content_BTC)
         boxes = self._refine(content, x.ref_BT4)
         # the next reference comes from the content before the norm; this stage's box loss reaches the reference it

@@ -102,9 +102,11 @@ class DeformableDecoder(StagedDecoder):
         nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], first_size_logit)
 
     def project(self, layer: int, mem: Memory) -> Tensor:
+        """Values (B, S, heads, C / heads), zero at padding."""
         return self.layers[layer].attentions[1].project(mem.tokens_BSC, mem.pad_BS)
 
     def condition(self, layer: int, q: Queries, mem: Memory) -> Queries:
+        """Scratch: ``_ref`` (B, T, 4), without gradient where a stage has refined it, and ``_pos`` (B, T, C)."""
         # a refined reference is data for the next stage; the first one may be learned through the sampling
         ref = q.ref_BT4.detach() if self.refine and layer > 0 else q.ref_BT4
         extra = {**q.extra, "_ref": ref}
@@ -117,9 +119,11 @@ class DeformableDecoder(StagedDecoder):
         return q.replace(extra=extra)
 
     def self_attend(self, layer: int, x: Queries) -> Queries:
+        """See :meth:`StagedDecoder.self_attend`."""
         return self.attend_then_norm(layer, x, x.extra["_pos"])
 
     def cross_attend(self, layer: int, x: Queries, kv: Tensor, mem: Memory) -> Queries:
+        """See :meth:`StagedDecoder.cross_attend`."""
         block = self.layers[layer]
         ref = x.extra["_ref"][:, :, None]
         valid = mem.valid_BL2[:, None]
@@ -137,6 +141,7 @@ class DeformableDecoder(StagedDecoder):
         return torch.where(_point_mask(x)[..., None], cell, box) if any(points) else box
 
     def predict(self, layer: int, x: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
+        """See :meth:`StagedDecoder.predict`; a refined reference is a box, no point."""
         head = layer if self.refine else 0
         raw = x.content_BTC
         content = raw if self.norm is None else self.norm(raw)

@@ -62,19 +62,24 @@ class DETRDecoder(StagedDecoder):
         self.bbox_embed = MLP(dim, dim, 4, 3)
 
     def project(self, layer: int, mem: Memory) -> tuple[Tensor, Tensor]:
+        """Keys and values, each (B, heads, S, C / heads)."""
         return self.layers[layer].attentions[1].project(mem.tokens_BSC, mem.pos_BSC)
 
     def condition(self, layer: int, q: Queries, mem: Memory) -> Queries:
+        """Nothing: positions are ``extra["query_pos"]`` (B, T, C)."""
         return q
 
     def self_attend(self, layer: int, x: Queries) -> Queries:
+        """See :meth:`StagedDecoder.self_attend`."""
         return self.attend_then_norm(layer, x, x.extra["query_pos"])
 
     def cross_attend(self, layer: int, x: Queries, kv: tuple[Tensor, Tensor], mem: Memory) -> Queries:
+        """See :meth:`StagedDecoder.cross_attend`."""
         block = self.layers[layer]
         content = block.attentions[1].cross(x.content_BTC, x.extra["query_pos"], kv, key_mask(mem.pad_BS))
         return x.replace(content_BTC=block.norms[2](block.ffns[0](block.norms[1](content))))
 
     def predict(self, layer: int, x: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
+        """See :meth:`StagedDecoder.predict`; logits are (B, T, K + 1), references stay."""
         content = self.post_norm_layer(x.content_BTC)
         return self.class_embed(content), self.bbox_embed(content).to(x.ref_BT4.dtype).sigmoid(), x

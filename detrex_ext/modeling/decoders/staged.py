@@ -3,7 +3,7 @@
 Inside a stage only self-attention couples queries; all else acts per token. So sets of every kind (recollected,
 auxiliary, denoising, groups) lie side by side, a static table of slots says who may see whom, and each layer runs once.
 
-Shape legend: B images, T tokens, L tokens of a domain, C channels, K classes.
+Shape legend: B images, T tokens, L tokens of a domain, S memory tokens, C channels, K classes.
 """
 
 from __future__ import annotations
@@ -58,27 +58,27 @@ class StagedDecoder(nn.Module):
         self.chunk = chunk
 
     def project(self, layer: int, mem: Memory) -> Any:
-        """Keys and values of this layer, computed once however many tokens attend."""
+        """``kv`` of this layer from the memory (B, S, C), once however many tokens attend; its form is the host's."""
         raise NotImplementedError
 
     def condition(self, layer: int, q: Queries, mem: Memory) -> Queries:
-        """Positions, sine codes and sampling references, from the content on entry."""
+        """``x``: the queries that enter, (B, T, C), with positions, codes and references as scratch (B, T, ...)."""
         raise NotImplementedError
 
     def self_attend(self, layer: int, x: Queries) -> Queries:
-        """Self-attention with residual and norm, per domain (:meth:`per_domain`)."""
+        """``x`` with content (B, T, C) after self-attention, residual and norm, per domain (:meth:`per_domain`)."""
         raise NotImplementedError
 
     def bypass(self, layer: int, x_BTC: Tensor) -> Tensor:
-        """What tokens without self-attention take instead of it: nothing, unless the host says otherwise."""
+        """(B, T, C) of tokens without self-attention instead of it: the same, unless the host says otherwise."""
         return x_BTC
 
     def cross_attend(self, layer: int, x: Queries, kv: Any, mem: Memory) -> Queries:
-        """Cross-attention (or sampling and mixing), FFN and norms: one call on (B, T, C)."""
+        """``x`` with content (B, T, C) after cross-attention (or sampling and mixing) of ``kv``, FFN and norms."""
         raise NotImplementedError
 
     def predict(self, layer: int, x: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
-        """Logits (B, T, K), normalised cxcywh boxes (B, T, 4), and the next stage's queries without scratch."""
+        """Logits (B, T, K), normalized cxcywh boxes (B, T, 4), and the next stage's queries without scratch."""
         raise NotImplementedError
 
     def forward(self, q: Queries, mem: Memory, strategies: Iterable[Any] = ()) -> list[SupervisedSet]:
@@ -142,7 +142,10 @@ class StagedDecoder(nn.Module):
         take :meth:`bypass` of the first stream.
 
         Args:
-            streams: tensors (B, T, ...); the first is the content.
+            layer: index of the layer.
+            q: its slots and masks.
+            attend: from streams (B', L, ...) and a mask (L, L) or None to (B', L, C).
+            *streams: tensors (B, T, ...); the first is the content.
 
         Returns:
             (B, T, C).
@@ -181,5 +184,5 @@ def _fold(x_BT: Tensor, members: list[list[tuple[int, int]]], length: int) -> Te
 
 
 def drop_scratch(extra: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``extra`` without a stage's scratch (names that start with ``_``)."""
+    """``extra``, tensors (B, T, ...), without a stage's scratch (names that start with ``_``)."""
     return {k: v for k, v in extra.items() if not k.startswith("_")}

@@ -75,7 +75,7 @@ class DeformableEncoder(nn.Module):
         nn.init.normal_(self.level_embeds)
 
     def forward(self, features: Features, targets: Targets | None = None) -> tuple[Memory, list[SupervisedSet]]:
-        """Encoded memory, and no set to supervise."""
+        """Encoded memory (B, S, C), and no set to supervise."""
         mem = to_memory(features)
         x = mem.tokens_BSC
         codes = [sine_map(p, self.dim // 2, self.temperature, self.offset, mem.valid_BL2.dtype) for p in features.pads]

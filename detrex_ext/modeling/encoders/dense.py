@@ -63,7 +63,7 @@ class DenseEncoder(nn.Module):
                 nn.init.xavier_uniform_(p)
 
     def forward(self, features: Features, targets: Targets | None = None) -> tuple[Memory, list[SupervisedSet]]:
-        """Encoded memory, and no set to supervise.
+        """Encoded memory (B, S, C), and no set to supervise.
 
         Raises:
             ValueError: more than one map: nothing here tells tokens of different levels apart.

@@ -45,5 +45,5 @@ class FlattenEncoder(nn.Module):
     """No encoder: the neck's maps are the memory."""
 
     def forward(self, features: Features, targets: Targets | None = None) -> tuple[Memory, list[SupervisedSet]]:
-        """Memory of the maps as they are, and no set to supervise."""
+        """Memory of the maps as they are, (B, S, C), and no set to supervise."""
         return to_memory(features), []

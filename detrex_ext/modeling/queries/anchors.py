@@ -34,11 +34,13 @@ class AnchorQueries(QuerySource):
         self.dim = dim
 
     def rows(self) -> nn.Embedding:
+        """See :meth:`QuerySource.rows`."""
         return self.anchor_box_embed
 
     def forward(
         self, mem: Memory, targets: Targets | None = None, extra: Extra | None = None
     ) -> tuple[Queries, list[SupervisedSet]]:
+        """See :meth:`QuerySource.forward`; ``extra`` asks for queries behind the source's own."""
         content, ref = own = self._queries(self.anchor_box_embed.weight, mem)
         if extra is not None:
             content, ref = (torch.cat(pair) for pair in zip(own, self._queries(extra.rows, mem), strict=True))
@@ -54,4 +56,5 @@ class AnchorQueries(QuerySource):
         return self.patterns.weight.repeat_interleave(len(ref), 0), ref.repeat(len(self.patterns.weight), 1)
 
     def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`QuerySource.place`."""
         return boxes_BT4, {}

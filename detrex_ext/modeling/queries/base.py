@@ -32,7 +32,15 @@ class QuerySource(nn.Module):
     """
 
     def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
-        """Initial queries of the memory; ``targets`` in training only."""
+        """Initial queries of the memory.
+
+        Args:
+            mem: tokens (B, S, C).
+            targets: in training only.
+
+        Returns:
+            Queries of Q tokens, content (B, Q, C) and references (B, Q, 4), and what to supervise besides, in training.
+        """
         raise NotImplementedError
 
     def rows(self) -> nn.Embedding | None:
@@ -49,10 +57,14 @@ class QuerySource(nn.Module):
         return type(self).place is not QuerySource.place
 
     def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
-        """A box as this host's query: its reference (B, T, 4) and ``extra``.
+        """A box as this host's query.
 
         Args:
-            boxes_BT4: normalised cxcywh.
+            boxes_BT4: normalized cxcywh.
+            mem: tokens (B, S, C), and sizes of the images.
+
+        Returns:
+            Its reference (B, T, 4), and ``extra``, tensors (B, T, ...).
 
         Raises:
             NotImplementedError: where a box cannot be a query of this source; denoising then refuses it.
@@ -78,14 +90,16 @@ class WrappedSource(QuerySource):
 
     @property
     def places(self) -> bool:
+        """See :attr:`QuerySource.places`."""
         return self.source.places
 
     def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`QuerySource.place`."""
         return self.source.place(boxes_BT4, mem)
 
 
 def all_rows(own: nn.Embedding, extra: Extra | None) -> Tensor:
-    """Rows of a source's own queries and, behind them, of the extra ones."""
+    """(Q, .) rows of a source's own queries and, behind them, of the extra ones."""
     return own.weight if extra is None else torch.cat([own.weight, extra.rows])
 
 

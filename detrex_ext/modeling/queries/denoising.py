@@ -55,6 +55,7 @@ class DenoisingQueries(QuerySource):
         self.label_enc = nn.Embedding(num_classes, dim)
 
     def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
+        """See :meth:`QuerySource.forward`; in training, the P denoising queries stand before the source's."""
         main, sets = self.source(mem, targets)
         if not self.training or targets is None:
             return main, sets
@@ -69,6 +70,7 @@ class DenoisingQueries(QuerySource):
         return both.replace(slots=slots, masks=masks), sets
 
     def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`QuerySource.place`."""
         return self.source.place(boxes_BT4, mem)
 
     def _num_groups(self, most: int) -> int:

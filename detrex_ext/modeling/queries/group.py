@@ -37,6 +37,7 @@ class GroupQueries(WrappedSource):
         self.others = torch.nn.ModuleList(_another(source) for _ in range(groups - 1))
 
     def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
+        """See :meth:`QuerySource.forward`; in training, the other groups stand before the source's own."""
         main, sets = self.source(mem, targets)
         if not self.training:
             return main, sets

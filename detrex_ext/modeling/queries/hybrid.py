@@ -40,6 +40,7 @@ class HybridQueries(WrappedSource):
         self.extra = None if own is None else _more_rows(own, num_extra)
 
     def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
+        """See :meth:`QuerySource.forward`; in training, ``num_extra`` queries stand behind the source's own."""
         if not self.training:
             return self.source(mem, targets)
         rows = None if self.extra is None else self.extra.weight

@@ -28,11 +28,13 @@ class LearnedQueries(QuerySource):
         nn.init.zeros_(self.reference_points.bias)
 
     def rows(self) -> nn.Embedding:
+        """See :meth:`QuerySource.rows`."""
         return self.query_embedding
 
     def forward(
         self, mem: Memory, targets: Targets | None = None, extra: Extra | None = None
     ) -> tuple[Queries, list[SupervisedSet]]:
+        """See :meth:`QuerySource.forward`; ``extra`` asks for queries behind the source's own."""
         pos, content = all_rows(self.query_embedding, extra).chunk(2, -1)
         points = self.reference_points(pos).to(mem.valid_BL2.dtype).sigmoid()
         ref = torch.cat([points, torch.zeros_like(points)], -1)
@@ -56,11 +58,13 @@ class PositionQueries(QuerySource):
         self.query_embed = nn.Embedding(num_queries, dim)
 
     def rows(self) -> nn.Embedding:
+        """See :meth:`QuerySource.rows`."""
         return self.query_embed
 
     def forward(
         self, mem: Memory, targets: Targets | None = None, extra: Extra | None = None
     ) -> tuple[Queries, list[SupervisedSet]]:
+        """See :meth:`QuerySource.forward`; ``extra`` asks for queries behind the source's own."""
         pos = all_rows(self.query_embed, extra).expand(len(mem.tokens_BSC), -1, -1)
         content = mem.tokens_BSC.new_zeros(pos.shape)
         ref = mem.valid_BL2.new_full((*pos.shape[:2], 4), 0.5)

@@ -71,11 +71,13 @@ class TwoStageQueries(QuerySource):
         reset_head(self.bbox_embed)
 
     def rows(self) -> nn.Embedding | None:
+        """See :meth:`QuerySource.rows`."""
         return self.tgt_embed
 
     def forward(
         self, mem: Memory, targets: Targets | None = None, extra: Extra | None = None
     ) -> tuple[Queries, list[SupervisedSet]]:
+        """See :meth:`QuerySource.forward`; proposals are supervised in training, ``extra`` asks for more of them."""
         anchors_BS4, valid_BS = proposal_anchors(mem, self.anchor_size)
         tokens = self.enc_output_norm(self.enc_output(mem.tokens_BSC.masked_fill(~valid_BS[..., None], 0.0)))
         supervise_all = self.training and self.supervise == "all"
@@ -128,6 +130,7 @@ class TwoStageQueries(QuerySource):
         return self.pos_trans_norm(self.pos_trans(code)).chunk(2, -1)
 
     def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`QuerySource.place`."""
         return boxes_BT4, {} if self.pos_trans is None else {"query_pos": self._project(boxes_BT4)[0]}
 
 

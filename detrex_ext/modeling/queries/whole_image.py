@@ -30,11 +30,13 @@ class WholeImageQueries(QuerySource):
         self.content = nn.Embedding(num_queries, dim)
 
     def rows(self) -> nn.Embedding:
+        """See :meth:`QuerySource.rows`."""
         return self.content
 
     def forward(
         self, mem: Memory, targets: Targets | None = None, extra: Extra | None = None
     ) -> tuple[Queries, list[SupervisedSet]]:
+        """See :meth:`QuerySource.forward`; ``extra`` asks for queries behind the source's own."""
         rows = all_rows(self.content, extra)
         B, (Q, C) = len(mem.tokens_BSC), rows.shape
         whole = placed([0.5, 0.5, 1.0, 1.0], mem.valid_BL2).expand(B, Q, 4)
@@ -44,5 +46,6 @@ class WholeImageQueries(QuerySource):
         return Queries(content, ref, slots, extra=carried), []
 
     def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :meth:`QuerySource.place`."""
         wh = mem.image_hw_B2.flip(1).to(boxes_BT4.dtype)
         return boxes_to_xyzr(boxes_BT4 * wh.repeat(1, 2)[:, None]), {}
