@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from .arguments import default_argument_parser
+
 EPILOG = """\
 examples:
   train on your own COCO-format data:
@@ -21,17 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError: bad input.
     """
-    from torch.multiprocessing import ProcessExitedException
-
-    from detrex_ext.runtime import default_argument_parser, launch
-
     parser = default_argument_parser(EPILOG)
     parser.prog = "python -m detrex_ext train"
     args = parser.parse_args(argv)
+    from torch.multiprocessing import ProcessExitedException
+
+    from detrex_ext.engine import launch
+    from detrex_ext.engine.setup import check_batch, settle
+
     cfg = _config(args)  # errors in it are told here, once, before any process is started
     if not args.eval_only:
-        from detrex_ext.engine.setup import check_batch, settle
-
         settle(cfg)
         check_batch(cfg, args.num_gpus * args.num_machines)
     where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)

@@ -13,9 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detrex_ext.checkpoint import Checkpointer, load_weights, read_checkpoint
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import comm, default_setup
+from detrex_ext.runtime import comm
 
 from . import folder, setup
+from .start import default_setup
 
 
 def run_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> dict[str, Any]:

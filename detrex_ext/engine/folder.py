@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import comm, truncate_metrics
+from detrex_ext.runtime import comm
+
+from .writers import truncate_metrics
 
 _RESULTS = ("last_checkpoint", "metrics.json", "evaluation.json", "model_*.pth", "events.out.tfevents.*")
 METRICS = "metrics.json"

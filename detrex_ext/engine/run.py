@@ -11,25 +11,20 @@ from torch import nn
 
 from detrex_ext.checkpoint import Checkpointer
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import (
-    IterationTimer,
-    LRScheduler,
-    comm,
-    create_ddp_model,
-    default_setup,
-    default_writers,
-    instantiate,
-)
+from detrex_ext.runtime import comm, create_ddp_model, instantiate
 
 from . import folder, setup
+from .checkpoint_hooks import BestCheckpointer, PeriodicCheckpointer
 from .ema import EMAHook, ModelEMA
 from .eval_hook import EvalHook
 from .evaluation import run_evaluation
-from .hooks import BestCheckpointer, PeriodicCheckpointer, PeriodicWriter
+from .hooks import IterationTimer, LRScheduler, PeriodicWriter
 from .optim import build_optimizer
 from .precision import Precision
 from .signals import SignalHook
+from .start import default_setup
 from .trainer import Trainer
+from .writers import default_writers
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +111,7 @@ class _Run:
             EMAHook(self.ema) if self.ema else None,
             LRScheduler(scheduler=instantiate(self.cfg.lr_multiplier)),
             PeriodicCheckpointer(self.checkpointer, t.checkpointer.period, t.checkpointer.max_to_keep),
-            EvalHook(t.eval_period, self.evaluate, t.output_dir, key) if evaluate else None,
+            EvalHook(t.eval_period, self.evaluate, folder=t.output_dir, key=key) if evaluate else None,
             BestCheckpointer(self.checkpointer, t.eval_period, best.metric, best.mode)
             if evaluate and best.enabled
             else None,

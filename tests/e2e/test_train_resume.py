@@ -110,7 +110,7 @@ def after_evaluation():
 
 def in_metrics():
     """Half of a line of metrics.json is written."""
-    from detrex_ext.runtime import JSONWriter
+    from detrex_ext.engine import JSONWriter
 
     inner, count = JSONWriter.write, []
 

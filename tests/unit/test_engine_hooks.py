@@ -44,7 +44,7 @@ def run(tmp_path, steps=10, start=0, scores=None, period=3, keep=None, mode="max
     checkpointer = Checkpointer(t.model, str(tmp_path), trainer=t, rng=t.rng)
     best = BestCheckpointer(checkpointer, 2, "bbox/AP", mode)
     t.register_hooks(
-        [PeriodicCheckpointer(checkpointer, period, keep), EvalHook(2, evaluate, str(tmp_path)), best]
+        [PeriodicCheckpointer(checkpointer, period, keep), EvalHook(2, evaluate, folder=str(tmp_path)), best]
     )
     if start:
         checkpointer.resume()

@@ -9,11 +9,9 @@ import pytest
 import torch
 from fvcore.common.param_scheduler import StepWithFixedGammaParamScheduler
 
-from detrex_ext.runtime import (
+from detrex_ext.engine import (
     CommonMetricPrinter,
     EvalHook,
-    EventStorage,
-    HookBase,
     IterationTimer,
     JSONWriter,
     LRScheduler,
@@ -21,9 +19,10 @@ from detrex_ext.runtime import (
     TensorboardXWriter,
     TrainerBase,
     default_writers,
-    get_event_storage,
-    truncate_metrics,
 )
+from detrex_ext.engine.hooks import _representative_group
+from detrex_ext.engine.writers import truncate_metrics
+from detrex_ext.runtime import EventStorage, HookBase, get_event_storage
 
 
 class Trainer(TrainerBase):
@@ -267,8 +266,6 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path):
 
 
 def test_the_wider_group_names_the_learning_rate():
-    from detrex_ext.runtime.hooks import _representative_group
-
     def optimizer(*groups):
         made = [{"params": [torch.nn.Parameter(torch.zeros(1)) for _ in range(n)], "lr": lr} for n, lr in groups]
         return torch.optim.SGD(made, lr=1.0)
