@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -121,15 +120,12 @@ def _read(path: str) -> Any:
 
 def _checkpoints(cfg: DictConfig, args: argparse.Namespace) -> list[tuple[str, int | None]]:
     """(path, steps made) of all checkpoints of a run folder by age; else the one that the config names."""
+    from detrex_ext.checkpoint import RunFolder
+
     if not is_run(args):
         return [(weights_of(cfg.train.init_checkpoint, args), None)]
-    folder = Path(args.config_file)
-    found = {int(p.stem[6:]) + 1: p for p in folder.glob("model_*.pth") if re.fullmatch(r"model_\d+", p.stem)}
-    if (folder / "model_final.pth").is_file():  # the last periodic one is the same
-        found[int(cfg.train.max_iter)] = folder / "model_final.pth"
-    if not found:
-        return [(weights_of("", args), None)]
-    return [(str(path), steps) for steps, path in sorted(found.items())]
+    found = RunFolder(args.config_file).checkpoints()
+    return [(str(path), iteration + 1) for iteration, path in found] or [(weights_of("", args), None)]
 
 
 def _start(cfg: DictConfig) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import signal
 from typing import Any
 
 from detrex_ext.checkpoint import Checkpointer
-from detrex_ext.checkpoint.files import write_whole
+from detrex_ext.checkpoint.files import own_iteration, write_whole
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import HookBase, comm
 
@@ -40,21 +39,22 @@ class PeriodicCheckpointer(HookBase):
 
     def before_train(self) -> None:
         """A run killed between its last periodic and its final checkpoint gets the final one: the same file."""
-        folder, last = self.checkpointer.save_dir, self.trainer.max_iter - 1
-        periodic, final = (os.path.join(folder, f"{name}.pth") for name in (f"model_{last:07d}", "model_final"))
-        missing = self.trainer.start_iter > last and os.path.isfile(periodic) and not os.path.isfile(final)
+        folder, last = self.checkpointer.folder, self.trainer.max_iter - 1
+        periodic = folder.periodic(last)
+        done = own_iteration(folder.final)  # one of a shorter training may be there
+        missing = self.trainer.start_iter > last and periodic.is_file() and (done is None or done < last)
         if missing and comm.is_main_process():
             with open(periodic, "rb") as source:
-                write_whole(final, lambda file: shutil.copyfileobj(source, file))
-            self.checkpointer.tag_last_checkpoint("model_final.pth")
+                write_whole(folder.final, lambda file: shutil.copyfileobj(source, file))
+            self.checkpointer.tag_last_checkpoint(folder.final.name)
 
     def after_step(self) -> None:
-        iteration, stopping = self.trainer.iter, self.trainer.stopping
+        folder, iteration, stopping = self.checkpointer.folder, self.trainer.iter, self.trainer.stopping
         if (iteration + 1) % self.period == 0 or stopping:
-            self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+            self.checkpointer.save(folder.periodic(iteration).stem, iteration=iteration)
             self._prune()
         if iteration + 1 == self.trainer.max_iter:
-            self.checkpointer.save("model_final", iteration=iteration)
+            self.checkpointer.save(folder.final.stem, iteration=iteration)
         if stopping:
             name = signal.Signals(stopping).name
             logger.warning("%s: stopped after iteration %d; go on with --resume", name, iteration)
@@ -63,8 +63,8 @@ class PeriodicCheckpointer(HookBase):
     def _prune(self) -> None:
         if not self.max_to_keep or not comm.is_main_process():
             return
-        for path in self.checkpointer.periodic_files()[: -self.max_to_keep]:
-            os.unlink(path)
+        for path in self.checkpointer.folder.periodic_files()[: -self.max_to_keep]:
+            path.unlink()
 
 
 class BestCheckpointer(HookBase):
@@ -110,7 +110,11 @@ class BestCheckpointer(HookBase):
             return
         self.best, self.best_iter = value, evaluated
         logger.info("best %s so far: %.4f at iteration %d", self.metric, value, evaluated)
-        self.checkpointer.save("model_best", tag=False, iteration=self.trainer.iter)
+        self.checkpointer.save(self.checkpointer.folder.best.stem, tag=False, iteration=self.trainer.iter)
+
+    def forget(self) -> None:
+        """What was best before is not comparable with what comes."""
+        self.best = self.best_iter = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_iter": self.best_iter}

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from detrex_ext.checkpoint import RunFolder
 from detrex_ext.checkpoint.files import write_json
 from detrex_ext.runtime import HookBase, comm
 
@@ -31,18 +32,18 @@ class EvalHook(HookBase):
         eval_function: Callable[[], Any],
         eval_after_train: bool = True,
         *,
-        folder: str = "",
+        folder: str | os.PathLike = "",
         key: str = "",
     ) -> None:
         """
         Args:
             eval_period: iterations; 0 = only at the end.
             eval_function: () -> nested dicts of numbers, or nothing; called on every rank.
-            folder: where `evaluation.json` goes; "" = nowhere.
+            folder: the run's, where they are kept; "" = nowhere.
             key: what the metrics depend on beside the weights; metrics under another key are not taken.
         """
         self._period, self._evaluate, self._eval_after_train = eval_period, eval_function, eval_after_train
-        self._path = os.path.join(folder, "evaluation.json") if folder else ""
+        self._path = RunFolder(folder).evaluation if folder else None
         self._key = key
 
     def before_train(self) -> None:
@@ -85,8 +86,7 @@ class EvalHook(HookBase):
 
     def _read(self, iteration: int) -> dict[str, Any] | None:
         try:
-            with open(self._path, encoding="utf-8") as file:
-                saved = json.load(file)
+            saved = json.loads(self._path.read_text(encoding="utf-8")) if self._path else {}
         except (OSError, ValueError):
             return None
         fits = saved.get("iteration") == iteration and saved.get("key") == self._key

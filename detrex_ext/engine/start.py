@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from tabulate import tabulate
 
 from detrex_ext import __version__, runtime
+from detrex_ext.checkpoint import RunFolder
 from detrex_ext.config import save_config
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
@@ -26,7 +27,18 @@ _log = logging.getLogger(__name__)
 
 
 def default_setup(cfg: Any, args: Any) -> int:
-    """Make the output folder, logs (`log.txt`, other ranks `log.txt.rank<r>`), `config.yaml`, seeds and backends.
+    """As `begin`, and the config is written to the folder."""
+    seed = begin(cfg, args)
+    output_dir = _get(cfg, "train.output_dir")
+    if comm.is_main_process() and output_dir:
+        path = RunFolder(output_dir).config
+        save_config(cfg, path)
+        _log.info(f"Full config saved to {path}")
+    return seed
+
+
+def begin(cfg: Any, args: Any) -> int:
+    """Make the output folder, logs (`log.txt`, other ranks `log.txt.rank<r>`), seeds and backends.
 
     Args:
         cfg: `train.output_dir`, `train.seed` (negative: random), `train.cudnn_benchmark`, `train.float32_precision`.
@@ -52,10 +64,6 @@ def default_setup(cfg: Any, args: Any) -> int:
     if config_file and os.path.isfile(config_file):
         with open(config_file, encoding="utf-8") as file:
             _log.info(f"Contents of args.config_file={config_file}:\n{file.read()}")
-    if rank == 0 and output_dir:
-        path = os.path.join(output_dir, "config.yaml")
-        save_config(cfg, path)
-        _log.info(f"Full config saved to {path}")
     seed = _get(cfg, "train.seed", -1)
     if seed < 0:
         seed = comm.all_gather(int.from_bytes(os.urandom(4), "little") // 2)[0]

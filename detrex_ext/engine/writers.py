@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from detrex_ext.checkpoint.run_folder import RunFolder, metric_lines
 from detrex_ext.runtime import EventStorage, get_event_storage
 
 _log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class JSONWriter(EventWriter):
     def __init__(self, json_file: str, window_size: int = 20) -> None:
         self._path = json_file
         self._window = window_size
-        self._last_write = max((line["iteration"] for line in _read_lines(json_file)), default=-1)
+        self._last_write = max((line["iteration"] for line in metric_lines(json_file)), default=-1)
         self._file = open(json_file, "a", encoding="utf-8")
 
     def write(self) -> None:
@@ -138,43 +139,6 @@ def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventW
     os.makedirs(output_dir, exist_ok=True)
     return [
         CommonMetricPrinter(max_iter),
-        JSONWriter(os.path.join(output_dir, "metrics.json")),
+        JSONWriter(str(RunFolder(output_dir).metrics)),
         TensorboardXWriter(output_dir),
     ]
-
-
-def truncate_metrics(path: str, iteration: int) -> int:
-    """Drop the lines of metrics.json that come after `iteration`, and any broken line, atomically.
-
-    Args:
-        iteration: the last iteration that the checkpoint to resume from has done; -1 drops all lines.
-
-    Returns:
-        The number of lines kept; 0 when there is no file.
-    """
-    if not os.path.isfile(path):
-        return 0
-    kept = [line for line in _read_lines(path) if line["iteration"] <= iteration]
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    return len(kept)
-
-
-def _read_lines(path: str) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file: one cut by a crash is left out."""
-    if not os.path.isfile(path):
-        return []
-    lines = []
-    with open(path, encoding="utf-8") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and isinstance(line.get("iteration"), int):
-                lines.append(line)
-    return lines
