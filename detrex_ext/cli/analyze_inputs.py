@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
 
+from .arguments import is_run
 from .outputs import check_file, make_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+WEIGHTS = "train.init_checkpoint"
 
 
 def add_common(parser: argparse.ArgumentParser, name: str) -> None:
@@ -63,11 +66,6 @@ def truth_of(cfg: DictConfig) -> str:
     return truth
 
 
-def is_run(args: argparse.Namespace) -> bool:
-    """Whether the weights are those of a run folder: no override names others."""
-    return os.path.isdir(args.config_file) and not any(opt.startswith("train.init_checkpoint=") for opt in args.opts)
-
-
 def weights_of(stated: str, args: argparse.Namespace) -> str:
     """The checkpoint: that of a run folder, unless an override names one, as a config may name what it started from.
 
@@ -76,7 +74,7 @@ def weights_of(stated: str, args: argparse.Namespace) -> str:
     """
     from detrex_ext.checkpoint import find_weights
 
-    if is_run(args):
+    if is_run(args, WEIGHTS):
         return find_weights(args.config_file).path
     if not stated:
         raise UserError("which weights? name them by train.init_checkpoint=PATH, or a run folder by --config-file")

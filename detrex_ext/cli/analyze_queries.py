@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from detrex_ext.errors import UserError
 
-from .analyze_inputs import add_common, config_of, is_run, output_of, truth_of, weights_of
+from .analyze_inputs import WEIGHTS, add_common, config_of, output_of, truth_of, weights_of
+from .arguments import is_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,7 +63,7 @@ def _run(args: argparse.Namespace) -> int:
 
     cfg = config_of(args)
     rows = [{"checkpoint": path, "iteration": steps} for path, steps in _checkpoints(cfg, args)]
-    label = "/".join(Path(args.config_file if is_run(args) else rows[0]["checkpoint"]).resolve().parts[-2:])
+    label = "/".join(Path(args.config_file if is_run(args, WEIGHTS) else rows[0]["checkpoint"]).resolve().parts[-2:])
     report = QueryReport(label, args.affinity, thresholds, streams, rows)
     for other in others:
         report.check_like(other)
@@ -122,7 +123,7 @@ def _checkpoints(cfg: DictConfig, args: argparse.Namespace) -> list[tuple[str, i
     """(path, steps made) of all checkpoints of a run folder by age; else the one that the config names."""
     from detrex_ext.checkpoint import RunFolder
 
-    if not is_run(args):
+    if not is_run(args, WEIGHTS):
         return [(weights_of(cfg.train.init_checkpoint, args), None)]
     found = RunFolder(args.config_file).checkpoints()
     return [(str(path), iteration + 1) for iteration, path in found] or [(weights_of("", args), None)]

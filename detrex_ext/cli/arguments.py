@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,14 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
     add("--overlay", action="extend", type=_names, default=[], metavar="A,B", help="overlays, applied in this order")
     add("opts", nargs="*", metavar="key=value", help="overrides of the config: key=value, +new.key=value")
     return parser
+
+
+def is_run(args: argparse.Namespace, key: str) -> bool:
+    """Whether ``--config-file`` names a run folder and no override sets the key that the folder answers too.
+
+    A config states where its run was written and what it started from; neither need be so any more.
+    """
+    return os.path.isdir(args.config_file) and not any(opt.lstrip("+").startswith(f"{key}=") for opt in args.opts)
 
 
 def _names(text: str) -> list[str]:

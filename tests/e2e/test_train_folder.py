@@ -139,6 +139,19 @@ def test_a_start_that_fails_leaves_the_old_run_as_it_was(shapes_data, tmp_path):
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name not in ("log.txt", ".lock")}
 
 
+def test_a_run_that_was_moved_is_evaluated_and_gone_on_with_where_it_is(shapes_data, tmp_path):
+    """Neither where its config says it was written, nor what it says it started from."""
+    assert in_process(train, shapes_data, tmp_path / "old", ("train.max_iter=2",)) == 0
+    start = (f"train.init_checkpoint={tmp_path}/old/model_0000001.pth", "train.max_iter=2")
+    assert in_process(train, shapes_data, tmp_path / "then", start) == 0
+    now = (tmp_path / "then").rename(tmp_path / "now")
+    assert in_process(verb, "train", "--config-file", str(now), "--eval-only") == 0
+    assert f"evaluated: {now}/model_final.pth, after 2" in (now / "evaluation" / "log.txt").read_text()
+    assert in_process(verb, "train", "--config-file", str(now), "--resume", "train.max_iter=3") == 0
+    assert read_checkpoint(now / "model_final.pth")["iteration"] == 2
+    assert not (tmp_path / "then").exists()
+
+
 # ---- averages
 
 
