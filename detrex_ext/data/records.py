@@ -5,6 +5,7 @@ Shape legend: N records, G objects of one.
 
 from __future__ import annotations
 
+import math
 import pickle
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -170,10 +171,10 @@ def _fault_of(ann: Any) -> str:
         found = next((m.name for m in BoxMode if m == mode), f"{mode!r:.80}")
         return f"bbox_mode {found} is not supported; expected BoxMode.XYXY_ABS or XYWH_ABS, in pixels"
     try:
-        box = np.asarray(ann.get("bbox"), dtype=np.float64)
-    except (TypeError, ValueError):
-        box = np.zeros(0)
-    if box.shape != (4,) or not np.isfinite(box).all():
+        good = len(ann["bbox"]) == 4 and all(map(math.isfinite, ann["bbox"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
         return f"bbox {ann.get('bbox')!r:.80}; expected four finite numbers in pixels"
     if isinstance(class_, bool) or not isinstance(class_, int | np.integer) or class_ < 0:
         return f"category_id {class_!r:.80}; expected the index of a class, an integer from 0"

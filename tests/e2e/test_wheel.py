@@ -99,7 +99,7 @@ def test_configs_are_found_without_a_checkout(installed: Path, tmp_path: Path) -
 
 def test_check_train_and_predict_in_an_empty_folder(installed: Path, shapes_data: Path, tmp_path: Path) -> None:
     images = str(shapes_data / "images")
-    report = json.loads(detrex_ext(installed, tmp_path, "check", str(shapes_data / "train.json"), "--json"))
+    report = json.loads(detrex_ext(installed, tmp_path, "check", str(shapes_data / "train.json"), "--json", "-"))
     assert report["ok"] and report["num_images"] == 12
     data = [f"dataset.{split}_{what}={path}" for split in ("train", "val")
             for what, path in (("json", shapes_data / f"{split}.json"), ("images", images))]  # fmt: skip
