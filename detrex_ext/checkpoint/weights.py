@@ -39,7 +39,7 @@ class Weights(Saved):
 
     def __str__(self) -> str:
         iteration = self.data.get("iteration")
-        after = "" if iteration is None else f", after {iteration + 1} iterations"
+        after = f", after {iteration + 1} iterations" if isinstance(iteration, int) else ""
         return f"{self.path}{after}, {WORDS[self.part]}"
 
 

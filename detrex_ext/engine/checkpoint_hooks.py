@@ -104,7 +104,7 @@ class BestCheckpointer(HookBase):
         value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
         better = iteration == evaluated and math.isfinite(value)
         better = better and (self.best is None or self.sign * value > self.sign * self.best)
-        # figures are on rank 0, saving is for all
+        # metrics are on rank 0, saving is for all
         better, value = comm.all_gather((better, value))[0]
         if not better:
             return

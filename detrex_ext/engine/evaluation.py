@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> dict[str, Any]:
-    """Evaluates and logs the figures as scripts read them."""
+    """Evaluates and logs the metrics as scripts read them."""
     from detrex_ext.evaluation import inference_on_dataset, print_csv_format
 
     inner = model.module if isinstance(model, DistributedDataParallel) else model
@@ -61,8 +61,9 @@ def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     setup.set_num_classes(cfg, classes, evaluation[1].json)
     cfg.model.rules, cfg.model.strategies = {}, {}
     model = setup.build_model(cfg)
-    logger.info("evaluated: %s", weights)
-    load_state(model, weights.state(), name=weights.path).check_whole(weights.path)
+    report = load_state(model, weights.state(), name=weights.path)
+    report.check_whole(weights.path)
+    logger.info("evaluated: %s\n%s", weights, report)
     return run_evaluation(model, *evaluation)
 
 
