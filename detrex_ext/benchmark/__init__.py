@@ -1,1 +1,3 @@
-"""Measurements of time and memory, side by side with detrex where it is importable."""
+"""Time and memory on this machine: of whole models, of the criterion, of attention."""
+
+SUITES = ("criterion", "step", "attention", "inference")

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from detrex_ext.layers.attention import attention
 from detrex_ext.layers.ms_deform_attn import ms_deform_attn
-from detrex_ext.layers.ms_deform_backends import choose, load
-from detrex_ext.runtime import peers
+from detrex_ext.layers.ms_deform_backends import Shapes, choose, load
 
 from .measure import Work
 
@@ -31,34 +30,38 @@ DENSE: dict[str, dict[str, Any]] = {
 DENSE_IMPLEMENTATIONS = ("fused", "map", "detrex_ext")
 
 
-def samplers(device: str, with_detrex: bool) -> list[str]:
-    """Backends that run here; detrex's pure torch function first, where it is wanted."""
-    found = ["detrex"] if with_detrex else []
-    best = choose(torch.zeros(1, device=device))
-    return [*found, *dict.fromkeys(("torch", best))]
+def samplers(device: str) -> list[str]:
+    """Backends of deformable sampling that are compared: the reference, and what the models use there."""
+    return list(dict.fromkeys(("torch", choose(torch.zeros(1, device=device)))))
+
+
+def points(device: str, side: int, queries: int | None = None) -> tuple[list[Tensor], Shapes, Tensor]:
+    """Inputs near each cell (an encoder) or near points anywhere (a decoder).
+
+    Returns:
+        Leaves value (B, S, H, D), locations (B, T, H, L, K, 2) and weights (B, T, H, L, K); the (height, width) of
+        each level; an upstream gradient (B, T, H D).
+    """
+    shapes = tuple((-(-side // s),) * 2 for s in STRIDES)
+    make = torch.Generator().manual_seed(0)
+    centers = torch.cat([_centers(h) for h, _ in shapes]) if queries is None else torch.rand(queries, 2, generator=make)
+    T, S, L = len(centers), sum(h * w for h, w in shapes), len(shapes)
+    value = torch.randn(BATCH, S, HEADS, WIDTH, generator=make)
+    cells = torch.tensor([h for h, _ in shapes])[:, None, None]
+    at = centers[None, :, None, None, None] + 2 * torch.randn(BATCH, T, HEADS, L, POINTS, 2, generator=make) / cells
+    weight = torch.rand(BATCH, T, HEADS, L, POINTS, generator=make)
+    upstream = torch.randn(BATCH, T, HEADS * WIDTH, generator=make).to(device)
+    return [x.to(device).requires_grad_() for x in (value, at, weight)], shapes, upstream
 
 
 def sampling(impl: str, device: str, side: int, queries: int | None = None) -> Work:
-    """Deformable sampling near each cell (an encoder) or near points anywhere (a decoder)."""
-    shapes = tuple((-(-side // s),) * 2 for s in STRIDES)
-    make = torch.Generator().manual_seed(0)
-    centres = torch.cat([_centres(h) for h, _ in shapes]) if queries is None else torch.rand(queries, 2, generator=make)
-    T, S, L = len(centres), sum(h * w for h, w in shapes), len(shapes)
-    value = torch.randn(BATCH, S, HEADS, WIDTH, generator=make)
-    cells = torch.tensor([h for h, _ in shapes])[:, None, None]
-    at = centres[None, :, None, None, None] + 2 * torch.randn(BATCH, T, HEADS, L, POINTS, 2, generator=make) / cells
-    weight = torch.rand(BATCH, T, HEADS, L, POINTS, generator=make)
-    upstream = torch.randn(BATCH, T, HEADS * WIDTH, generator=make).to(device)
-    inputs = [x.to(device).requires_grad_() for x in (value, at, weight)]
-    if impl == "detrex":
-        sample = peers.detrex_sampling()
-        hw = torch.tensor(shapes, device=device)
-        return lambda: torch.autograd.grad(sample(inputs[0], hw, inputs[1], inputs[2]), inputs, upstream)
+    """Deformable sampling of :func:`points` by a backend."""
+    inputs, shapes, upstream = points(device, side, queries)
     load(impl)
     return lambda: torch.autograd.grad(ms_deform_attn(inputs[0], shapes, *inputs[1:], impl), inputs, upstream)
 
 
-def _centres(cells: int) -> Tensor:
+def _centers(cells: int) -> Tensor:
     tick = (torch.arange(cells) + 0.5) / cells
     return torch.cartesian_prod(tick, tick).flip(-1)
 

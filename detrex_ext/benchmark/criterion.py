@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,23 +10,11 @@ from torch import Tensor
 from detrex_ext.criterion import FocalLoss, GIoULoss, L1Loss, Rule, SetCriterion, Term
 from detrex_ext.matching import FocalClassCost, GIoUCost, HungarianMatcher, L1Cost
 from detrex_ext.matching.stack import stack_sets
-from detrex_ext.runtime import peers
 from detrex_ext.structures import SupervisedSet, Targets
 
 from .measure import Work
 
 IMAGES, QUERIES, CLASSES, OBJECTS = 2, 300, 80, 20
-
-
-def implementations(with_detrex: bool) -> dict[str, Callable[[int, str], Work]]:
-    """Name -> maker of the work for so many sets. detrex's is a loop over the sets, as in its criterion."""
-    found: dict[str, Callable[[int, str], Work]] = {}
-    if with_detrex:
-        found["detrex"] = detrex
-    found["detrex_ext, one set at a time"] = loop
-    found["detrex_ext"] = together
-    found["assignment solver alone"] = solver
-    return found
 
 
 def predictions(sets: int, device: str) -> tuple[list[Tensor], list[Tensor], Targets]:
@@ -46,7 +34,7 @@ def _matcher() -> HungarianMatcher:
     return HungarianMatcher(costs=[FocalClassCost(2.0), L1Cost(5.0), GIoUCost(2.0)])
 
 
-def _ours() -> SetCriterion:
+def _criterion() -> SetCriterion:
     terms = {"class": Term(FocalLoss(), 1.0), "bbox": Term(L1Loss(), 5.0), "giou": Term(GIoULoss(), 2.0)}
     return SetCriterion([Rule(_matcher(), terms)])
 
@@ -55,40 +43,16 @@ def _sets(logits: list[Tensor], raw: list[Tensor]) -> list[SupervisedSet]:
     return [SupervisedSet(x, r.sigmoid(), n) for n, (x, r) in enumerate(zip(logits, raw, strict=True))]
 
 
-def together(sets: int, device: str) -> Work:
-    """Ours, all sets at once."""
+def losses(sets: int, device: str, at_once: bool = True) -> Work:
+    """The criterion called with all sets, or with one set after the other."""
     logits, raw, targets = predictions(sets, device)
-    criterion = _ours()
+    criterion = _criterion()
 
     def run() -> None:
-        loss = sum(criterion(_sets(logits, raw), targets).values())
-        torch.autograd.grad(loss, logits + raw)
-
-    return run
-
-
-def loop(sets: int, device: str) -> Work:
-    """Ours, a call for each set."""
-    logits, raw, targets = predictions(sets, device)
-    criterion = _ours()
-
-    def run() -> None:
-        loss = sum(sum(criterion([one], targets).values()) for one in _sets(logits, raw))
-        torch.autograd.grad(loss, logits + raw)
-
-    return run
-
-
-def detrex(sets: int, device: str) -> Work:
-    """detrex's criterion of Deformable-DETR, which takes one set after the other."""
-    logits, raw, targets = predictions(sets, device)
-    criterion = peers.detrex_criterion(sets, CLASSES)
-    objects = [{"labels": x, "boxes": b} for x, b in zip(targets.labels, targets.boxes, strict=True)]
-
-    def run() -> None:
-        outputs = [{"pred_logits": x, "pred_boxes": r.sigmoid()} for x, r in zip(logits, raw, strict=True)]
-        losses = criterion({**outputs[-1], "aux_outputs": outputs[:-1]}, objects)
-        torch.autograd.grad(sum(losses.values()), logits + raw)
+        every = _sets(logits, raw)
+        calls = [every] if at_once else [[one] for one in every]
+        total = sum(sum(criterion(call, targets).values()) for call in calls)
+        torch.autograd.grad(total, logits + raw)
 
     return run
 
@@ -99,3 +63,10 @@ def solver(sets: int, device: str) -> Work:
     problem = _matcher().match(stack_sets(_sets(logits, raw)), targets)
     arrays = [x.cpu().numpy() for x in problem.tensors]
     return lambda: problem.solve(arrays)
+
+
+IMPLEMENTATIONS = {
+    "detrex_ext, one set at a time": partial(losses, at_once=False),
+    "detrex_ext": losses,
+    "assignment solver alone": solver,
+}

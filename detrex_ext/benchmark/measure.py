@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gc
-import json
-import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 Work = Callable[[], Any]
+CALLS = 3  # of what is measured alone: the later ones find the caches of the first
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,18 @@ class Options:
     Attributes:
         strategies: each an overlay, or several joined by "+", measured beside the bare model.
         device: where.
-        batch: pictures of a batch, of the suites ``step`` and ``inference``.
-        overrides: ``key=value`` for every model of ours.
+        batch: images of a batch, of the suites ``step`` and ``inference``.
+        overrides: ``key=value`` for every model.
+        configs: files or short names of what the suites ``step`` and ``inference`` measure; none: the shipped hosts.
+        overlays: laid over each of them first.
     """
 
     strategies: tuple[str, ...] = ()
     device: str = "cpu"
     batch: int = 2
     overrides: tuple[str, ...] = ()
+    configs: tuple[str, ...] = ()
+    overlays: tuple[str, ...] = ()
 
 
 def wait(device: str) -> None:
@@ -77,18 +81,24 @@ def peak_mib(device: str = "cpu") -> float:
         return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
-def peak_alone(spec: Mapping[str, Any]) -> float:
-    """Peak memory in MiB of one cell, run a few times in a fresh process.
+def peak_alone(build: Callable[[], Work], device: str = "cpu") -> float:
+    """Peak memory in MiB of a piece of work that is built and run a few times in a fresh process.
 
-    Raises:
-        RuntimeError: the process failed; with the end of what it said.
+    Args:
+        build: makes the work; it is pickled.
+        device: where it runs.
     """
-    command = [sys.executable, "-m", "detrex_ext.benchmark.alone", json.dumps(dict(spec))]
-    path = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    if done.returncode:
-        raise RuntimeError(f"{spec['case']}, {spec['impl']} failed in a process of its own:\n{done.stderr[-2000:]}")
-    return float(json.loads(done.stdout.splitlines()[-1])["peak_mib"])
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_peak, build, device, torch.get_num_threads()).result()
+
+
+def _peak(build: Callable[[], Work], device: str, threads: int) -> float:
+    torch.set_num_threads(threads)
+    work = build()
+    for _ in range(CALLS):
+        work()
+    wait(device)
+    return peak_mib(device)
 
 
 class _Bytes(TorchDispatchMode):

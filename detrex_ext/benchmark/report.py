@@ -1,47 +1,50 @@
-"""Running a suite, and its figures as rows, Markdown and notes."""
+"""Running a suite, and what was measured as rows, Markdown and notes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from tabulate import tabulate
+
 from . import models
 from .measure import Options, medians, peak_alone, work_of
-from .suites import Cell, cells, spec_of
+from .suites import Cell
 
 Row = dict[str, Any]
 REPEATS = {"criterion": 15, "step": 5, "attention": 15, "inference": 7}
+HEAD = ("implementation", "type", "median", "ratio", "peak MiB", "ratio")
+HEAD += ("GFLOP", "at GEMM rate", "GiB moved", "at bandwidth")  # of whole models
 
 
 def run(
-    suite: str,
+    cells: Sequence[Cell],
     options: Options,
     machine: dict[str, Any],
     repeats: int | None = None,
-    only: str = "",
     memory: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[list[Row]]:
-    """Rows of a suite, one case at a time.
+    """Rows of cells, one case at a time.
 
     Args:
-        suite, options: as for :func:`~detrex_ext.benchmark.suites.cells`.
+        cells: of a suite, those of a case side by side.
+        options: how they were made.
         machine: from :func:`~detrex_ext.benchmark.measure.machine`.
         repeats: of each cell; the median is taken.
-        only: cases that contain this text.
         memory: whether to start a process for each cell to measure its peak.
         say: told what is going on.
     """
-    chosen = [c for c in cells(suite, options) if only in c.case]
-    for case, group in groupby(chosen, key=lambda c: c.case):
+    for case, group in groupby(cells, key=lambda c: c.case):
         members = list(group)
+        suite = members[0].suite
         say(f"{suite}: {case}: {len(members)} implementations")
         works = [c.build() for c in members]
         taken = medians(works, repeats or REPEATS[suite], options.device)
         counted = [work_of(w) if suite in ("step", "inference") else None for w in works]
         del works
-        peaks = [peak_alone(spec_of(c, options)) if memory else None for c in members]
+        peaks = [peak_alone(c.build, options.device) if memory else None for c in members]
         yield [
             _row(cell, members[0], taken[i], taken[0], peaks[i], peaks[0], _limits(counted[i], cell.dtype, machine))
             for i, cell in enumerate(members)
@@ -91,24 +94,19 @@ def machine_line(machine: dict[str, Any]) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table of a case."""
-    limits = "gflop" in rows[0]
-    head = ["implementation", "type", "median", "ratio", "peak MiB", "ratio"]
-    head += ["GFLOP", "at GEMM rate", "GiB moved", "at bandwidth"] if limits else []
-    lines = [f"**{rows[0]['suite']}: {rows[0]['case']}** (ratios to {rows[0]['ratio_to']})", "", _line(head)]
-    lines.append("|".join(["", "---", "---", *["---:"] * (len(head) - 2), ""]))
-    return "\n".join([*lines, *(_line(_cells(r, limits)) for r in rows)])
+    table = [_texts(row) for row in rows]
+    ways = ["left", "left", *["right"] * (len(table[0]) - 2)]
+    text = tabulate(table, HEAD[: len(table[0])], "pipe", disable_numparse=True, colalign=ways)
+    return f"**{rows[0]['suite']}: {rows[0]['case']}** (ratios to {rows[0]['ratio_to']})\n\n{text}"
 
 
-def _cells(r: Row, limits: bool) -> list[str]:
+def _texts(r: Row) -> list[str]:
+    """Of a row, as in ``HEAD``."""
     peak = ["-", "-"] if r["peak_mib"] is None else [f"{r['peak_mib']:.0f}", f"{r['peak_ratio']:.2f}"]
     found = [r["impl"], r["dtype"], _time(r["median_s"]), f"{r['ratio']:.2f}", *peak]
-    if limits:
+    if "gflop" in r:
         found += [f"{r['gflop']:.0f}", _time(r["gemm_s"]), f"{r['gib_moved']:.1f}", _time(r["bandwidth_s"])]
     return found
-
-
-def _line(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(texts) + " |"
 
 
 def _time(seconds: float) -> str:
@@ -116,55 +114,27 @@ def _time(seconds: float) -> str:
 
 
 def notes(rows: Sequence[Row], options: Options) -> list[str]:
-    """What the rows of a case say together: shares, prices, agreement with detrex."""
+    """What the rows of a case say together: the share of the solver, the price of each strategy."""
     by = {(r["impl"], r["dtype"]): r for r in rows}
-    suite, case = rows[0]["suite"], rows[0]["case"]
     ours, solver = by.get(("detrex_ext", "fp32")), by.get(("assignment solver alone", "fp32"))
-    found = []
     if ours and solver:
         share = solver["median_s"] / ours["median_s"]
-        found.append(f"{case}: the assignment solver is {share:.0%} of detrex_ext's time")
-    if ours and suite == "step":
-        found += _price(case, by, ours, options.strategies)
-        found += [_beside(case, by, names) for names in options.strategies if (f"detrex+{names}", "fp32") in by]
-    if suite == "inference" and ("detrex", "fp32") in by:
-        found += [_agreement(r, options) for (impl, _), r in by.items() if impl == "detrex_ext"]
-    return found
+        return [f"{ours['case']}: the assignment solver is {share:.0%} of detrex_ext's time"]
+    if ours is None or ours["suite"] != "step":
+        return []
+    found = ((names, by.get((f"detrex_ext+{names}", "fp32"))) for names in options.strategies)
+    return [_price(names, row, ours, options) for names, row in found if row is not None]
 
 
-def _agreement(row: Row, options: Options) -> str:
-    score, median, largest = models.agreement_with_detrex(row["host"], row["side"], options, row["dtype"])
-    return (
-        f"{row['case']}: with the same weights the 100 best detections of {row['dtype']} differ from detrex's by at "
-        f"most {score:.2g} in score and {largest:.2g} px in a box, half of them by less than {median:.2g} px"
-    )
-
-
-def _price(case: str, by: Mapping[tuple[str, str], Row], bare: Row, strategies: Sequence[str]) -> list[str]:
-    found = []
-    for names in strategies:
-        row = by.get((f"detrex_ext+{names}", "fp32"))
-        if row is None:
-            continue
-        text = f"{case}: {names} takes {row['median_s'] / bare['median_s']:.2f}x of the bare time"
-        more = models.count_sets(bare["host"], names.split("+")) - models.count_sets(bare["host"], ())
+def _price(names: str, row: Row, bare: Row, options: Options) -> str:
+    text = f"{row['case']}: {names} takes {row['median_s'] / bare['median_s']:.2f}x of the bare time"
+    counts = [models.count_sets(bare["host"], chosen, options) for chosen in (names.split("+"), ())]
+    more = counts[0] - counts[1]
+    if row["peak_mib"] is not None:
+        text += f" and {row['peak_mib'] / bare['peak_mib']:.2f}x of its memory"
+    if more > 0:
+        text += f"; it adds {more} sets, {_time((row['median_s'] - bare['median_s']) / more)}"
         if row["peak_mib"] is not None:
-            text += f" and {row['peak_mib'] / bare['peak_mib']:.2f}x of its memory"
-        if more > 0:
-            text += f"; it adds {more} sets, {_time((row['median_s'] - bare['median_s']) / more)}"
-            if row["peak_mib"] is not None:
-                text += f" and {(row['peak_mib'] - bare['peak_mib']) / more:.1f} MiB"
-            text += " for each"
-        found.append(text)
-    return found
-
-
-def _beside(case: str, by: Mapping[tuple[str, str], Row], names: str) -> str:
-    theirs, texts = by[(f"detrex+{names}", "fp32")], []
-    for dtype in ("fp32", "bf16"):
-        row = by[(f"detrex_ext+{names}", dtype)]
-        text = f"in {dtype} {row['median_s'] / theirs['median_s']:.2f}x of the time"
-        if row["peak_mib"] is not None:
-            text += f", {row['peak_mib'] / theirs['peak_mib']:.2f}x of the memory"
-        texts.append(text)
-    return f"{case}: {names} beside detrex+{names} fp32: {'; '.join(texts)}"
+            text += f" and {(row['peak_mib'] - bare['peak_mib']) / more:.1f} MiB"
+        text += " for each"
+    return text

@@ -14,7 +14,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "check": ("check", "check annotation files and their pictures"),
     "convert": ("convert", "write a checkpoint under the names of another project"),
     "analyze": ("analyze", "a model: parts and costs, errors by stage, queries at objects, attention"),
-    "benchmark": ("benchmark", "measure time and memory, beside detrex where it is importable"),
+    "benchmark": ("benchmark", "measure time and memory on this machine"),
     "plot": ("plot", "draw the curves of runs"),
 }
 

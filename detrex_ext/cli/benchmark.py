@@ -1,20 +1,24 @@
-"""`python -m detrex_ext benchmark`: time and memory, beside detrex where it is importable."""
+"""`python -m detrex_ext benchmark`: time and memory on this machine.
+
+    python -m detrex_ext benchmark step --config-file small --strategies sqr,dac+sqr
+    python -m detrex_ext benchmark step --only "480 px" --repeats 3
+    python -m detrex_ext benchmark criterion --json criterion.json
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from detrex_ext.benchmark import SUITES
 from detrex_ext.errors import UserError
 
 from .outputs import check_file
-
-SUITES = ("criterion", "step", "attention", "inference")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,6 +29,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("suite", choices=SUITES, help="what to measure")
     parser.add_argument(
+        "--config-file",
+        action="append",
+        default=[],
+        metavar="F",
+        help="a model for step and inference, by path or short name; may be repeated (default: five published hosts)",
+    )
+    parser.add_argument("--overlay", default="", metavar="A,B", help="overlays for every model, in order")
+    parser.add_argument(
         "--strategies",
         default="",
         metavar="A,B+C",
@@ -33,53 +45,59 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", metavar="FILE", help="write the rows, with the machine and the versions")
     parser.add_argument("--repeats", type=int, metavar="N", help="runs of each (default 5 to 15, by suite)")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it, such as '320 px'")
-    parser.add_argument("--batch", type=int, default=2, metavar="N", help="pictures, in step and inference (default 2)")
+    parser.add_argument("--batch", type=int, default=2, metavar="N", help="images, in step and inference (default 2)")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: its own choice)")
     parser.add_argument("--no-memory", action="store_true", help="times only, which is much quicker")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every model of ours")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every model")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, cells: Callable | None = None, notes: Callable | None = None
+) -> int:
     """Run a suite; the table goes to standard output, progress to standard error.
+
+    Args:
+        argv: the verb's arguments.
+        cells, notes: instead of those of :mod:`detrex_ext.benchmark`, of the same arguments: what is measured beside.
 
     Raises:
         UserError: an unknown strategy or device, or a file that cannot be written.
     """
     args = build_parser().parse_args(argv)
     strategies = tuple(name for name in args.strategies.split(",") if name and name != "none")
-    _check(args, strategies)
+    overlays = tuple(name for name in args.overlay.split(",") if name)
+    _check(args, [*overlays, *strategies])
 
     import torch
 
-    from detrex_ext.benchmark import measure, report
-    from detrex_ext.runtime import peers
+    from detrex_ext.benchmark import measure, report, suites
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    if peers.why_no_detrex():
-        _say(f"detrex is not measured, as it is not importable: {peers.why_no_detrex()}")
-    options = measure.Options(strategies, args.device, args.batch, tuple(args.overrides))
+    configs, overrides = tuple(args.config_file), tuple(args.overrides)
+    options = measure.Options(strategies, args.device, args.batch, overrides, configs, overlays)
+    chosen = [cell for cell in (cells or suites.cells)(args.suite, options) if args.only in cell.case]
+    if not chosen:
+        raise UserError(f"suite {args.suite} has no case whose name contains '{args.only}'")
     machine = measure.machine(args.device)
     print(report.machine_line(machine), flush=True)
     document = {"suite": args.suite, **asdict(options), "machine": machine, "notes": [], "rows": []}
-    for rows in report.run(args.suite, options, machine, args.repeats, args.only, not args.no_memory, _say):
-        notes = report.notes(rows, options)
-        print("\n".join(["", report.markdown(rows), "", *(f"- {note}" for note in notes)]).rstrip(), flush=True)
+    for rows in report.run(chosen, options, machine, args.repeats, not args.no_memory, _say):
+        found = (notes or report.notes)(rows, options)
+        print("\n".join(["", report.markdown(rows), "", *(f"- {note}" for note in found)]).rstrip(), flush=True)
         document["rows"] += rows
-        document["notes"] += notes
+        document["notes"] += found
         if args.json:
             _write(args.json, document)  # after each case: a run that is cut short keeps those it made
-    if not document["rows"]:
-        raise UserError(f"suite {args.suite} has no case whose name contains '{args.only}'")
     return 0
 
 
-def _check(args: argparse.Namespace, strategies: Sequence[str]) -> None:
+def _check(args: argparse.Namespace, overlays: Sequence[str]) -> None:
     from detrex_ext.config import find_overlay
 
-    for name in (name for names in strategies for name in names.split("+")):
+    for name in (name for names in overlays for name in names.split("+")):
         find_overlay(name)
     if any(number is not None and number < 1 for number in (args.repeats, args.threads, args.batch)):
         raise UserError("--repeats, --threads and --batch must be 1 or more")

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CACHED = 1 << 17  # values of one temporary that a CPU core's cache holds beside the others
+from detrex_ext.layers.cpu import kernels
 
 Correction = tuple[Tensor, Callable[[Tensor], Tensor]]
 
@@ -22,6 +20,7 @@ def negative(x: Tensor, scale: float, gamma: float) -> Tensor:
     return scale * x.sigmoid() ** gamma * F.softplus(x, threshold=40)
 
 
+@kernels("dense_sigmoid_loss")
 def dense_sigmoid_loss(
     logits_NBQK: Tensor,
     scale: float,
@@ -30,8 +29,6 @@ def dense_sigmoid_loss(
     corrections: Sequence[Correction] = (),
 ) -> Tensor:
     """Sum over each set of :func:`negative` at every entry, plus corrections at single entries.
-
-    The gradient is found in the forward pass, in closed form, and is the one tensor of the logits' size that is kept.
 
     Args:
         logits_NBQK: class logits.
@@ -43,61 +40,9 @@ def dense_sigmoid_loss(
     Returns:
         (N,) sums.
     """
-    return _DenseSigmoid.apply(logits_NBQK, scale, gamma, weight_NBQ, corrections)
-
-
-class _DenseSigmoid(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logits, scale, gamma, weight, corrections):
-        wants_grad = ctx.needs_input_grad[0]
-        N, K = logits.shape[0], logits.shape[-1]
-        x = logits.detach().reshape(-1, K)
-        w = None if weight is None else weight.reshape(-1, 1)
-        slope = torch.empty_like(x) if wants_grad else None
-        sums = _negatives(x, scale, gamma, w, slope).view(N, -1).sum(1)
-        for entries, function in corrections:
-            value, grad = _at_entries(x.view(-1)[entries], function)
-            sums = sums.index_add(0, entries // max(1, logits[0].numel()), value)
-            if wants_grad:
-                slope.view(-1).index_add_(0, entries, grad)
-        if wants_grad:
-            ctx.save_for_backward(slope.view_as(logits))
-        return sums
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_N):
-        (slope,) = ctx.saved_tensors
-        return slope * grad_N.view(-1, 1, 1, 1), None, None, None, None
-
-
-def _at_entries(x_P: Tensor, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Values of a function at some logits, and their derivatives."""
-    with torch.enable_grad():
-        x_P = x_P.detach().requires_grad_()
-        value = function(x_P)
-        (grad,) = torch.autograd.grad(value.sum(), x_P)
-    return value.detach(), grad
-
-
-def _negatives(x: Tensor, scale: float, gamma: float, weight: Tensor | None, slope: Tensor | None) -> Tensor:
-    """Row sums (R,) of the negatives of x (R, K), weighted by (R, 1); writes their derivatives into ``slope``.
-
-    With s = -log(1 - p): d(p^gamma s)/dx = p^gamma (gamma (1 - p) s + p).
-    """
-    R, K = x.shape
-    sums = x.new_zeros(R)
-    # on a CPU some rows at a time, so that the temporaries stay in its cache
-    step = max(1, CACHED // max(1, K)) if x.device.type == "cpu" else max(1, R)
-    for start in range(0, R, step):
-        rows = slice(start, start + step)
-        p = x[rows].sigmoid()
-        s = F.softplus(x[rows], threshold=40)
-        power = p * p if gamma == 2 else p**gamma
-        value = torch.sum(power * s, 1).mul_(scale)
-        sums[rows] = value if weight is None else value.mul_(weight[rows, 0])
-        if slope is not None:
-            out = torch.addcmul(s, s, p, value=-1, out=slope[rows]).mul_(gamma).add_(p).mul_(power).mul_(scale)
-            if weight is not None:
-                out.mul_(weight[rows])
-    return sums
+    row_NBQ = negative(logits_NBQK, scale, gamma).sum(-1)
+    sum_N = (row_NBQ if weight_NBQ is None else row_NBQ * weight_NBQ).flatten(1).sum(1)
+    for entries_P, function in corrections:
+        value_P = function(logits_NBQK.flatten()[entries_P])
+        sum_N = sum_N.index_add(0, entries_P // max(1, logits_NBQK[0].numel()), value_P)
+    return sum_N

@@ -9,32 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .dropout import dropout as drop
-from .dropped_attention import dropped_attention
+from .cpu import kernels
 
 
+@kernels("attention")
 def attention(
     q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, mask: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, with a mask that broadcasts to (B, H, L, M): bool (True = may attend) or additive.
 
-    torch's fused kernel is used where it is the faster one (suite ``attention`` of the benchmark): always but on a CPU
-    with dropout or a mask that needs a gradient, where it forms the map itself and slowly; here that is done better.
-
     Returns:
         (B, H, L, D), as wide as the values.
     """
-    on_cpu = q_BHLD.device.type == "cpu"
-    if not on_cpu or (dropout == 0.0 and (mask is None or not mask.requires_grad)):
-        narrower = q_BHLD.shape[-1] - v_BHMD.shape[-1]
-        if on_cpu and narrower > 0:  # there the fused kernel wants values as wide as queries
-            wide = F.scaled_dot_product_attention(q_BHLD, k_BHMD, F.pad(v_BHMD, (0, narrower)), attn_mask=mask)
-            return wide[..., :-narrower]
-        return F.scaled_dot_product_attention(q_BHLD, k_BHMD, v_BHMD, attn_mask=mask, dropout_p=dropout)
-    if mask is None or not mask.requires_grad:
-        return dropped_attention(q_BHLD, k_BHMD, v_BHMD, mask, dropout)
-    scores = (q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHMD.transpose(-1, -2) + mask
-    return drop(scores.softmax(-1), dropout) @ v_BHMD
+    return F.scaled_dot_product_attention(q_BHLD, k_BHMD, v_BHMD, attn_mask=mask, dropout_p=dropout)
 
 
 class MultiheadAttention(nn.Module):

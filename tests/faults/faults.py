@@ -46,7 +46,7 @@ FAULTS = (
     ),
     Fault(
         "the attention mask with the opposite polarity",
-        "layers/dropped_attention.py",
+        "layers/cpu/attention.py",
         'scores.masked_fill(~mask, float("-inf"))',
         'scores.masked_fill(mask, float("-inf"))',
         ("tests/unit/test_attention.py",),
@@ -249,7 +249,7 @@ FAULTS = (
     ),
     Fault(
         "the backward pass of attention forgets what was dropped",
-        "layers/dropped_attention.py",
+        "layers/cpu/attention.py",
         "            grad_map *= factor\n",
         "",
         ("tests/unit/test_attention.py",),
@@ -288,5 +288,19 @@ FAULTS = (
         "ids = range(80) if of_encoder and not dino else COCO_IDS",
         "ids = COCO_IDS",
         ("tests/unit/test_checkpoint_official.py",),
+    ),
+    Fault(
+        "a run that was made longer is predicted with as it was before",
+        "checkpoint/run_folder.py",
+        "                yield tagged\n",
+        "                yield self.final\n",
+        ("tests/unit/test_run_folder.py",),
+    ),
+    Fault(
+        "trained weights are predicted with where averaged ones were evaluated",
+        "checkpoint/weights.py",
+        "else AVERAGE if saved.data.get(AVERAGE) else TRAINED",
+        "else TRAINED",
+        ("tests/unit/test_run_folder.py",),
     ),
 )

@@ -7,12 +7,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detrex_ext.layers import adaptive_mixing
-from detrex_ext.layers import blockwise as blocks
 from detrex_ext.layers.adaptive_mixing import AdaptiveMixing
+from detrex_ext.layers.cpu import blockwise as blocks
+from detrex_ext.layers.cpu import mixing, switched
 from detrex_ext.layers.mlp import FFN, MLP
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-4, torch.bfloat16: 5e-2}
+
+
+@pytest.fixture(autouse=True)
+def on():
+    """Kernels, whatever the environment says."""
+    with switched(True):
+        yield
 
 
 @pytest.fixture
@@ -20,8 +27,8 @@ def small_blocks(monkeypatch):
     """Blocks of 8 rows, from 16 rows on; the last one is not full."""
     monkeypatch.setattr(blocks, "ROWS", 8)
     monkeypatch.setattr(blocks, "LEAST", 16)
-    monkeypatch.setattr(adaptive_mixing, "ROWS", 8)
-    monkeypatch.setattr(adaptive_mixing, "LEAST", 16)
+    monkeypatch.setattr(mixing, "ROWS", 8)
+    monkeypatch.setattr(mixing, "LEAST", 16)
 
 
 def both_ways(monkeypatch, work, given):
@@ -29,7 +36,7 @@ def both_ways(monkeypatch, work, given):
     found = []
     for least in (1, 10**9):
         monkeypatch.setattr(blocks, "LEAST", least)
-        monkeypatch.setattr(adaptive_mixing, "LEAST", least)
+        monkeypatch.setattr(mixing, "LEAST", least)
         out = work()
         upstream = torch.rand(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
         found.append((out, *torch.autograd.grad(out, given, upstream)))

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from detrex_ext.criterion import AlignedLoss, FocalLoss, GIoULoss, L1Loss, SoftmaxLoss, Supervision
 from detrex_ext.criterion import sigmoid as dense
 from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, generalized_box_iou_elementwise
+from detrex_ext.layers.cpu import focal, switched
 from detrex_ext.matching import stack_sets
 from detrex_ext.structures import Assignment, Given, Pairs, SupervisedSet, Targets
 
@@ -97,7 +98,7 @@ def test_queries_that_are_not_valid_have_no_class_loss():
 
 
 def test_focal_passes_gradcheck_in_chunks(monkeypatch):
-    monkeypatch.setattr(dense, "CACHED", 4 * K)
+    monkeypatch.setattr(focal, "CACHED", 4 * K)
     x = torch.randn(N, B, Q, K, dtype=torch.float64, requires_grad=True)
     entries = torch.tensor([1, 7, 20, 44])
     weight = torch.rand(N, B, Q, dtype=torch.float64)
@@ -121,7 +122,8 @@ def test_focal_stays_finite_and_right_at_extreme_logits():
 def test_only_one_tensor_of_the_logits_size_is_kept_for_the_backward_pass():
     _, s = supervise()
     logits, saved = s.stack.logits_NBQK, []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t)
+    with switched(True), keep:
         loss = FocalLoss()(s)
     assert loss.requires_grad and [n for n in saved if n >= logits.numel()] == [logits.numel()]
 

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detrex_ext.layers.mlp import FFN, prelu_linear
+from detrex_ext.layers.cpu import switched
+from detrex_ext.layers.cpu.prelu import prelu_linear
+from detrex_ext.layers.mlp import FFN
+
+
+@pytest.fixture(autouse=True)
+def on():
+    """Kernels, whatever the environment says."""
+    with switched(True):
+        yield
 
 
 def inputs(dtype):

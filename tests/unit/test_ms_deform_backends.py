@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from detrex_ext.layers import ms_deform_backends
+from detrex_ext.layers.cpu import switched
 from detrex_ext.layers.ms_deform_attn import MSDeformAttn, ms_deform_attn
 
 SHAPES = {
@@ -138,10 +139,13 @@ def test_cpu_keeps_only_its_inputs():
 
 def test_choice(monkeypatch):
     value, at, weight = (x.detach() for x in case(SHAPES["odd"]))
-    assert ms_deform_backends.choose(value) == "cpu"
-    assert ms_deform_backends.choose(value, at) == "cpu"
     few = value.new_zeros(1, 1 + 4 * at[0, :, 0, ..., 0].numel(), 2, 8)
-    assert ms_deform_backends.choose(few, at) == "gather"
+    with switched(True):
+        assert ms_deform_backends.choose(value) == "cpu"
+        assert ms_deform_backends.choose(value, at) == "cpu"
+        assert ms_deform_backends.choose(few, at) == "gather"
+    with switched(False):
+        assert ms_deform_backends.choose(few, at) == "torch"
     monkeypatch.setenv("DETREX_EXT_MS_DEFORM", "torch")
     assert ms_deform_backends.choose(value) == "torch"
     with pytest.raises(ValueError, match="unknown backend 'mine'.*auto, torch, gather, cpu, triton, detrex"):

@@ -21,7 +21,7 @@ ORDER = [
     {"matching", "criterion", "modeling", "data"},
     {"strategies", "checkpoint", "visualization", "integrations"},
     {"engine", "evaluation", "inference", "analysis", "testing", "benchmark"},
-    {"api", "predictor", "benchmark"},
+    {"api", "predictor"},
     {"cli", "__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}

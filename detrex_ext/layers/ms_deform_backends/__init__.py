@@ -8,6 +8,8 @@ A backend is a function ``(value_BSHD, shapes, at_BTHLK2, weight_BTHLK) -> (B, T
     cpu     gathers and scatters as embedding bags: several times faster on a CPU, keeps nothing but its inputs.
     triton  one kernel for all levels on a GPU, nothing to compile at install.
     detrex  detrex's compiled operator, where it is installed.
+
+``gather`` and ``cpu`` are rows of the table of CPU kernels, :mod:`detrex_ext.layers.cpu`.
 """
 
 from __future__ import annotations
@@ -17,19 +19,22 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Shapes = Sequence[tuple[int, int]]
+from .. import cpu
+from ..cpu.common import Shapes
+from . import torch_backend
+
 Sample = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
-NAMES = ("torch", "gather", "cpu", "triton", "detrex")
+_HERE: dict[str, Sample] = {"torch": torch_backend.sample, **{k.name: k.run for k in cpu.KERNELS["ms_deform_attn"]}}
+NAMES = (*_HERE, "triton", "detrex")
 FORCE = "DETREX_EXT_MS_DEFORM"
 
 
-@functools.cache
 def load(name: str) -> Sample:
     """The function of a backend; what it needs is imported here and not before.
 
@@ -37,10 +42,8 @@ def load(name: str) -> Sample:
         ValueError: an unknown name.
         RuntimeError: what the backend needs is not installed.
     """
-    if name == "torch":  # torch.compile follows an import statement, but not importlib
-        from .torch_backend import sample
-
-        return sample
+    if name in _HERE:
+        return _HERE[name]
     if name not in NAMES:
         raise ValueError(f"unknown backend '{name}' of ms_deform_attn: one of auto, {', '.join(NAMES)}")
     try:
@@ -90,9 +93,5 @@ def choose(value_BSHD: Tensor, at_BTHLK2: Tensor | None = None) -> str:
     kind = value_BSHD.device.type
     if kind == "cuda" and _triton_works(value_BSHD.device):
         return "triton"
-    if kind != "cpu":
-        return "torch"
-    corners = None if at_BTHLK2 is None else 4 * at_BTHLK2[0, :, 0, ..., 0].numel()
-    # where both take the same time
-    few = corners is not None and corners < 3 * value_BSHD.shape[1]
-    return "gather" if few else "cpu"
+    kernel = cpu.chosen("ms_deform_attn", value_BSHD, at_BTHLK2)
+    return "torch" if kernel is None else kernel.name

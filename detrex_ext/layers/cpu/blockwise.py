@@ -13,25 +13,41 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .autocast import as_autocast
+from .common import add_product, as_autocast, in_training_on_cpu
 
 ROWS = 1024
 LEAST = 2560  # with fewer, keeping the hidden layers is faster
 
 
-def pays(x: Tensor) -> bool:
+def many(x: Tensor) -> bool:
     """Whether (..., C) has so many rows, in training on a CPU, that blocks are the better form."""
     return in_training_on_cpu(x) and x.numel() >= LEAST * x.shape[-1]
 
 
-def in_training_on_cpu(x: Tensor) -> bool:
-    """Whether a backward pass of our own may follow."""
-    here = x.device.type == "cpu" and torch.is_grad_enabled()
-    return here and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+def fits_mlp(module: nn.Module, x: Tensor) -> bool:
+    """As :func:`many`."""
+    return many(x)
+
+
+def mlp(module: nn.Module, x: Tensor) -> Tensor:
+    """:class:`~detrex_ext.layers.mlp.MLP`, (..., in_dim) -> (..., out_dim)."""
+    return blockwise(x, [(layer.weight, layer.bias) for layer in module.layers])
+
+
+def fits_ffn(module: nn.Module, x: Tensor) -> bool:
+    """As :func:`many`, without dropout, for the activations that :func:`blockwise` knows."""
+    dropped = module.training and module.dropout.p > 0.0
+    return not dropped and type(module.activation) in (nn.ReLU, nn.PReLU) and many(x)
+
+
+def ffn(module: nn.Module, x: Tensor) -> Tensor:
+    """:class:`~detrex_ext.layers.mlp.FFN`, (..., dim) -> (..., dim)."""
+    layers = [(layer.weight, layer.bias) for layer in (module.layers[0][0], module.layers[1])]
+    return x + blockwise(x, layers, getattr(module.activation, "weight", None))
 
 
 def blockwise(x: Tensor, layers: Sequence[tuple[Tensor, Tensor]], slope_1: Tensor | None = None) -> Tensor:
@@ -92,14 +108,6 @@ class _Blockwise(torch.autograd.Function):
             None if slope is None else grad_slope.to(slope.dtype),
             *sums,
         )
-
-
-def add_product(total_DC: Tensor, a_ND: Tensor, b_NC: Tensor) -> None:
-    """Adds a^T b to the sum over blocks, which may be wider than they are."""
-    if total_DC.dtype == a_ND.dtype:
-        total_DC.addmm_(a_ND.t(), b_NC)
-    else:
-        total_DC += a_ND.t() @ b_NC
 
 
 def _hidden(block: Tensor, slope: Tensor | None, parameters: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -14,7 +14,15 @@ from torch.nn import functional as F
 
 from detrex_ext.structures.placing import placed
 
-from . import Shapes
+from .common import Shapes
+
+
+def fits(value_BSHD: Tensor, at_BTHLK2: Tensor | None = None) -> bool:
+    """On a CPU, with so few points that gathering each takes no longer than laying out the memory first."""
+    if value_BSHD.device.type != "cpu" or at_BTHLK2 is None:
+        return False
+    corners = 4 * at_BTHLK2[0, :, 0, ..., 0].numel()
+    return corners < 3 * value_BSHD.shape[1]
 
 
 def sample(value_BSHD: Tensor, shapes: Shapes, at_BTHLK2: Tensor, weight_BTHLK: Tensor) -> Tensor:

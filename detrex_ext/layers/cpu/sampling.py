@@ -12,16 +12,16 @@ the canvas.
 
 from __future__ import annotations
 
-import functools
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from . import Shapes
+from .canvas import Canvas, canvas_of, levels, spread
+from .common import Shapes
 
 
 def _pattern(starts: Tensor, column_P: Tensor, values_P: Tensor, size: tuple[int, int]) -> Tensor:
@@ -35,59 +35,8 @@ with warnings.catch_warnings():
     _pattern(torch.tensor([0, 1]), torch.tensor([0]), torch.zeros(1), (1, 1))
 
 
-class _Canvas(NamedTuple):
-    """Where each level lies. Rows of ``width`` cells; one empty row above each level and column left of it.
-
-    R = H L K points of a query; constants are spelled out for all of them, which vectorises better than broadcasting.
-    """
-
-    shapes: tuple[tuple[int, int], ...]
-    width: int
-    cells: int  # N, those that can be the upper left corner of a point
-    firsts: tuple[int, ...]  # cell of x = 0, y = 0 of each level
-    size_X: Tensor  # (2R,) width and height of the point's level, x and y in turn
-    row_R: Tensor  # row of that cell and the point's head
-
-
-@functools.lru_cache(maxsize=64)
-def _canvas(shapes: tuple[tuple[int, int], ...], heads: int, points: int, dtype: torch.dtype) -> _Canvas:
-    width = max(w for _, w in shapes) + 1
-    rows, firsts = 1, []
-    for h, _ in shapes:
-        firsts.append(rows * width + 1)
-        rows += h + 1
-    size = torch.tensor([[w, h] for h, w in shapes], dtype=dtype)
-    head_HL1 = torch.tensor(firsts, dtype=torch.int32)[:, None] * heads + torch.arange(heads).int()[:, None, None]
-    return _Canvas(
-        shapes,
-        width,
-        rows * width + 1,
-        tuple(firsts),
-        size[:, None].expand(heads, -1, points, 2).flatten(),
-        head_HL1.expand(-1, -1, points).flatten(),
-    )
-
-
-def _levels(canvas: _Canvas, table_NX: Tensor) -> list[Tensor]:
-    """Views (h, w, ...) of the levels of a canvas."""
-    views = []
-    for (h, w), first in zip(canvas.shapes, canvas.firsts, strict=True):
-        rows = table_NX[first : first + h * canvas.width].unflatten(0, (h, canvas.width))
-        views.append(rows[:, :w])
-    return views
-
-
-def _spread(canvas: _Canvas, value_SHD: Tensor, dtype: torch.dtype) -> Tensor:
-    """(S, H, D) -> (N + width + 1, H, D)."""
-    table = value_SHD.new_zeros(canvas.cells + canvas.width + 1, *value_SHD.shape[1:], dtype=dtype)
-    parts = value_SHD.split([h * w for h, w in canvas.shapes])
-    for view, part in zip(_levels(canvas, table), parts, strict=True):
-        view.copy_(part.unflatten(0, view.shape[:2]))
-    return table
-
-
 def _locate(
-    canvas: _Canvas, at_TX: Tensor, heads: int, want_inside: bool
+    canvas: Canvas, at_TX: Tensor, heads: int, want_inside: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Row (cell, head) of each point's upper left corner, int32, fractions x and y, all (T, R); 1 inside and 0 out.
 
@@ -114,17 +63,17 @@ def _corner_weights(fx: Tensor, fy: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     return left.sub_(low_left), right.sub_(low_right), low_left, low_right
 
 
-def _corners(canvas: _Canvas, table_NX: Tensor, per_cell: int = 1) -> list[Tensor]:
+def _corners(canvas: Canvas, table_NX: Tensor, per_cell: int = 1) -> list[Tensor]:
     """Four views of N cells: itself, one right, one down, both. ``per_cell`` rows of the table make a cell."""
     shifts = (0, 1, canvas.width, canvas.width + 1)
     return [table_NX[s * per_cell : (s + canvas.cells) * per_cell] for s in shifts]
 
 
-def _forward(canvas: _Canvas, value_SHD: Tensor, at_TX: Tensor, weight_TR: Tensor) -> Tensor:
+def _forward(canvas: Canvas, value_SHD: Tensor, at_TX: Tensor, weight_TR: Tensor) -> Tensor:
     """(T, C) of one image."""
     T, H = len(at_TX), value_SHD.shape[1]
     row, fx, fy, _ = _locate(canvas, at_TX, H, False)
-    table = _spread(canvas, value_SHD, at_TX.dtype).flatten(0, 1)
+    table = spread(canvas, value_SHD, at_TX.dtype).flatten(0, 1)
     total = None
     for part, w in zip(_corners(canvas, table, H), _corner_weights(fx, fy, weight_TR), strict=True):
         bag = F.embedding_bag(row.view(T * H, -1), part, mode="sum", per_sample_weights=w.view(T * H, -1))
@@ -133,7 +82,7 @@ def _forward(canvas: _Canvas, value_SHD: Tensor, at_TX: Tensor, weight_TR: Tenso
 
 
 def _point_grads(
-    canvas: _Canvas, located: tuple[Tensor, ...], table: Tensor, grad_XD: Tensor, weight_TR: Tensor
+    canvas: Canvas, located: tuple[Tensor, ...], table: Tensor, grad_XD: Tensor, weight_TR: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of locations (T, 2R) and weights: each corner's <gradient, value>, then the bilinear rule."""
     row, fx, fy, inside = located
@@ -152,7 +101,7 @@ def _point_grads(
 
 
 def _value_grad(
-    canvas: _Canvas, located: tuple[Tensor, ...], grad_XD: Tensor, weight_TR: Tensor, heads: int
+    canvas: Canvas, located: tuple[Tensor, ...], grad_XD: Tensor, weight_TR: Tensor, heads: int
 ) -> Tensor:
     """(S, H, D): each cell's bag of the points on it, once per corner, shifted to that corner and added."""
     row, fx, fy, _ = located
@@ -164,14 +113,14 @@ def _value_grad(
     table = grad_XD.new_zeros(canvas.cells + canvas.width + 1, heads, grad_XD.shape[1])
     for part, w in zip(_corners(canvas, table), _corner_weights(*sorted_by_cell), strict=True):
         part += F.embedding_bag(source, grad_XD, starts, mode="sum", per_sample_weights=w).view_as(part)
-    return torch.cat([view.reshape(-1, *view.shape[2:]) for view in _levels(canvas, table)])
+    return torch.cat([view.reshape(-1, *view.shape[2:]) for view in levels(canvas, table)])
 
 
 class _Sample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, at: Tensor, weight: Tensor, shapes: tuple[tuple[int, int], ...]) -> Tensor:
         ctx.save_for_backward(value, at, weight)
-        ctx.canvas = _canvas(shapes, value.shape[2], weight.shape[-1], at.dtype)
+        ctx.canvas = canvas_of(shapes, value.shape[2], weight.shape[-1], at.dtype)
         flat = zip(value, at.flatten(2), weight.flatten(2), strict=True)
         return torch.stack([_forward(ctx.canvas, *one) for one in flat])
 
@@ -186,12 +135,17 @@ class _Sample(torch.autograd.Function):
             grad_XD = grad_BTC[b].unflatten(-1, (heads, -1)).reshape(-1, value.shape[3])
             located = _locate(canvas, at_TX, heads, any(of_points))
             if any(of_points):
-                table = _spread(canvas, value[b], at.dtype).flatten(0, 1)
+                table = spread(canvas, value[b], at.dtype).flatten(0, 1)
                 of_at, of_weight = _point_grads(canvas, located, table, grad_XD, weight_TR)
                 grads[1][b], grads[2][b] = of_at.view_as(at[b]), of_weight.view_as(weight[b])
             if of_value:
                 grads[0][b] = _value_grad(canvas, located, grad_XD, weight_TR, heads)
         return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), None
+
+
+def fits(value_BSHD: Tensor, at_BTHLK2: Tensor | None = None) -> bool:
+    """On a CPU."""
+    return value_BSHD.device.type == "cpu"
 
 
 def sample(value_BSHD: Tensor, shapes: Shapes, at_BTHLK2: Tensor, weight_BTHLK: Tensor) -> Tensor:
