@@ -32,7 +32,8 @@ def dense_sigmoid_loss(
 
     Args:
         logits_NBQK: class logits.
-        scale, gamma: of the negatives.
+        scale: of the negatives.
+        gamma: of the negatives.
         weight_NBQ: weight of each query's negatives, or None for ones. Corrections are not weighted.
         corrections: (flat entries (P,) of the logits, function from the logits there to (P,) values to add). The
             functions are differentiated in their argument only; an entry may appear in several.

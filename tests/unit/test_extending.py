@@ -55,14 +55,25 @@ def test_the_index_leads_to_all_pages():
 
 def test_the_strategy_adds_what_it_says(page):
     names = page("strategy")
-    sets = names["model"].train().forward_sets(example_batch(4))
+    model = names["instantiate"](names["cfg"].model)
+    sets = model.train().forward_sets(example_batch(4))
     paths = [s.path for s in sets if s.group == "main"]
     assert paths.count("plain") == 3 and paths.count("many") == 3
     losses = names["losses"]
     assert {"loss_bbox_many", "loss_giou_many"} <= set(losses) and "loss_class_many" not in losses
     assert [k for k in losses.stats if k.endswith("loss_bbox_many")] == [f"stage{i}/loss_bbox_many" for i in range(3)]
-    rule = names["model"].criterion.rules[0]
-    assert rule.terms["bbox"].weight == 0.5 * names["model"].rules["main"].terms["bbox"].weight
+    assert model.criterion.rules[0].terms["bbox"].weight == 0.5 * model.rules["main"].terms["bbox"].weight
+
+
+def test_the_head_of_a_strategy_learns_and_is_no_part_of_the_plain_path(page):
+    names = page("strategy")
+    model = names["instantiate"](names["cfg"].model)
+    head = names["MixedSupervisionWithHead"](4, 128)
+    model.use({"mixed": head})
+    losses = model.train()(example_batch(4))
+    losses["loss_class_many"].backward()
+    assert head.classes.weight.grad.abs().sum() > 0
+    assert all(p.grad is None or not p.grad.any() for p in model.decoder.class_embed.parameters())
 
 
 def _set(logits, boxes) -> SupervisedSet:
