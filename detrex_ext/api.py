@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .checkpoint import classes_of, load_state, read_checkpoint
 from .config import find_config, load_config
-from .data.coco_json import read_classes
+from .data import read_classes
 from .errors import UserError
 from .inference import build_for_inference, check_trusted, test_transforms
 from .predictor import Predictor

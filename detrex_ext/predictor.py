@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from .data.read import read_image, rgb_of
-from .data.sample import Sample
+from .data.transforms import Sample
 from .runtime import Instances
 
 Picture = str | os.PathLike | Image.Image | np.ndarray

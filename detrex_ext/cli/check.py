@@ -1,21 +1,29 @@
-"""`python -m detrex_ext check`: is this annotation file, with its pictures, fit for training?"""
+"""`python -m detrex_ext check`: is this annotation file, with its images, fit for training?"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import sys
+from pathlib import Path
+
+from .outputs import check_file
+
+_REPORT = re.compile(r'\s*(\[\s*)?\{\s*"json"\s*:')
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m detrex_ext check",
-        description="Check COCO annotation files and their pictures. Exit code 1 if a file has errors.",
+        usage="%(prog)s JSON [JSON ...] [--images DIR] [--json FILE] [--headers-only]",
+        description="Check COCO annotation files and their images. Exit code 1 if a file has errors.",
     )
-    parser.add_argument("annotations", nargs="+", metavar="JSON", help="COCO annotation file")
-    parser.add_argument("--images", metavar="DIR", help="picture folder (default: looked for beside the JSON)")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON document")
-    parser.add_argument("--headers-only", action="store_true", help="open pictures without decoding them (faster)")
+    parser.add_argument("annotations", nargs="*", metavar="JSON", help="COCO annotation file")
+    parser.add_argument("--images", metavar="DIR", help="image folder (default: looked for beside the JSON)")
+    parser.add_argument("--json", nargs="?", const="", metavar="FILE", help="write the reports; - for standard output")
+    parser.add_argument("--headers-only", action="store_true", help="open images without decoding them (faster)")
     return parser
 
 
@@ -26,15 +34,35 @@ def main(argv: list[str] | None = None) -> int:
         0 without errors, 1 with.
 
     Raises:
-        UserError: a file cannot be read at all.
+        UserError: a file cannot be read at all, or that of `--json` not be written.
     """
-    args = build_parser().parse_args(argv)
-    from detrex_ext.data.checks import check_dataset
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.json and _is_input(args.json):  # as `check --json FILE` was once written
+        args.annotations, args.json = [args.json, *args.annotations], ""
+    if not args.annotations:
+        parser.error("name a COCO annotation file")
+    if args.json == "":
+        print("--json without a file is now --json - (standard output)", file=sys.stderr)
+    to_file = args.json not in (None, "", "-")
+    if to_file:
+        check_file(args.json, "--json")
+    from detrex_ext.data import check_dataset
 
     reports = [check_dataset(path, args.images, decode=not args.headers_only) for path in args.annotations]
-    if args.as_json:
-        documents = [report.to_dict() for report in reports]
-        print(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2, default=str))
-    else:
-        print("\n\n".join(report.text() for report in reports))
+    documents = [report.to_dict() for report in reports]
+    text = json.dumps(documents[0] if len(documents) == 1 else documents, indent=2)
+    if to_file:
+        Path(args.json).write_text(text + "\n", encoding="utf-8")
+    as_text = args.json is None or to_file
+    print("\n\n".join(report.text() for report in reports) if as_text else text)
     return 1 if any(report.errors for report in reports) else 0
+
+
+def _is_input(name: str) -> bool:
+    """Whether a file is there that is no report of before: it must not be written over."""
+    if not Path(name).is_file():
+        return False
+    with open(name, encoding="utf-8", errors="replace") as file:
+        start = file.read(200)
+    return bool(start.strip()) and not _REPORT.match(start)

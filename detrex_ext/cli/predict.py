@@ -1,4 +1,4 @@
-"""`python -m detrex_ext predict`: boxes drawn on pictures, and one JSON of them."""
+"""`python -m detrex_ext predict`: boxes drawn on images, and one JSON of them."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m detrex_ext predict",
-        description="Find objects on pictures: a drawn picture of each, and predictions.json with all boxes.",
+        description="Find objects on images: a drawn image of each, and predictions.json with all boxes.",
     )
     parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="picture, folder, or glob in quotes")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder, or glob in quotes")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for what is written")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="T", help="least score shown (default 0.5)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--ground-truth", metavar="JSON", help="COCO file; its boxes are drawn beside the predictions")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures at a time (default 1)")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default 1)")
     parser.add_argument("--config-file", metavar="F", help="config of the model, for a checkpoint that holds none")
     parser.add_argument("--trust", action="store_true", help="build models of unknown packages named in a checkpoint")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Predict on every picture; those that cannot be read are named at the end.
+    """Predict on every image; those that cannot be read are named at the end.
 
     Returns:
         0.
 
     Raises:
-        UserError: no pictures, no model, a picture that cannot be decoded (after the others are done).
+        UserError: no images, no model, an image that cannot be decoded (after the others are done).
     """
     args = build_parser().parse_args(argv)
     if not 0 <= args.threshold <= 1 or args.batch_size < 1:
         raise UserError(f"--threshold {args.threshold} must lie in [0, 1], --batch-size {args.batch_size} be 1 or more")
-    files = find_pictures(args.inputs)
+    files = find_images(args.inputs)
     output = Path(args.output)
     targets = _targets(files, output)
 
@@ -68,16 +68,16 @@ def main(argv: list[str] | None = None) -> int:
     path = output / RESULTS
     write_json(rows, path)
     objects = sum(len(row["boxes"]) for row in rows)
-    print(f"{objects} objects with score >= {args.threshold} on {len(rows)} pictures, drawn in {output}; all in {path}")
+    print(f"{objects} objects with score >= {args.threshold} on {len(rows)} images, drawn in {output}; all in {path}")
     if failed:
         shown = "\n".join(f"  {reason}" for reason in failed[:10])
         more = f"\n  ... and {len(failed) - 10} more" if len(failed) > 10 else ""
-        raise UserError(f"{len(failed)} of {len(files)} pictures cannot be used; the others are done\n{shown}{more}")
+        raise UserError(f"{len(failed)} of {len(files)} images cannot be used; the others are done\n{shown}{more}")
     return 0
 
 
-def find_pictures(inputs: list[str]) -> list[Path]:
-    """The pictures that files, folders (not below them) and globs name, each once, sorted within an input.
+def find_images(inputs: list[str]) -> list[Path]:
+    """The images that files, folders (not below them) and globs name, each once, sorted within an input.
 
     Raises:
         UserError: an input that names none.
@@ -88,22 +88,22 @@ def find_pictures(inputs: list[str]) -> list[Path]:
         if path.is_file():
             files = [path]
         elif path.is_dir():
-            files = _pictures(path.iterdir())
+            files = _images(path.iterdir())
         else:
-            files = _pictures(map(Path, glob.glob(given, recursive=True)))
+            files = _images(map(Path, glob.glob(given, recursive=True)))
         if not files:
             what = "the folder has none" if path.is_dir() else "no such file or folder, and nothing fits it as a glob"
-            raise UserError(f"no pictures in {given}: {what}\n  expected files ending with {' '.join(SUFFIXES)}")
+            raise UserError(f"no images in {given}: {what}\n  expected files ending with {' '.join(SUFFIXES)}")
         found |= dict.fromkeys(files)
     return list(found)
 
 
-def _pictures(paths: Iterable[Path]) -> list[Path]:
+def _images(paths: Iterable[Path]) -> list[Path]:
     return sorted(p for p in paths if p.is_file() and p.suffix.lower() in SUFFIXES)
 
 
 def _targets(files: list[Path], output: Path) -> list[Path]:
-    """Where each drawn picture goes: the file's name as PNG, numbered where two are named the same.
+    """Where each drawn image goes: the file's name as PNG, numbered where two are named the same.
 
     Raises:
         UserError: one would replace an input.
@@ -170,37 +170,31 @@ def _row(file: Path, found: Instances, names: list[str]) -> dict:
 
 
 class _Truth:
-    """Boxes of a COCO file by the name of the picture.
+    """Boxes of a COCO file by the name of the image.
 
     Raises:
-        UserError: a file with errors, or one that has none of the pictures.
+        UserError: a file with errors, or one that has none of the images.
     """
 
     def __init__(self, path: str, files: list[Path]) -> None:
-        from detrex_ext.data.coco_json import check_json, class_table, read_json
-        from detrex_ext.data.report import Report
+        from detrex_ext.data.ground_truth import read_ground_truth
 
-        data, report = read_json(path), Report(json=path)
-        check_json(data, report)
-        report.raise_errors()
-        self.names, ids = class_table(data)
-        self.boxes: dict[int | str, list] = {}
-        for ann in data.get("annotations", []):
-            x, y, w, h = ann["bbox"]
-            box = ([x, y, x + w, y + h], ids.index(ann["category_id"]))
-            self.boxes.setdefault(ann.get("image_id"), []).append(box)
-        self.images = {Path(image["file_name"]).parts: image["id"] for image in data["images"]}
+        self.truth = read_ground_truth(path, sound=True)
+        names = [image["file_name"] for image in self.truth.images]
+        self.images = {Path(name).parts: i for i, name in enumerate(names)}
         if all(self.of(file) is None for file in files):
-            name = data["images"][0]["file_name"]
-            raise UserError(f"--ground-truth {path}: none of the pictures is in it, as {files[0]}; its first is {name}")
+            raise UserError(
+                f"--ground-truth {path}: none of the images is in it, as {files[0]}; its first is {names[0]}"
+            )
 
     def of(self, file: Path) -> tuple[list, list[int], list[str]] | None:
-        """(XYXY boxes, class indices, class names) of a picture; None for one that the JSON does not have."""
+        """(XYXY boxes, class indices, class names) of an image; None for one that the JSON does not have."""
         parts = file.absolute().parts
         # The longest name first: "a/1.jpg" is told from "b/1.jpg" where the JSON has both.
         keys = [parts[-n:] for n in range(len(parts), 0, -1)]
         image = next((self.images[k] for k in keys if k in self.images), None)
         if image is None:
             return None
-        rows = self.boxes.get(image, [])
-        return [box for box, _ in rows], [k for _, k in rows], self.names
+        xywh_G4, class_G, _ = self.truth.objects_of(image)
+        boxes = [[x, y, x + w, y + h] for x, y, w, h in xywh_G4.tolist()]
+        return boxes, class_G.tolist(), self.truth.classes.names

@@ -6,7 +6,11 @@ Each use is told once in the log, with the new name.
 from __future__ import annotations
 
 # `_target_` of a config: where the class or function was -> where it is.
-TARGETS: dict[str, str] = {}
+TARGETS: dict[str, str] = {
+    "detrex_ext.data.cache.SampleCache": "detrex_ext.data.mapper.SampleCache",
+    "detrex_ext.data.fetch.MappedDataset": "detrex_ext.data.mapper.MappedDataset",
+    "detrex_ext.evaluation.truth.GroundTruth": "detrex_ext.data.ground_truth.GroundTruth",
+}
 
 # Config keys: before -> now.
 KEYS: dict[str, str] = {}

@@ -2,19 +2,23 @@
 
 from detrex_ext.data.affine import RandomAffine, RandomChannelGain
 from detrex_ext.data.build import build_test_loader, build_train_loader
-from detrex_ext.data.checks import check_before_training, check_dataset, check_same_classes
-from detrex_ext.data.coco import CocoDataset, read_classes
+from detrex_ext.data.coco import CocoDataset, check_before_training, check_dataset, check_same_classes
+from detrex_ext.data.ground_truth import GroundTruth, read_classes
 from detrex_ext.data.mapper import DetrMapper
+from detrex_ext.data.records import Classes, RecordDataset
 from detrex_ext.data.transforms import RandomCrop, RandomFlip, RandomTranspose, Resize, ResizeShortestEdge
 
 __all__ = [
+    "Classes",
     "CocoDataset",
     "DetrMapper",
+    "GroundTruth",
     "RandomAffine",
     "RandomChannelGain",
     "RandomCrop",
     "RandomFlip",
     "RandomTranspose",
+    "RecordDataset",
     "Resize",
     "ResizeShortestEdge",
     "build_test_loader",

@@ -1,4 +1,4 @@
-"""Random zoom, placement and colour for small pictures and training from nothing."""
+"""Random zoom, placement and color for small images and training from nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from detrex_ext.data.sample import Sample
+from detrex_ext.data.transforms import Sample
 
-# ImageNet statistics in RGB, 0-255: what models of this package normalise with.
+# ImageNet statistics in RGB, 0-255: what models of this package normalize with.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -18,7 +18,7 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 class RandomAffine:
     """Scale, aspect and translation in one bilinear resampling; the canvas keeps its size.
 
-    A picture larger than the canvas is cut, a smaller one is placed on `fill`; in both cases its position is uniform
+    An image larger than the canvas is cut, a smaller one is placed on `fill`; in both cases its position is uniform
     over what leaves no unneeded border, plus `translate`.
 
     Args:
@@ -26,7 +26,7 @@ class RandomAffine:
         aspect: width/height changes by exp(u), u uniform in [-aspect, aspect]; the area does not.
         translate: further shift, as a fraction of the canvas, uniform in [-translate, translate].
         min_visible: boxes of which a smaller part of the area stays on the canvas are dropped.
-        fill: RGB of what lies outside the picture; the mean, so that it is near zero when normalised.
+        fill: RGB of what lies outside the image; the mean, so that it is near zero when normalized.
     """
 
     fixed = False
@@ -50,7 +50,7 @@ class RandomAffine:
         scale_x, scale_y = math.exp(zoom + bend), math.exp(zoom - bend)
         left = self._offset(width, scale_x, rng)
         top = self._offset(height, scale_y, rng)
-        # Pillow wants the map from output to input coordinates; both are continuous (pixel centres at halves).
+        # Pillow wants the map from output to input coordinates; both are continuous (pixel centers at halves).
         inverse = (1 / scale_x, 0.0, -left / scale_x, 0.0, 1 / scale_y, -top / scale_y)
         image = Image.fromarray(sample.image).transform(
             (width, height), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=self.fill
@@ -72,12 +72,12 @@ class RandomAffine:
 
 
 class RandomChannelGain:
-    """Change each channel's contrast and brightness, as `value * (1 + gain) + shift` on normalised values.
+    """Change each channel's contrast and brightness, as `value * (1 + gain) + shift` on normalized values.
 
     Args:
         gain: the factor is uniform in [1 - gain, 1 + gain], per channel.
         shift: added, in units of `std` (0.2 of the usual std is about 11 of 255 levels), uniform in [-shift, shift].
-        mean, std: what "normalised" means, RGB in 0-255.
+        mean, std: what "normalized" means, RGB in 0-255.
     """
 
     fixed = False

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from detrex_ext.data.cache import SampleCache
-from detrex_ext.data.coco import CocoDataset
-from detrex_ext.data.fetch import Gatekeeper, MappedDataset, as_list, start_worker
-from detrex_ext.data.mapper import DetrMapper
+from detrex_ext.data.mapper import DetrMapper, Fetched, MappedDataset, SampleCache
+from detrex_ext.data.records import as_dataset, sizes_of
 from detrex_ext.data.samplers import TrainSampler, aspect_groups, shard
+from detrex_ext.errors import UserError
+from detrex_ext.runtime import comm
+
+logger = logging.getLogger(__name__)
 
 # How many other images are tried for one that cannot be read, when a budget allows skipping at all.
 _REPLACEMENTS = 16
@@ -25,31 +29,12 @@ class TrainLoader:
     run was interrupted.
     """
 
-    def __init__(
-        self,
-        samples: MappedDataset,
-        sampler: TrainSampler,
-        gate: Gatekeeper,
-        num_workers: int,
-        prefetch_factor: int,
-        pin_memory: bool,
-    ) -> None:
-        self.samples, self.sampler, self.gate = samples, sampler, gate
+    def __init__(self, samples: MappedDataset, sampler: TrainSampler, max_unreadable: int, **workers: Any) -> None:
+        self.samples, self.sampler, self.gate = samples, sampler, Gatekeeper(max_unreadable)
         self.dataset = samples.dataset
         self.batch_size, self.total_batch_size = sampler.per_rank, sampler.batch_size
-        self.num_workers = num_workers
         self._current: weakref.ref | None = None
-        self._loader = DataLoader(
-            samples,
-            batch_sampler=sampler,
-            collate_fn=as_list,
-            num_workers=num_workers,
-            worker_init_fn=start_worker,
-            prefetch_factor=prefetch_factor if num_workers else None,
-            pin_memory=pin_memory,
-            # A generator of its own: torch draws a base seed per iterator, which must not move the trainer's stream.
-            generator=torch.Generator().manual_seed(samples.seed),
-        )
+        self._loader = _loader(samples, sampler, **workers)
 
     def set_start(self, iteration: int) -> None:
         """Make the next `iter()` begin with the batch of training step `iteration`."""
@@ -67,7 +52,7 @@ class TrainLoader:
             stream.close()
 
     def _stream(self) -> Iterator[list[dict]]:
-        if self.num_workers:
+        if self._loader.num_workers:
             self.samples.fill_cache()
         # The worker pool hangs on this frame alone: it ends at once when the frame does, by `close` or an error.
         for batch in self._loader:
@@ -82,14 +67,8 @@ class TestLoader:
     def __init__(self, samples: MappedDataset, keys: list[tuple[int, int]], batch_size: int, num_workers: int) -> None:
         self.samples, self.dataset, self.batch_size = samples, samples.dataset, batch_size
         self.gate = Gatekeeper(0, key=None)
-        self._loader = DataLoader(
-            samples,
-            batch_sampler=[keys[i : i + batch_size] for i in range(0, len(keys), batch_size)],
-            collate_fn=as_list,
-            num_workers=num_workers,
-            worker_init_fn=start_worker,
-            generator=torch.Generator().manual_seed(0),
-        )
+        batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
+        self._loader = _loader(samples, batches, num_workers=num_workers)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -99,8 +78,50 @@ class TestLoader:
             yield self.gate(batch)
 
 
+class Gatekeeper:
+    """Unpacks fetched batches in the main process and counts distinct unreadable images against a budget.
+
+    Args:
+        budget: so many distinct images may be skipped (per process).
+        key: the configuration key to name in the message; None where there is no budget to raise.
+    """
+
+    def __init__(self, budget: int = 0, key: str | None = "dataloader.train.max_unreadable") -> None:
+        self.budget, self.key = budget, key
+        self.skipped: dict[str, str] = {}
+
+    def __call__(self, batch: Sequence[Fetched]) -> list[dict]:
+        """The samples of a batch.
+
+        Raises:
+            UserError: more than `budget` distinct images could not be read.
+        """
+        for path, reason in (failure for fetched in batch for failure in fetched.unreadable):
+            if path in self.skipped:
+                continue
+            self.skipped[path] = reason
+            if len(self.skipped) > self.budget:
+                raise UserError(self._message(path, reason))
+            logger.warning(
+                "unreadable image %d of at most %d is skipped: %s: %s", len(self.skipped), self.budget, path, reason
+            )
+        missing = [f.unreadable[0] for f in batch if f.sample is None]
+        if missing:
+            raise UserError(self._message(*missing[0]))
+        return [f.sample for f in batch]
+
+    def _message(self, path: str, reason: str) -> str:
+        lines = [f"image cannot be used: {path}", f"  {reason}"]
+        if self.budget:
+            lines.append(f"  {len(self.skipped)} such images found, {self.key} allows {self.budget}: "
+                         + ", ".join(list(self.skipped)[:5]))  # fmt: skip
+        lines.append("  replace the file, or correct or remove its entry in the data"
+                     + (f", or set {self.key}=N to skip up to N images" if self.key else ""))  # fmt: skip
+        return "\n".join(lines)
+
+
 def build_train_loader(
-    dataset: CocoDataset,
+    dataset: Sequence[dict],
     mapper: DetrMapper,
     total_batch_size: int = 16,
     num_workers: int = 4,
@@ -114,44 +135,35 @@ def build_train_loader(
     """The training loader of this rank.
 
     Args:
-        dataset: what to train on.
+        dataset: what to train on: a `CocoDataset`, a `RecordDataset`, any sequence of detectron2's dicts.
         mapper: record to sample.
         total_batch_size: images per step over all ranks.
         num_workers: loader processes; 0 loads in the trainer's process. Batches do not depend on it.
         aspect_ratio_grouping: wide and high images do not share a batch (less padding).
-        max_unreadable: so many distinct pictures may be skipped, each named in the log and replaced by others.
-        cache: keep decoded pictures (after the fixed transforms at the pipeline's beginning) in memory.
+        max_unreadable: so many distinct images may be skipped, each named in the log and replaced by others.
+        cache: keep decoded images (after the fixed transforms at the pipeline's beginning) in memory.
         seed: order and augmentation. A negative one ("not fixed") counts as 0: a resumed run could not go on with an
             order that chance had chosen.
         prefetch_factor: batches each worker prepares ahead.
         pin_memory: page-locked tensors, for CUDA.
 
     Raises:
-        UserError: the data set is empty, or the batch does not divide over the ranks.
+        UserError: the data set is empty or has a record that is not understood, or the batch does not divide over the
+            ranks.
     """
-    from detrex_ext.runtime import comm
-
-    seed = max(seed, 0)
-    groups = aspect_groups(dataset.sizes_N2) if aspect_ratio_grouping else None
-    sampler = TrainSampler(
-        len(dataset), total_batch_size, seed, groups, rank=comm.get_rank(), world=comm.get_world_size()
-    )
-    samples = MappedDataset(
-        dataset,
-        mapper,
-        seed=seed,
-        replacements=_REPLACEMENTS if max_unreadable else 0,
-        cache=SampleCache() if cache else None,
-    )
-    return TrainLoader(samples, sampler, Gatekeeper(max_unreadable), num_workers, prefetch_factor, pin_memory)
+    seed, dataset = max(seed, 0), as_dataset(dataset)
+    groups = aspect_groups(sizes_of(dataset)) if aspect_ratio_grouping else None
+    world = {"rank": comm.get_rank(), "world": comm.get_world_size()}
+    sampler = TrainSampler(len(dataset), total_batch_size, seed, groups, **world)
+    replacements, held = _REPLACEMENTS if max_unreadable else 0, SampleCache() if cache else None
+    samples = MappedDataset(dataset, mapper, seed, replacements, held)
+    prefetch = prefetch_factor if num_workers else None
+    workers = {"num_workers": num_workers, "prefetch_factor": prefetch, "pin_memory": pin_memory}
+    return TrainLoader(samples, sampler, max_unreadable, **workers)
 
 
 def build_test_loader(
-    dataset: CocoDataset,
-    mapper: DetrMapper,
-    num_workers: int = 4,
-    batch_size: int = 1,
-    cache: bool = False,
+    dataset: Sequence[dict], mapper: DetrMapper, num_workers: int = 4, batch_size: int = 1, cache: bool = False
 ) -> TestLoader:
     """The evaluation loader of this rank: every image once over all ranks, contiguous parts in order.
 
@@ -159,12 +171,18 @@ def build_test_loader(
         dataset, mapper: as in training; `mapper.is_train` is False.
         num_workers: loader processes.
         batch_size: images per batch of this rank.
-        cache: keep decoded pictures in memory between evaluations (num_workers=0).
+        cache: keep decoded images in memory between evaluations (num_workers=0).
     """
-    from detrex_ext.runtime import comm
-
     if batch_size < 1:
         raise ValueError(f"build_test_loader: batch_size is {batch_size}; expected at least 1")
+    dataset = as_dataset(dataset)
     keys = [(0, index) for index in shard(len(dataset), comm.get_rank(), comm.get_world_size())]
     samples = MappedDataset(dataset, mapper, cache=SampleCache() if cache else None)
     return TestLoader(samples, keys, batch_size, num_workers)
+
+
+def _loader(samples: MappedDataset, batches: Iterable[list], **workers: Any) -> DataLoader:
+    # A generator of its own: torch draws a base seed per iterator, which must not move the trainer's stream.
+    generator = torch.Generator().manual_seed(samples.seed)
+    # A batch is the list of its samples: nothing is collated.
+    return DataLoader(samples, batch_sampler=batches, collate_fn=list, generator=generator, **workers)

@@ -1,4 +1,4 @@
-"""Anti-aliased drawing by signed distance: no rasteriser whose version could change the pixels."""
+"""Anti-aliased drawing by signed distance: no rasterizer whose version could change the pixels."""
 
 from __future__ import annotations
 
@@ -70,45 +70,45 @@ def coverage(distance: np.ndarray, stroke: float | None = None) -> np.ndarray:
 
 
 def paint(image: np.ndarray, cover: np.ndarray, color: np.ndarray, top: int = 0, left: int = 0) -> None:
-    """Blend `color` (3,) into a float (H, W, 3) picture, in place, with (h, w) coverage at (top, left)."""
+    """Blend `color` (3,) into a float (H, W, 3) image, in place, with (h, w) coverage at (top, left)."""
     part = image[top : top + cover.shape[0], left : left + cover.shape[1]]
     part += cover[:, :, None] * (color - part)
 
 
-def pixel_centres(top: int, left: int, height: int, width: int) -> np.ndarray:
-    """(height, width, 2) x, y of pixel centres."""
+def pixel_centers(top: int, left: int, height: int, width: int) -> np.ndarray:
+    """(height, width, 2) x, y of pixel centers."""
     y, x = np.mgrid[top : top + height, left : left + width]
     return np.stack([x + 0.5, y + 0.5], axis=-1)
 
 
 def draw_shape(
     image: np.ndarray,
-    centre: tuple[float, float],
+    center: tuple[float, float],
     radius: float,
     points: np.ndarray | None,
     color: np.ndarray,
     stroke: float | None,
 ) -> None:
-    """Draw one shape into a float (H, W, 3) picture, in place."""
+    """Draw one shape into a float (H, W, 3) image, in place."""
     height, width = image.shape[:2]
-    cx, cy = centre
+    cx, cy = center
     left, top = max(int(cx - radius) - 1, 0), max(int(cy - radius) - 1, 0)
     right, bottom = min(int(cx + radius) + 3, width), min(int(cy + radius) + 3, height)
-    xy = pixel_centres(top, left, bottom - top, right - left) - np.array([cx, cy])
+    xy = pixel_centers(top, left, bottom - top, right - left) - np.array([cx, cy])
     distance = np.hypot(xy[..., 0], xy[..., 1]) - radius if points is None else polygon_distance(xy, points)
     paint(image, coverage(distance, stroke), color, top, left)
 
 
 def draw_line(image: np.ndarray, start: np.ndarray, end: np.ndarray, thickness: float, color: np.ndarray) -> None:
     """Draw a straight line, in place; positions are x, y in pixels."""
-    xy = pixel_centres(0, 0, *image.shape[:2])
+    xy = pixel_centers(0, 0, *image.shape[:2])
     distance = np.sqrt(_squared_to_segment(xy[..., 0], xy[..., 1], *start, *end)) - thickness / 2
     paint(image, coverage(distance), color)
 
 
 def draw_arc(
     image: np.ndarray,
-    centre: np.ndarray,
+    center: np.ndarray,
     radius: float,
     middle: float,
     half: float,
@@ -116,7 +116,7 @@ def draw_arc(
     color: np.ndarray,
 ) -> None:
     """Draw the part of a circle within `half` radians of direction `middle`, in place."""
-    xy = pixel_centres(0, 0, *image.shape[:2]) - centre
+    xy = pixel_centers(0, 0, *image.shape[:2]) - center
     turn = np.angle(np.exp(1j * (np.arctan2(xy[..., 1], xy[..., 0]) - middle)))
     distance = np.abs(np.hypot(xy[..., 0], xy[..., 1]) - radius) - thickness / 2
     paint(image, np.where(np.abs(turn) <= half, coverage(distance), 0.0), color)

@@ -1,23 +1,28 @@
-"""Reading pictures from disk: RGB, 8 bit, upright."""
+"""Reading images from disk, RGB, 8 bit, upright, and checking that they can be."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from detrex_ext.data.report import Report
 from detrex_ext.errors import UserError
 
 # EXIF orientations that exchange width and height.
 _TURNED = {5, 6, 7, 8}
 _ORIENTATION_TAG = 0x0112
+_PROGRESS_EVERY = 2000
 
 
 class UnreadableImage(UserError):
-    """A picture that cannot be used: missing, not decodable, or of another size than its JSON says."""
+    """A image that cannot be used: missing, not decodable, or of another size than its JSON says."""
 
     def __init__(self, path: str, reason: str) -> None:
         self.path, self.reason = str(path), reason
@@ -28,10 +33,10 @@ class UnreadableImage(UserError):
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read a picture as it is meant to be looked at.
+    """Read an image as it is meant to be looked at.
 
     Args:
-        path: any file Pillow can open. EXIF orientation is applied, alpha dropped, grey made RGB, 16 bit cut to 8;
+        path: any file Pillow can open. EXIF orientation is applied, alpha dropped, gray made RGB, 16 bit cut to 8;
             32-bit numbers have no known range and are refused.
 
     Returns:
@@ -45,20 +50,50 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:
-    """As `read_image`, of a picture that is open already."""
+    """As `read_image`, of an image that is open already."""
     with _named(getattr(image, "filename", "") or f"a Pillow image of mode {image.mode}", "decoded"):
         return _to_rgb(image)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of a picture after EXIF orientation, from its header alone.
+    """(height, width) of an image after EXIF orientation, from its header alone.
 
     Raises:
-        UnreadableImage: the file is missing or no picture.
+        UnreadableImage: the file is missing or no image.
     """
     with _named(str(path), "opened"), Image.open(path) as image:
         width, height = image.size
         return (width, height) if _orientation(image) in _TURNED else (height, width)
+
+
+def check_files(entries: Sequence[dict], report: Report, decode: bool) -> None:
+    """Add the image files that cannot be used to the report; progress goes to standard error.
+
+    Args:
+        entries: dicts of file_name, relative to `report.images`, height and width (None: not known).
+        decode: decode every file whole; False: only open them (header and size).
+    """
+
+    def look(entry: dict) -> tuple[str, str] | None:
+        path = str(Path(report.images) / entry["file_name"])
+        if not os.path.isfile(path):
+            return "missing_file", path
+        try:
+            height, width = read_image(path).shape[:2] if decode else image_size(path)
+        except UnreadableImage as error:
+            return "unreadable_file", f"{path}: {error.reason}"
+        wanted = entry["height"], entry["width"]
+        if None not in wanted and wanted != (height, width):
+            return "wrong_size", f"{path}: the file is {width} x {height}, the JSON says {wanted[1]} x {wanted[0]}"
+        return None
+
+    # Decoding releases the interpreter's lock, so threads are enough.
+    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+        for number, fault in enumerate(pool.map(look, entries), start=1):
+            if number % _PROGRESS_EVERY == 0:
+                print(f"{number} of {len(entries)} images", file=sys.stderr)
+            if fault:
+                report.add(*fault)
 
 
 @contextmanager
@@ -78,7 +113,7 @@ def _named(path: str, done: str) -> Iterator[None]:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # broken EXIF must not lose a good picture
+    except Exception:  # broken EXIF must not lose a good image
         return 1
 
 
@@ -99,6 +134,6 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         raise ValueError("32 bit per pixel have no known range; save it with 8 or 16")
     image = _upright(image)
     if deep:
-        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        gray = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))

@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass, field
+
+from tabulate import tabulate
 
 from detrex_ext.errors import UserError
 
 MAX_EXAMPLES = 5
 SIZES = ("small", "medium", "large")
+# Kind of fault -> severity, and what it is and what is done about it, or what to do.
+_ERROR, _WARNING = "error", "warning"
+_KINDS = {  # fmt: skip
+    "no_categories": (
+        _ERROR, 'the class names come from "categories": [{"id": 1, "name": "bolt"}, ...]; add it to the file',
+    ),
+    "malformed_category": (_ERROR, "a category needs an integer id and a name"),
+    "duplicate_category_id": (_ERROR, "ids must be unique; renumber them"),
+    "duplicate_category_name": (_WARNING, "they are called NAME (id N) here, to tell them apart"),
+    "no_images": (_ERROR, "there is nothing to read"),
+    "malformed_image": (_ERROR, "an image needs an id and a file_name"),
+    "duplicate_image_id": (_ERROR, "boxes cannot be told apart; give every image its own id"),
+    "duplicate_file_name": (_WARNING, "the same image stands in the list twice"),
+    "missing_size": (_WARNING, "no width or height as a number; the image file's are read"),
+    "malformed_annotation": (_ERROR, "an annotation is an object with plain ids, and iscrowd 0 or 1"),
+    "missing_annotation_id": (_WARNING, "harmless here; other COCO tools need ids"),
+    "duplicate_annotation_id": (_ERROR, "give every annotation its own id"),
+    "unknown_image": (_WARNING, "the image is not in the list; these boxes are left out"),
+    "missing_category": (_ERROR, "every box needs a category_id; add it or remove the box"),
+    "unknown_category": (
+        _ERROR, "its categories are {}; add the missing ones to 'categories', or remove these annotations",
+    ),
+    "malformed_box": (_ERROR, "a box is [x, y, width, height], four finite numbers in pixels"),
+    "degenerate_box": (_WARNING, "no width or height; left out of training"),
+    "box_outside_image": (_WARNING, "nothing of it is on the image; left out of training"),
+    "box_over_border": (_WARNING, "it passes the image's border; cut there in training"),
+    "class_without_boxes": (_WARNING, "nothing can be learned of it here"),
+    "missing_file": (
+        _ERROR, "the JSON names it, the folder does not hold it; name the right folder or remove the entry",
+    ),
+    "unreadable_file": (
+        _ERROR, "replace it or remove the entry; dataloader.train.max_unreadable=N skips up to N of them",
+    ),
+    "wrong_size": (_ERROR, "the boxes may belong to another version of the image (sizes are after EXIF rotation)"),
+}
 
 
 @dataclass
@@ -28,24 +67,13 @@ class Finding:
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
-    @property
-    def label(self) -> str:
-        """The kind in words, with its count."""
-        return self.kind.replace("_", " ") + (f" ({self.count} times)" if self.count > 1 else "")
-
-    def add(self, example: str) -> None:
-        """Count one more occurrence."""
-        self.count += 1
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append(example)
-
 
 @dataclass
 class Report:
     """The result of checking one annotation file.
 
     Attributes:
-        json: the file. images: the picture folder, "" where pictures were not looked at.
+        json: the file. images: the image folder, "" where images were not looked at.
         classes: per class name: boxes "total", "small", "medium", "large" (COCO's areas), and "images" with the class.
         findings: by kind, in the order found.
     """
@@ -59,9 +87,15 @@ class Report:
     classes: dict[str, dict[str, int]] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
 
-    def add(self, kind: str, severity: str, text: str, example: str) -> None:
-        """Record one occurrence of a fault."""
-        self.findings.setdefault(kind, Finding(kind, severity, text)).add(example)
+    def add(self, kind: str, example: str, *known: str) -> None:
+        """Record one occurrence of a fault of a known kind; `known` fills the gaps of its text."""
+        if kind not in self.findings:
+            severity, text = _KINDS[kind]
+            self.findings[kind] = Finding(kind, severity, text.format(*known) if known else text)
+        finding = self.findings[kind]
+        finding.count += 1
+        if len(finding.examples) < MAX_EXAMPLES:
+            finding.examples.append(example)
 
     @property
     def errors(self) -> list[Finding]:
@@ -71,22 +105,22 @@ class Report:
     def warnings(self) -> list[Finding]:
         return [f for f in self.findings.values() if f.severity == "warning"]
 
-    def raise_errors(self) -> None:
-        """Raise one UserError that names every kind of error, or do nothing."""
-        if not self.errors:
+    def raise_errors(self, kinds: Collection[str] | None = None) -> None:
+        """Raise one UserError that names every kind of error, or of those `kinds`; or do nothing."""
+        errors = [f for f in self.errors if kinds is None or f.kind in kinds]
+        if not errors:
             return
-        lines = [f"{self.json}: " + "; ".join(finding.label for finding in self.errors)]
-        for finding in self.errors:
-            lines.append(f"  {finding.text}")
-            lines.append(f"  first: {finding.examples[0]}")
+        labels = [f.kind.replace("_", " ") + (f" ({f.count} times)" if f.count > 1 else "") for f in errors]
+        lines = [f"{self.json}: " + "; ".join(labels)]
+        for finding in errors:
+            lines += [f"  {finding.text}", f"  first: {finding.examples[0]}"]
         lines.append(f"  the whole list: python -m detrex_ext check {self.json}")
         raise UserError("\n".join(lines))
 
     def to_dict(self) -> dict:
         """Plain data for `--json`."""
-        findings = [vars(f) for f in self.findings.values()]
-        plain = {k: v for k, v in vars(self).items() if k != "findings"}
-        return {**plain, "ok": not self.errors, "findings": findings}
+        plain = {key: value for key, value in vars(self).items() if key != "findings"}
+        return {**plain, "ok": not self.errors, "findings": [vars(f) for f in self.findings.values()]}
 
     def text(self) -> str:
         """The report for a terminal."""
@@ -96,26 +130,15 @@ class Report:
             f"  annotations  {self.num_annotations}" + (f"  ({self.num_crowd} crowd)" if self.num_crowd else ""),
         ]
         if self.images:
-            lines.append(f"  pictures in  {self.images}")
+            lines.append(f"  images in    {self.images}")
         if self.classes:
-            lines += ["", *self._class_table()]
-        for severity in ("error", "warning"):
-            for finding in self.findings.values():
-                if finding.severity == severity:
-                    lines += ["", f"  {severity}: {finding.count} x {finding.kind}: {finding.text}"]
-                    lines += [f"    {example}" for example in finding.examples]
-                    if finding.count > len(finding.examples):
-                        lines.append(f"    and {finding.count - len(finding.examples)} more")
+            rows = [[n if len(n) <= 30 else n[:27] + "...", *row.values()] for n, row in self.classes.items()]
+            table = tabulate(rows, ["class", "boxes", *SIZES, "images"], "plain", disable_numparse=[0])
+            lines += ["", textwrap.indent(table, "  ")]
+        for finding in self.errors + self.warnings:
+            lines += ["", f"  {finding.severity}: {finding.count} x {finding.kind}: {finding.text}"]
+            lines += [f"    {example}" for example in finding.examples]
+            if finding.count > len(finding.examples):
+                lines.append(f"    and {finding.count - len(finding.examples)} more")
         verdict = f"{len(self.errors)} kinds of errors, {len(self.warnings)} of warnings"
-        lines += ["", "  " + ("no errors" if not self.errors else verdict)]
-        return "\n".join(lines)
-
-    def _class_table(self) -> list[str]:
-        names = [name if len(name) <= 30 else name[:27] + "..." for name in self.classes]
-        wide = max(len(n) for n in [*names, "class"])
-        head = f"  {'class':{wide}}" + "".join(f"{c:>9}" for c in ("boxes", *SIZES, "images"))
-        rows = [
-            f"  {name:{wide}}" + "".join(f"{row[c]:>9}" for c in ("total", *SIZES, "images"))
-            for name, row in zip(names, self.classes.values(), strict=True)
-        ]
-        return [head, *rows]
+        return "\n".join([*lines, "", "  " + ("no errors" if not self.errors else verdict)])

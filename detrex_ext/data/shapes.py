@@ -19,7 +19,7 @@ from detrex_ext.data import draw_shapes as draw
 from detrex_ext.data.draw_shapes import CLASSES
 from detrex_ext.errors import UserError
 
-# Sizes in pixels are those of a 128 x 128 picture and grow with it.
+# Sizes in pixels are those of a 128 x 128 image and grow with it.
 _BASE = 128.0
 _RADIUS = (6.0, 32.0)
 _STROKE = (1.5, 3.5)
@@ -27,7 +27,7 @@ _MAX_OBJECTS = 8
 _MAX_OVERLAP = 0.35
 _FILLED = 0.6
 _TRIES = 40
-# Smallest difference between a shape's colour and the mean colour under its box (sum over RGB, of 765).
+# Smallest difference between a shape's color and the mean color under its box (sum over RGB, of 765).
 _CONTRAST = 120.0
 _SPLITS = ("train", "val")
 
@@ -35,14 +35,14 @@ _SPLITS = ("train", "val")
 def write(root: str | Path, num_train: int = 600, num_val: int = 100, size: int = 128, seed: int = 0) -> Path:
     """Write `root/images/*.png`, `root/train.json` and `root/val.json`.
 
-    Picture i of a split depends on (seed, split, i, size) only, so a larger set begins with the smaller one. Equal
+    Image i of a split depends on (seed, split, i, size) only, so a larger set begins with the smaller one. Equal
     arguments give equal bytes with the same versions of numpy and Pillow (another zlib may pack equal pixels
     differently). A complete set of the same arguments is left as it is.
 
     Args:
         root: folder, made if absent.
-        num_train, num_val: pictures per split.
-        size: side of the square pictures, in pixels; at least 48.
+        num_train, num_val: images per split.
+        size: side of the square images, in pixels; at least 48.
         seed: not negative.
 
     Returns:
@@ -53,7 +53,7 @@ def write(root: str | Path, num_train: int = 600, num_val: int = 100, size: int 
     """
     if size < 48 or seed < 0 or num_train < 1 or num_val < 1:
         raise UserError(f"shapes: num_train={num_train}, num_val={num_val}, size={size}, seed={seed}\n"
-                        "  expected at least one picture per split, size >= 48, seed >= 0")  # fmt: skip
+                        "  expected at least one image per split, size >= 48, seed >= 0")  # fmt: skip
     root = Path(root)
     parameters = {"num_train": num_train, "num_val": num_val, "size": size, "seed": seed}
     if _already_there(root, parameters):
@@ -85,21 +85,13 @@ def _split(root: Path, which: int, parameters: dict) -> dict:
     split, size = _SPLITS[which], parameters["size"]
     images, annotations = [], []
     for index in range(parameters[f"num_{split}"]):
-        image, objects = picture(np.random.default_rng((parameters["seed"], which, index, size)), size)
+        image, objects = one_image(np.random.default_rng((parameters["seed"], which, index, size)), size)
         name = f"{split}_{index:05d}.png"
         Image.fromarray(image).save(root / "images" / name, compress_level=6)
         images.append({"id": index + 1, "file_name": name, "width": size, "height": size})
         for category_id, box in objects:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index + 1,
-                    "category_id": category_id,
-                    "bbox": box,
-                    "area": round(box[2] * box[3], 2),
-                    "iscrowd": 0,
-                }
-            )
+            ids = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": category_id}
+            annotations.append({**ids, "bbox": box, "area": round(box[2] * box[3], 2), "iscrowd": 0})
     return {
         "info": {"description": "generated shapes", "shapes": parameters},
         "images": images,
@@ -108,8 +100,8 @@ def _split(root: Path, which: int, parameters: dict) -> dict:
     }
 
 
-def picture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple[int, list[float]]]]:
-    """One picture and its objects.
+def one_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple[int, list[float]]]]:
+    """One image and its objects.
 
     Returns:
         (size, size, 3) uint8, and (category id from 1, [x, y, width, height] in pixels) per object.
@@ -123,11 +115,11 @@ def picture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple
         placed = _place(rng, size, scale, taken)
         if placed is None:
             continue
-        kind, centre, radius, points, box = placed
+        kind, center, radius, points, box = placed
         under = image[int(box[1]) : math.ceil(box[3]), int(box[0]) : math.ceil(box[2])]
         color = _contrasting(rng, under.mean(axis=(0, 1)))
         stroke = None if rng.random() < _FILLED else min(rng.uniform(*_STROKE) * scale, radius / 2)
-        draw.draw_shape(image, centre, radius, points, color, stroke)
+        draw.draw_shape(image, center, radius, points, color, stroke)
         taken.append(box)
         xywh = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
         objects.append((CLASSES.index(kind) + 1, [round(v, 2) for v in xywh]))
@@ -136,7 +128,7 @@ def picture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple
 
 
 def _place(rng: np.random.Generator, size: int, scale: float, taken: list) -> tuple | None:
-    """A shape that fits the picture and covers no other too much; None after some tries."""
+    """A shape that fits the image and covers no other too much; None after some tries."""
     kind = CLASSES[int(rng.integers(len(CLASSES)))]
     for _ in range(_TRIES):
         radius = math.exp(rng.uniform(math.log(_RADIUS[0]), math.log(_RADIUS[1]))) * scale
@@ -180,13 +172,10 @@ def main(argv: list[str] | None = None) -> int:
     """Write the data set from the command line."""
     parser = argparse.ArgumentParser(prog="python -m detrex_ext.data.shapes", description=write.__doc__.split("\n")[0])
     parser.add_argument("root")
-    parser.add_argument("--num-train", type=int, default=600)
-    parser.add_argument("--num-val", type=int, default=100)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    for name, default in zip(("--num-train", "--num-val", "--size", "--seed"), write.__defaults__, strict=True):
+        parser.add_argument(name, type=int, default=default)
     try:
-        print(write(args.root, args.num_train, args.num_val, args.size, args.seed))
+        print(write(**vars(parser.parse_args(argv))))
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Transforms of a picture and its boxes, with detectron2's pixel arithmetic.
+"""Transforms of an image and its boxes, with detectron2's pixel arithmetic.
 
 Every transform is called as `transform(sample, rng) -> sample`; all its chance comes from the numpy Generator passed
 in, so a sample is a pure function of (seed, epoch, index). `fixed` is true where the result does not depend on `rng`:
@@ -8,11 +8,46 @@ a fixed beginning of a pipeline is what the in-memory cache keeps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
-from detrex_ext.data.sample import Sample
+
+@dataclass(frozen=True)
+class Sample:
+    """What a transform takes and returns. Never changed in place: cached samples are shared.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        boxes_G4: (G, 4) float64, XYXY in pixels, continuous coordinates (the right edge of a full-width box is W).
+        classes_G: (G,) int64, contiguous class indices.
+    """
+
+    image: np.ndarray
+    boxes_G4: np.ndarray
+    classes_G: np.ndarray
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """(height, width) of the image as it is now."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def with_(self, image: np.ndarray, boxes_G4: np.ndarray | None = None) -> Sample:
+        """The same objects with another image and, if given, other boxes."""
+        return replace(self, image=image, boxes_G4=self.boxes_G4 if boxes_G4 is None else boxes_G4)
+
+    def keep(self, mask_G: np.ndarray) -> Sample:
+        """Only the objects where `mask_G` is true."""
+        return replace(self, boxes_G4=self.boxes_G4[mask_G], classes_G=self.classes_G[mask_G])
+
+    def clipped(self, min_side: float = 1e-5) -> Sample:
+        """Boxes cut at the image's border; those with a side of `min_side` or less are dropped."""
+        height, width = self.hw
+        boxes = np.clip(self.boxes_G4, 0.0, np.array([width, height, width, height], dtype=np.float64))
+        sides = boxes[:, 2:] - boxes[:, :2]
+        return replace(self, boxes_G4=boxes).keep((sides > min_side).all(axis=1))
+
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 
@@ -112,7 +147,7 @@ class RandomFlip:
 
 
 class RandomTranspose:
-    """Exchange x and y with probability `prob`, on square pictures only (others would change their shape)."""
+    """Exchange x and y with probability `prob`, on square images only (others would change their shape)."""
 
     fixed = False
 
@@ -131,7 +166,7 @@ class RandomCrop:
 
     Args:
         crop_type: "absolute_range": height and width are each a uniform integer in [min(side, low), min(side, high)];
-            "absolute": exactly `crop_size` = (height, width), or the whole side where the picture is smaller.
+            "absolute": exactly `crop_size` = (height, width), or the whole side where the image is smaller.
         crop_size: (low, high) or (height, width).
     """
 

@@ -58,14 +58,14 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     cfg.train.seed = default_setup(cfg, args)
     loader = setup.build_train_loader(cfg)
     classes = setup.Classes.of(loader.dataset)
-    setup.set_num_classes(cfg, classes, loader.dataset.json)
+    setup.set_num_classes(cfg, classes, getattr(loader.dataset, "json", "the training data"))
     evaluation = setup.build_evaluation(cfg, loader.dataset)
     model = setup.build_model(cfg)
     if saved is None:
         setup.init_weights(cfg, model, classes)
     extra = {
         "class_names": classes.names,
-        "category_ids": classes.category_ids,
+        "category_ids": classes.ids,
         "config": setup.save_final_config(cfg),
         "seed": cfg.train.seed,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 
 from detrex_ext.checkpoint import load_weights
 from detrex_ext.config import build, get_config, save_config
+from detrex_ext.data import Classes, check_before_training, check_same_classes
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
 from detrex_ext.runtime.devices import own_device
@@ -20,19 +20,6 @@ from detrex_ext.runtime.devices import own_device
 logger = logging.getLogger(__name__)
 EMA_KEY = "ema_state"
 _SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
-
-
-@dataclass
-class Classes:
-    """The classes a model is trained on, by class index."""
-
-    names: list[str]
-    category_ids: list[int]
-
-    @staticmethod
-    def of(dataset: Any) -> Classes:
-        """Those of a data set."""
-        return Classes(list(dataset.class_names), list(dataset.category_ids))
 
 
 def settle(cfg: DictConfig) -> None:
@@ -103,8 +90,6 @@ def build_train_loader(cfg: DictConfig) -> Any:
     Raises:
         UserError: data that cannot be trained on, or a batch that does not divide.
     """
-    from detrex_ext.data import check_before_training
-
     check_batch(cfg, comm.get_world_size())
     loader = build(cfg.dataloader.train, "dataloader.train")
     if hasattr(getattr(loader, "dataset", None), "report"):
@@ -118,8 +103,6 @@ def build_evaluation(cfg: DictConfig, train_dataset: Any = None) -> tuple[Any, A
     Raises:
         UserError: data that cannot be read, or classes that are not those of the training data.
     """
-    from detrex_ext.data import check_before_training, check_same_classes
-
     if "test" not in cfg.dataloader or not cfg.get("dataset", {}).get("val_json", "named elsewhere"):
         logger.warning("no validation data (dataset.val_json): nothing will be evaluated")
         return None

@@ -13,12 +13,12 @@ import numpy as np
 from torch import nn
 
 from ..checkpoint.files import write_json
+from ..data.ground_truth import BoxTable, GroundTruth, read_ground_truth
 from ..errors import UserError
 from ..runtime import comm
-from .figures import AP_NAMES, BoxTable, Figures, coco_figures, fast_available
+from .figures import AP_NAMES, Figures, coco_figures, fast_available
 from .stages import StageEvaluator
 from .suppressed import SuppressedEvaluator
-from .truth import GroundTruth
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +61,9 @@ class CocoEvaluator:
             raise ValueError("fast=true asks for faster-coco-eval, which is not installed; null takes what there is")
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.max_dets, self.fast, self.task = max_dets, fast, task
-        self.truth = json if isinstance(json, GroundTruth) else GroundTruth(json)
+        self.truth = read_ground_truth(json)
         self.json = self.truth.json
-        self.class_names, self.category_ids = self.truth.class_names, self.truth.category_ids
+        self.class_names, self.category_ids = map(list, self.truth.classes)
         self.image_ids = self.truth.image_ids
         self.parts: list[StageEvaluator | SuppressedEvaluator] = [StageEvaluator(self.truth)] if stages else []
         if nms is not None:

@@ -16,27 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from ..data.ground_truth import BoxTable
+
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
-
-@dataclass
-class BoxTable:
-    """Boxes of many images.
-
-    Attributes:
-        image_P: int64, index of the image.
-        class_P: int64, index of the class.
-        xywh_P4: float64, pixels.
-        score_P: float64 for detections; None for ground truth.
-        area_P, crowd_P: for ground truth, area in pixels and whether it is a crowd region.
-    """
-
-    image_P: np.ndarray
-    class_P: np.ndarray
-    xywh_P4: np.ndarray
-    score_P: np.ndarray | None = None
-    area_P: np.ndarray | None = None
-    crowd_P: np.ndarray | None = None
 
 
 @dataclass

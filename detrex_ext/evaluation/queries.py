@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from ..checkpoint.files import write_json
+from ..data.ground_truth import GroundTruth, read_ground_truth
 from ..errors import UserError
 from ..matching.stack import stack_sets
 from ..runtime import comm
 from ..structures import Targets
 from .streams import STREAMS, decode_streams
-from .truth import GroundTruth
 from .watched import DecoderSets
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ class QueryEvaluator:
         start: str = "shared",
         output: str | Path | None = None,
     ) -> None:
-        self.truth = json if isinstance(json, GroundTruth) else GroundTruth(json)
+        self.truth = read_ground_truth(json)
         self.json = self.truth.json
-        self.class_names, self.category_ids = self.truth.class_names, self.truth.category_ids
+        self.class_names, self.category_ids = map(list, self.truth.classes)
         self.thresholds, self.affinity = tuple(map(float, thresholds)), affinity
         self.streams, self.start, self.output = tuple(streams), start, output
         self._sets = DecoderSets("")

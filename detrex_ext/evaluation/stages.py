@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from ..checkpoint.files import write_json
+from ..data.ground_truth import GroundTruth, read_ground_truth
 from ..errors import UserError
 from ..modeling.postprocess import class_scores, main_sets, to_pixels
 from ..runtime import comm
 from ..structures import SupervisedSet
-from .truth import GroundTruth
 from .watched import DecoderSets
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class StageEvaluator:
         output_dir: str | Path | None = None,
         pictures: int = 0,
     ) -> None:
-        self.truth = json if isinstance(json, GroundTruth) else GroundTruth(json)
+        self.truth = read_ground_truth(json)
         self.json = self.truth.json
-        self.class_names, self.category_ids = self.truth.class_names, self.truth.category_ids
+        self.class_names, self.category_ids = map(list, self.truth.classes)
         self.thresholds, self.pictures = tuple(map(float, thresholds)), pictures
         self.output_dir = None if output_dir is None else Path(output_dir)
         self._sets = DecoderSets("stages=false")

@@ -116,7 +116,7 @@ def test_validation_data_of_other_classes(run, data):
 def test_missing_picture_of_either_split(run, data, split):
     name = json.loads((data / f"{split}.json").read_text())["images"][1]["file_name"]
     (data / "images" / name).unlink()
-    assert re.search(rf"1 of \d+ pictures are missing.*{name}", run(), re.S)
+    assert re.search(rf"1 of \d+ images are missing.*{name}", run(), re.S)
 
 
 def test_pictures_that_cannot_be_decoded(run, data):

@@ -130,10 +130,17 @@ FAULTS = (
     ),
     Fault(
         "class ids shifted by one",
-        "data/coco.py",
-        "index = {category_id: k for k, category_id in enumerate(self.category_ids)}",
-        "index = {category_id: k for k, category_id in enumerate(self.category_ids, 1)}",
+        "data/checks.py",
+        "class_of = {category_id: k for k, category_id in enumerate(names)}",
+        "class_of = {category_id: k for k, category_id in enumerate(names, 1)}",
         ("tests/unit/test_data_coco.py",),
+    ),
+    Fault(
+        "corners of a record read as width and height",
+        "data/records.py",
+        'a["bbox_mode"] == BoxMode.XYWH_ABS for a in kept',
+        "True for a in kept",
+        ("tests/unit/test_data_records.py",),
     ),
     Fault(
         "every epoch in the same order",

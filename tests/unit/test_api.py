@@ -72,7 +72,7 @@ def test_predictions_are_the_evaluations_in_pixels_of_the_picture(run):
     predictor = detrex_ext.load(folder, averaged=False, device="cpu")
     found = predictor.predict(image, threshold=0)
     transform = instantiate(cfg.dataloader.test.mapper.augmentation)[0]
-    from detrex_ext.data.sample import Sample
+    from detrex_ext.data.transforms import Sample
 
     resized = transform(Sample(image, np.zeros((0, 4)), np.zeros(0, dtype=np.int64)), np.random.default_rng(0)).image
     assert max(resized.shape) == 256
@@ -213,7 +213,7 @@ def test_predict_command(run, tmp_path, capsys):
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     out = tmp_path / "out"
     command = [str(run[0]), str(pictures), str(tmp_path / "*.bmp"), "--output", str(out), "--threshold", "0"]
-    with pytest.raises(UserError, match="1 of 4 pictures cannot be used; the others are done\n.*c.png"):
+    with pytest.raises(UserError, match="1 of 4 images cannot be used; the others are done\n.*c.png"):
         main([*command, "--device", "cpu", "--ground-truth", str(tmp_path / "truth.json")])
     rows = json.loads((out / "predictions.json").read_text())
     assert [r["file"].rsplit("/", 1)[1] for r in rows] == ["a.png", "b.jpg", "a.bmp"]
@@ -227,7 +227,7 @@ def test_predict_command(run, tmp_path, capsys):
         assert pair.width > 2 * 640 > other.width
     (pictures / "c.png").unlink()
     assert main([*command, "--device", "cpu", "--batch-size", "2"]) == 0
-    assert "objects with score >= 0.0 on 3 pictures" in capsys.readouterr().out
+    assert "objects with score >= 0.0 on 3 images" in capsys.readouterr().out
 
 
 def test_predict_takes_a_config_beside_and_foreign_code_if_trusted(run, tmp_path, monkeypatch, capsys):
@@ -257,7 +257,7 @@ def test_predict_command_refuses_what_it_cannot_do(run, tmp_path):
 
     Image.fromarray(_picture()).save(tmp_path / "a.png")
     for arguments, message in (
-        ([str(tmp_path / "none"), "--output", "x"], "no pictures in .*none"),
+        ([str(tmp_path / "none"), "--output", "x"], "no images in .*none"),
         ([str(tmp_path / "a.png"), "--output", str(tmp_path)], "is an input and would be overwritten"),
         ([str(tmp_path / "a.png"), "--output", "x", "--threshold", "50"], "--threshold 50.0 must lie in"),
         ([str(tmp_path / "a.png"), "--output", str(run[0] / "last_checkpoint")], "last_checkpoint: expected a folder"),
@@ -277,7 +277,7 @@ def test_predict_command_wants_a_ground_truth_of_the_pictures(run, tmp_path):
     }
     for change, message in (
         ({}, "truth.json: missing category\n"),
-        ({"category_id": 4}, "none of the pictures is in it, as .*a.png; its first is b.png"),
+        ({"category_id": 4}, "none of the images is in it, as .*a.png; its first is b.png"),
     ):
         truth["annotations"][0].update(change)
         file = tmp_path / "truth.json"
@@ -287,11 +287,11 @@ def test_predict_command_wants_a_ground_truth_of_the_pictures(run, tmp_path):
 
 
 def test_a_glob_takes_no_folders(tmp_path):
-    from detrex_ext.cli.predict import find_pictures
+    from detrex_ext.cli.predict import find_images
 
     Image.fromarray(_picture()).save(tmp_path / "a.png")
     (tmp_path / "b.png").mkdir()
-    assert find_pictures([str(tmp_path / "*.png")]) == [tmp_path / "a.png"] == find_pictures([str(tmp_path)])
+    assert find_images([str(tmp_path / "*.png")]) == [tmp_path / "a.png"] == find_images([str(tmp_path)])
 
 
 def test_other_weights_for_the_config_of_a_run_or_checkpoint(run, tmp_path):

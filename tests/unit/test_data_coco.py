@@ -250,7 +250,7 @@ def test_quick_check_names_missing_pictures(tmp_path):
     dataset = CocoDataset(path)
     assert check_before_training(dataset) is dataset.report
     (tmp_path / "images" / "2.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 4 pictures are missing[\s\S]*2\.png"):
+    with pytest.raises(UserError, match=r"1 of 4 images are missing[\s\S]*2\.png"):
         check_before_training(dataset)
 
 

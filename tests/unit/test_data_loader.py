@@ -23,7 +23,7 @@ from detrex_ext.data import (
     build_test_loader,
     build_train_loader,
 )
-from detrex_ext.data.cache import SampleCache
+from detrex_ext.data.mapper import SampleCache
 from detrex_ext.data.records import PackedRecords
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm

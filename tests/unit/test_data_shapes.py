@@ -50,7 +50,7 @@ def test_the_set_passes_its_own_check_and_reads_as_coco(tmp_path):
 
 def test_boxes_keep_inside_and_overlap_little():
     for index in range(40):
-        _, objects = shapes.picture(np.random.default_rng(index), 128)
+        _, objects = shapes.one_image(np.random.default_rng(index), 128)
         boxes = np.array([box for _, box in objects])
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         assert corners.min() >= -0.01 and corners.max() <= 128.01

@@ -8,8 +8,7 @@ from PIL import Image
 
 from detrex_ext.data import RandomCrop, RandomFlip, RandomTranspose, Resize, ResizeShortestEdge
 from detrex_ext.data.affine import RandomAffine, RandomChannelGain
-from detrex_ext.data.sample import Sample
-from detrex_ext.data.transforms import shortest_edge_size
+from detrex_ext.data.transforms import Sample, shortest_edge_size
 
 
 def blank(height: int, width: int, *boxes: tuple) -> Sample:

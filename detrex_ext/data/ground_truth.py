@@ -1,0 +1,200 @@
+"""A COCO annotation file, read once for training, evaluation, checking and drawing.
+
+Shape legend: N images, P boxes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json as jsonlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from detrex_ext.data.checks import CATEGORY_ERRORS, check_annotations, check_categories, check_images, is_size
+from detrex_ext.data.records import Classes, PackedRecords
+from detrex_ext.data.report import Report
+from detrex_ext.errors import UserError
+
+
+@dataclass
+class BoxTable:
+    """Boxes of many images.
+
+    Attributes:
+        image_P: int64, index of the image.
+        class_P: int64, index of the class.
+        xywh_P4: float64, pixels.
+        score_P: float64 for detections; None for ground truth.
+        area_P, crowd_P: for ground truth, area in pixels and whether it is a crowd region.
+    """
+
+    image_P: np.ndarray
+    class_P: np.ndarray
+    xywh_P4: np.ndarray
+    score_P: np.ndarray | None = None
+    area_P: np.ndarray | None = None
+    crowd_P: np.ndarray | None = None
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """The millions of objects of a large file hold no circles: looking for some would take half of the time."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+class GroundTruth:
+    """Images, classes and boxes of an annotation file; `read_ground_truth` gives the one that is read already.
+
+    Only a file that is none is refused here; `report` says what else is wrong with it. Shared, so not to be changed.
+
+    Args:
+        json: COCO annotation file.
+
+    Attributes:
+        classes: by ascending category id.
+        image_ids: ascending, numbers before texts; images are numbered by it.
+        images: N dicts of image_id, file_name, height and width, as the file has them; None where it has not.
+        boxes: in the order of the file, those of its images and classes; area is width x height where it names none.
+            None where the file has no annotations at all.
+        report: what the check of the file's inside found.
+
+    Raises:
+        UserError: the file is missing, no JSON, or not shaped as COCO's ({"images", "annotations", "categories"}).
+    """
+
+    @_uncollected()
+    def __init__(self, json: str | Path) -> None:
+        self.json = str(json)
+        data = _read(json)
+        entries, annotations = data["images"], data.get("annotations", [])
+        self.report = report = Report(self.json, num_images=len(entries), num_annotations=len(annotations))
+        names = check_categories(data, report)
+        self.classes = Classes(list(names.values()), list(names))
+        usable = check_images(entries, report)
+        known = {e["id"]: e for e in entries if isinstance(e.get("id"), int | float | str)}
+        self.image_ids = sorted(known, key=lambda i: (isinstance(i, str), i))
+        self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}
+        self.images = PackedRecords(_image(known[image_id]) for image_id in self.image_ids)
+        self.boxes: BoxTable | None = None
+        if "categories" in data:
+            columns = check_annotations(annotations, usable, self._index, names, report)
+            self.boxes = BoxTable(**columns) if annotations else None
+        image_P = np.zeros(0, dtype=np.int64) if self.boxes is None else self.boxes.image_P
+        self._order = np.argsort(image_P, kind="stable")
+        self._ends = np.searchsorted(image_P[self._order], np.arange(len(self.image_ids) + 1))
+
+    def index_of(self, given: Mapping[str, Any]) -> int:
+        """Index of the image of an input dict, by its ``image_id``.
+
+        Raises:
+            UserError: the file does not have it.
+        """
+        image = self._index.get(given.get("image_id"))
+        if image is None:
+            raise UserError(
+                f"image id {given.get('image_id')} ({given.get('file_name', 'no file name')}) is not in {self.json}\n"
+                "  the evaluator and the loader need the same annotation file: set dataset.val_json"
+            )
+        return image
+
+    def rows_of(self, image: int) -> np.ndarray:
+        """Where the boxes of an image stand in ``boxes``, in the order of the file."""
+        return self._order[self._ends[image] : self._ends[image + 1]]
+
+    def objects_of(self, image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """xywh_G4, class_G and crowd_G of the boxes of an image, in the order of the file."""
+        rows, boxes = self.rows_of(image), self.boxes
+        if boxes is None:
+            return np.zeros((0, 4)), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)
+        return boxes.xywh_P4[rows], boxes.class_P[rows], boxes.crowd_P[rows]
+
+
+_READ: WeakValueDictionary[tuple, GroundTruth] = WeakValueDictionary()
+
+
+def read_ground_truth(json: str | Path | GroundTruth, sound: bool = False) -> GroundTruth:
+    """The ground truth of a file: what holds it already in this process shares it, if the file is as it was.
+
+    Args:
+        json: annotation file, or what was read of one.
+        sound: refuse every error in it, not only categories that cannot be used.
+
+    Raises:
+        UserError: the file is missing, no COCO JSON, or has such errors.
+    """
+    if not isinstance(json, GroundTruth):
+        try:
+            stat = os.stat(json or "")
+            key = (os.path.realpath(json), stat.st_mtime_ns, stat.st_size)
+        except OSError:
+            key = None  # reading it tells why
+        truth = _READ.get(key) or GroundTruth(json)
+        if key:
+            _READ[key] = truth
+        json = truth
+    json.report.raise_errors(None if sound else CATEGORY_ERRORS)
+    return json
+
+
+def read_classes(json: str | Path) -> Classes:
+    """The classes of an annotation file, by ascending category id (the model's class order).
+
+    Raises:
+        UserError: the file cannot be read or has no usable categories.
+    """
+    return read_ground_truth(json).classes
+
+
+def _image(entry: dict) -> dict:
+    sizes = {key: int(entry[key]) if is_size(entry.get(key)) else None for key in ("height", "width")}
+    name = entry.get("file_name")
+    return {"file_name": name if isinstance(name, str) else "", **sizes, "image_id": entry["id"]}
+
+
+def _read(path: str | Path) -> dict:
+    if not path:
+        raise UserError("no annotation file is named\n  set dataset.train_json and dataset.val_json to COCO JSON files "
+                        "(and dataset.train_images, dataset.val_images to their image folders)")  # fmt: skip
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # with or without a byte order mark
+            data = jsonlib.load(file)
+    except FileNotFoundError:
+        raise UserError(_missing(path)) from None
+    except OSError as error:
+        raise UserError(f"annotation file cannot be opened: {path}\n  {error.strerror}") from None
+    except (jsonlib.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid JSON: {error}\n  expected a COCO annotation file") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: found a JSON {type(data).__name__}; expected COCO's object with "
+                        "'images', 'annotations' and 'categories'")  # fmt: skip
+    if not isinstance(data.get("images"), list) or not all(isinstance(i, dict) for i in data["images"]):
+        raise UserError(f"{path}: no list of images under 'images'; found the keys {sorted(data)}\n"
+                        "  expected a COCO annotation file")  # fmt: skip
+    if not isinstance(data.get("annotations", []), list):
+        raise UserError(f"{path}: 'annotations' is no list")
+    return data
+
+
+def _missing(path: Path) -> str:
+    folder = next(p for p in (*path.parents, Path("/")) if p.is_dir())
+    if folder == path.parent:
+        found = sorted(p.name for p in folder.glob("*.json"))[:8]
+        hint = f"JSON files in {folder}: {', '.join(found) or 'none'}"
+    else:
+        hint = f"there is no folder {path.parent}; the nearest that exists is {folder}"
+    return (f"annotation file not found: {path}\n  {hint}\n"
+            "  set dataset.train_json / dataset.val_json (with dataset.train_images / dataset.val_images)")  # fmt: skip
