@@ -33,6 +33,8 @@ from typing import Any
 
 from tables import Run, query_table, stage_table, table
 
+from detrex_ext.checkpoint import RunFolder
+
 ROOT = Path(__file__).resolve().parents[1]
 Variant = tuple[str, str, str]
 
@@ -70,7 +72,7 @@ def train(run: Run, output: Path, overrides: Sequence[str]) -> Run:
     command += [*overrides, *own, f"train.output_dir={folder}", "train.overwrite=true", f"train.seed={run.seed}"]
     folder.mkdir(parents=True, exist_ok=True)
     used = start(command, folder / "stdout.txt")
-    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    rows = RunFolder(folder).read_metrics()
     # as detectron2 writes it: an evaluation on the way under the last step before it, the final one under their number
     seen = {row["iteration"]: row for row in rows if "bbox/AP" in row}
     last = seen[max(seen)]
@@ -88,7 +90,7 @@ def evaluate(run: Run, name: str, overrides: str, output: Path) -> Run:
     folder = folder_of(run, output)
     log = folder / f"again_{name.replace(' ', '_')}.txt"
     command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", str(folder), "--eval-only"]
-    command += [f"train.init_checkpoint={folder / 'model_final.pth'}", f"train.output_dir={folder}", *overrides.split()]
+    command += overrides.split()
     used = start(command, log)
     figures = {}
     for names, values in re.findall(r"copypaste: (\w[^\n]*,[^\n]*)\n.*?copypaste: ([^\n]+)", log.read_text()):
@@ -106,7 +108,7 @@ def count(run: Run, output: Path) -> Run:
         file = folder / "queries.json"
         command = [sys.executable, str(ROOT / "tools" / "analyze.py"), "queries-per-object"]
         command += ["--config-file", str(folder), "--output", str(folder / "queries"), "--json", str(file)]
-        start([*command, f"train.init_checkpoint={folder / 'model_final.pth'}"], folder / "queries.txt")
+        start([*command, f"train.init_checkpoint={folder}"], folder / "queries.txt")
         report = json.loads(file.read_text())
         row = report["checkpoints"][0]
         names = [f"> {t:g}" for t in report["thresholds"]] + ["best"]

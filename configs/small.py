@@ -74,5 +74,5 @@ train.reference_batch = 8
 train.eval_period = 500
 train.checkpointer.period = 500
 train.checkpointer.max_to_keep = 2
-train.model_ema.update(enabled=True, decay=0.995, warmup=True, use_ema_weights_for_eval_only=True)
+train.model_ema.update(enabled=True, decay=0.995, warmup=True)
 dataloader.train.total_batch_size = 8

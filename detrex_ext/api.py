@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from .checkpoint import classes_of, load_state, read_checkpoint
+from .checkpoint import RunFolder, classes_of, find_weights, load_state, read_checkpoint
 from .config import find_config, load_config
 from .data import read_classes
 from .errors import UserError
@@ -20,6 +21,7 @@ from .predictor import Predictor
 from .runtime.devices import usable_device
 from .runtime.standalone.lazy import LazyConfig  # never runs what it reads, also where detectron2 is installed
 
+logger = logging.getLogger(__name__)
 _WEIGHTS = (".pth", ".pt", ".pkl")
 
 
@@ -28,75 +30,54 @@ def load(
     *,
     weights: str | os.PathLike | None = None,
     device: str | torch.device | None = None,
+    average: bool | None = None,
     averaged: bool | None = None,
     trust: bool = False,
 ) -> Predictor:
     """A predictor from what training left behind.
 
     Args:
-        source: a run folder, a checkpoint, or a config (file, short name, or loaded).
+        source: a run folder (its newest checkpoint), a checkpoint, or a config (file, short name, or loaded).
         weights: checkpoint, or a run folder's, to take instead of the one ``source`` leads to; the config stays.
         device: default: the GPU if there is one.
-        averaged: take the averaged (EMA) weights; None = where the checkpoint has them.
+        average: True = averaged (EMA) weights, False = the trained ones, None = those that the training evaluated,
+            which are the averaged ones where there are any.
+        averaged: the former name of ``average``.
         trust: build the model of a checkpoint's config even where it names code of unknown packages.
 
     Raises:
         UserError: nothing to load there, weights that cannot be read or do not fit, a config that is not trusted.
     """
+    if averaged is not None:
+        logger.warning("load(..., averaged=%s): it is called average now", averaged)
+        average = averaged
     device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"), "device")
     cfg, path = _locate(source, weights)
-    data = read_checkpoint(path)
+    found = find_weights(path, average)
     if cfg is None:
-        origin, known = path, data
+        origin, known = found.path, found.data
         if weights is not None:
             origin, known = os.fspath(source), {} if os.path.isdir(source) else read_checkpoint(source)
         cfg = _config_of(known, origin)
         if not trust:
             check_trusted(cfg, origin)
-    class_names, category_ids = _classes(data, cfg)
+    class_names, category_ids = _classes(found.data, cfg)
     model = build_for_inference(cfg, len(class_names) or None)
-    if averaged and "ema_state" not in data:
-        raise UserError(f"checkpoint {path}: holds no averaged weights ('ema_state'); load it with averaged=False")
-    use_averaged = "ema_state" in data if averaged is None else averaged
-    load_state(model, data["ema_state" if use_averaged else "model"], strict=True, name=path).check_whole(path)
+    load_state(model, found.state(), strict=True, name=found.path).check_whole(found.path)
     count = getattr(model, "num_classes", None)
     if count is not None and class_names and count != len(class_names):
         shown = ", ".join(class_names[:8])
-        raise UserError(f"{path}: the model has {count} classes, its list of names {len(class_names)}: {shown}")
+        raise UserError(f"{found.path}: the model has {count} classes, its list of names {len(class_names)}: {shown}")
     names = class_names or [f"class {k}" for k in range(count or 0)]
-    return Predictor(model.to(device), names, test_transforms(cfg), category_ids, cfg, path)
-
-
-def find_weights(folder: str | os.PathLike) -> str:
-    """The checkpoint of a run folder: ``model_final.pth``, else the one that ``last_checkpoint`` names.
-
-    Raises:
-        UserError: there is neither.
-    """
-    folder = Path(folder)
-    final, last = folder / "model_final.pth", folder / "last_checkpoint"
-    if final.is_file():
-        return str(final)
-    named = folder / last.read_text().strip() if last.is_file() else None
-    if named is not None and named.is_file():
-        return str(named)
-    found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-    raise UserError(
-        f"{folder}: no model_final.pth and no checkpoint named by last_checkpoint; it holds {found}\n"
-        "  name a run folder of train_net.py, or a .pth file"
-    )
+    return Predictor(model.to(device), names, test_transforms(cfg), category_ids, cfg, found.path, str(found))
 
 
 def _locate(source: Any, weights: Any) -> tuple[DictConfig | None, str]:
-    """(config, or None where it is in the checkpoint; path of the checkpoint)."""
+    """(config, or None where it is in the checkpoint; path of the checkpoint or of a run folder)."""
     cfg, path = None, weights
-    if path and os.path.isdir(path):
-        path = find_weights(path)
     if isinstance(source, DictConfig):
         cfg = source
-    elif os.path.isdir(source):
-        return None, os.fspath(path or find_weights(source))
-    elif os.fspath(source).endswith(_WEIGHTS):
+    elif os.path.isdir(source) or os.fspath(source).endswith(_WEIGHTS):
         return None, os.fspath(path or source)
     else:
         cfg = load_config(_config_named(source))
@@ -121,7 +102,7 @@ def _config_named(source: str | os.PathLike) -> str:
 
 def _config_of(data: dict[str, Any], path: str) -> DictConfig:
     """The config inside a checkpoint, or beside it in its run folder."""
-    beside = (Path(path) if os.path.isdir(path) else Path(path).parent) / "config.yaml"
+    beside = RunFolder(path if os.path.isdir(path) else Path(path).parent).config
     try:
         if isinstance(data.get("config"), str):
             with tempfile.TemporaryDirectory() as folder:

@@ -27,6 +27,7 @@ class Predictor:
         class_names, category_ids: by class index.
         config: the config the model was built from.
         source: the file its weights come from.
+        weights: which these are, in words: the file, how many iterations made them, averaged or trained.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class Predictor:
         category_ids: Sequence[int] = (),
         config: DictConfig | None = None,
         source: str = "",
+        weights: str = "",
     ) -> None:
         self.model, self.transforms = model.eval(), list(transforms)
         self.class_names, self.category_ids = list(class_names), list(category_ids)
-        self.config, self.source = config, source
+        self.config, self.source, self.weights = config, source, weights
 
     def predict(
         self, image: Picture | Sequence[Picture], threshold: float = 0.5, batch_size: int = 1

@@ -23,8 +23,9 @@ train = dict(
     best_checkpoint=dict(enabled=True, metric="bbox/AP", mode="max"),
     eval_period=5000,
     log_period=20,
-    # warmup: decay of update t is min(decay, (1 + t) / (10 + t))
-    model_ema=dict(enabled=False, decay=0.999, warmup=False, device="", use_ema_weights_for_eval_only=False),
+    # warmup: decay of update t is min(decay, (1 + t) / (10 + t)); average: the averaged weights are evaluated, the best
+    # checkpoint is chosen by them, and they are predicted with; false: the trained ones
+    model_ema=dict(enabled=False, decay=0.999, warmup=False, device="", average=True),
     # start over in a folder that holds another run: its checkpoints, metrics and log go when the new run starts
     overwrite=False,
     channels_last=False,

@@ -1,19 +1,24 @@
 """Checkpoints: atomic writing, safe reading, and weights of other projects by tables of key names."""
 
-from .checkpointer import Checkpointer, Saved
+from .checkpointer import Checkpointer
 from .convert import classes_of, convert
 from .files import FORMAT_HELP, read_checkpoint, resolve, write_checkpoint
 from .layouts import to_layout
 from .load import load_state, load_weights
 from .report import LoadReport
+from .run_folder import RunFolder, Saved
+from .weights import Weights, find_weights
 
 __all__ = [
     "Checkpointer",
     "FORMAT_HELP",
     "LoadReport",
+    "RunFolder",
     "Saved",
+    "Weights",
     "classes_of",
     "convert",
+    "find_weights",
     "load_state",
     "load_weights",
     "read_checkpoint",

@@ -1,42 +1,30 @@
-"""The checkpointer of a run folder: fvcore's, writing whole files and reading the newest one that can be read."""
+"""The checkpointer of a run folder: fvcore's, writing whole files."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from fvcore.common.checkpoint import Checkpointer as _FvcoreCheckpointer
 from torch import nn
 
-from detrex_ext.errors import UserError
 from detrex_ext.runtime import PathManager, comm
 
-from .files import read_checkpoint, remove_leftovers, write_checkpoint, write_whole
+from .files import read_checkpoint, remove_leftovers, write_checkpoint
 from .load import load_state
+from .run_folder import RunFolder, Saved
 
 logger = logging.getLogger(__name__)
-_PERIODIC = re.compile(r"model_(\d{7,})\.pth$")
-
-
-@dataclass
-class Saved:
-    """A checkpoint in memory, and the file it was read from."""
-
-    path: str
-    data: dict[str, Any]
 
 
 class Checkpointer(_FvcoreCheckpointer):
     """Saves and loads a model with other stateful objects.
 
     Every rank calls ``save`` (a state may need collectives); rank 0 writes. A file appears whole or not at all,
-    and so does ``last_checkpoint``. ``resume`` takes the newest file that can be read and says what it skipped.
+    and so does ``last_checkpoint``.
 
     Args:
         model: the model; a DDP wrapper is removed.
@@ -44,6 +32,10 @@ class Checkpointer(_FvcoreCheckpointer):
         save_to_disk: whether this process writes; default: rank 0.
         extra: values put into every file (class names, config text).
         checkpointables: objects with ``state_dict`` and ``load_state_dict`` by key.
+
+    Attributes:
+        folder: what the run folder holds.
+        extra: as given; read anew for each file.
     """
 
     def __init__(
@@ -57,6 +49,7 @@ class Checkpointer(_FvcoreCheckpointer):
     ) -> None:
         to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
         super().__init__(model, save_dir, save_to_disk=to_disk, **checkpointables)
+        self.folder = RunFolder(save_dir)
         self.extra = dict(extra or {})
         self.path_manager = PathManager
         if save_dir and to_disk and os.path.isdir(save_dir):
@@ -90,14 +83,9 @@ class Checkpointer(_FvcoreCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the newest file in ``last_checkpoint``, in one step."""
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        if "://" in path:
+        if "://" in self.save_dir:
             return super().tag_last_checkpoint(last_filename_basename)
-        write_whole(path, lambda file: file.write(last_filename_basename.encode()))
-
-    def has_checkpoint(self) -> bool:
-        """Whether the folder holds anything to resume from, named by ``last_checkpoint`` or not."""
-        return bool(_candidates(self.save_dir))
+        self.folder.tag(last_filename_basename)
 
     def load(self, path: str, checkpointables: Iterable[str] | None = None) -> dict[str, Any]:
         """Loads model and checkpointables from a file written by ``save``; "" loads nothing.
@@ -113,26 +101,8 @@ class Checkpointer(_FvcoreCheckpointer):
             return {}
         return self.apply(Saved(path, read_checkpoint(path, self.path_manager)), checkpointables)
 
-    @staticmethod
-    def newest(save_dir: str) -> Saved | None:
-        """The newest readable checkpoint of a folder; None where it holds no checkpoint.
-
-        Raises:
-            UserError: there are checkpoints, and none can be read.
-        """
-        tried = []
-        for path in _candidates(save_dir):
-            try:
-                return Saved(path, read_checkpoint(path))
-            except UserError as error:
-                tried.append(str(error).splitlines()[0])
-                logger.warning("skipped while resuming: %s", tried[-1])
-        if tried:
-            raise UserError(f"--resume: no readable checkpoint in {save_dir}; tried\n  " + "\n  ".join(tried))
-        return None
-
     def resume(self) -> dict[str, Any]:
-        """Loads everything from the newest readable file of the folder.
+        """Loads everything from the folder's newest checkpoint.
 
         Returns:
             what the file held beside model and checkpointables; {} where the folder holds no checkpoint.
@@ -140,18 +110,8 @@ class Checkpointer(_FvcoreCheckpointer):
         Raises:
             UserError: there are checkpoints, and none can be read.
         """
-        saved = self.newest(self.save_dir)
+        saved = self.folder.newest() if self.save_dir else None
         return {} if saved is None else self.apply(saved)
-
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """``resume`` if asked and possible, else the model's weights only from ``path``."""
-        if resume and self.has_checkpoint():
-            return self.resume()
-        return self.load(path, checkpointables=[])
-
-    def periodic_files(self) -> list[str]:
-        """Paths of the periodic files ``model_{iteration}.pth`` in the folder, oldest iteration first."""
-        return _periodic_files(self.save_dir)
 
     def apply(self, saved: Saved, checkpointables: Iterable[str] | None = None) -> dict[str, Any]:
         """Loads a checkpoint that was read already into model and checkpointables (None = all)."""
@@ -162,22 +122,3 @@ class Checkpointer(_FvcoreCheckpointer):
             if key in data:
                 self.checkpointables[key].load_state_dict(data.pop(key))
         return data
-
-
-def _candidates(folder: str) -> list[str]:
-    """Files to resume from, best first: the tagged one, then the newest."""
-    if not folder or not os.path.isdir(folder):
-        return []
-    tag = Path(folder, "last_checkpoint")
-    name = tag.read_text(encoding="utf-8").strip() if tag.is_file() else None
-    tagged = os.path.join(folder, name or "")
-    others = [p for p in (os.path.join(folder, "model_final.pth"), *_periodic_files(folder)) if os.path.isfile(p)]
-    newest_first = sorted(others, key=lambda p: (os.path.getmtime(p), p), reverse=True)
-    if name is not None and not os.path.isfile(tagged):
-        logger.warning("%s names %s, which does not exist", tag, name or "nothing")
-    return list(dict.fromkeys(p for p in (tagged, *newest_first) if os.path.isfile(p)))
-
-
-def _periodic_files(folder: str) -> list[str]:
-    found = [(int(m[1]), str(p)) for p in Path(folder).glob("model_*.pth") if (m := _PERIODIC.search(p.name))]
-    return [path for _, path in sorted(found)]

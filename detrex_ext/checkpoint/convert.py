@@ -14,11 +14,12 @@ from detrex_ext.errors import UserError
 
 from .classes import class_tensors
 from .coco import COCO_CATEGORIES
-from .files import read_checkpoint, write_checkpoint
+from .files import write_checkpoint
 from .layouts import FAMILIES, OURS, recognise, to_layout
 from .load import as_tensors, guess, load_state, part_of, published_classes, rename
 from .report import LoadReport
 from .stages import keep_stages
+from .weights import find_weights
 
 _PARTS = ("backbone.", "neck.", "encoder.", "queries.", "decoder.")
 
@@ -28,18 +29,19 @@ def convert(
     target: str | os.PathLike,
     to: str = OURS.name,
     model: nn.Module | None = None,
-    averaged: bool = False,
+    average: bool | None = None,
     extra: Mapping[str, Any] | None = None,
     stages: Sequence[int] | None = None,
 ) -> LoadReport:
     """Writes the weights of any known file under the names of ``to``.
 
     Args:
-        source: path of the file, local or remote.
+        source: path of the file, local or remote; or a run folder, whose newest checkpoint it is then.
         target: file to write, whole or not at all; never the source.
         to: ``detrex_ext``, or a family of :func:`to_layout`, such as ``detrex``.
         model: what the weights must fit, every tensor of it; without it names alone decide.
-        averaged: take the averaged (EMA) weights.
+        average: True = the averaged (EMA) weights, False = the trained ones, None = as for
+            :func:`~detrex_ext.checkpoint.weights.find_weights`.
         extra: further values of a file of ours.
         stages: decoder stages to keep, see :func:`~detrex_ext.checkpoint.stages.keep_stages`; needs the model.
 
@@ -47,12 +49,11 @@ def convert(
         UserError: a file that cannot be read, is of no known kind or does not fit the model; a target that is the
             source or cannot be written.
     """
-    name = os.fspath(source)
     if to not in (OURS.name, *FAMILIES):
         raise UserError(f"unknown checkpoint layout '{to}'; known: {', '.join((OURS.name, *FAMILIES))}")
+    found = find_weights(source, average)
+    name, data, tensors = found.path, found.data, found.state()
     _check_target(name, os.fspath(target))
-    data = read_checkpoint(source)
-    tensors = part_of(data, "ema_state" if averaged else "model", name)
     if model is None:
         state, report = by_our_names(tensors, name)
     else:

@@ -78,6 +78,19 @@ def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, A
     return _by_our_names(data)
 
 
+def own_iteration(path: str | os.PathLike) -> int | None:
+    """The iteration (from 0) that a ``.pth`` file of a training states; None where it states none or cannot be read.
+
+    Tensors are not read.
+    """
+    try:
+        data = read_torch(os.fspath(path), mmap=True)
+    except Exception:
+        return None
+    iteration = data.get("iteration") if isinstance(data, dict) else None
+    return iteration if isinstance(iteration, int) else None
+
+
 def _by_our_names(data: dict[str, Any]) -> dict[str, Any]:
     key = next((key for key in _MODEL if isinstance(data.get(key), dict)), None)
     if key is None:

@@ -22,11 +22,16 @@ class Refused(Exception):
     """The name of an object that is not on the allow-list."""
 
 
-def read_torch(path: str) -> Any:
-    """Contents of a ``.pth`` file, on the CPU; ``Refused`` where it names anything but plain data."""
+def read_torch(path: str, mmap: bool = False) -> Any:
+    """Contents of a ``.pth`` file, on the CPU; ``Refused`` where it names anything but plain data.
+
+    Args:
+        path: of a local file.
+        mmap: leave tensors in the file until they are looked at.
+    """
     with _allowed():
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         except pickle.UnpicklingError as error:
             text = str(error)
             if "GLOBAL " in text:

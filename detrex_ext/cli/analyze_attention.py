@@ -29,12 +29,13 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file; averaged weights first")
+    add("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file")
     add("picture", metavar="PICTURE", help="a picture file")
     add("--output", required=True, metavar="DIR", help="folder for attention.png and attention.json")
     add("--object", type=int, default=1, metavar="N", help="which of the model's detections, best first (default 1)")
     add("--queries", type=int, default=8, metavar="N", help="queries to draw at most (default 8)")
     add("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    add("--no-average", action="store_true", help="the trained weights, not the averaged ones")
     add("--config-file", metavar="F", help="config of the model, for a checkpoint that holds none")
     parser.set_defaults(run=_run)
 
@@ -51,7 +52,8 @@ def _run(args: argparse.Namespace) -> int:
     from detrex_ext.predictor import as_rgb
 
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
-    predictor, rgb = load(source, weights=weights, device=args.device), as_rgb(args.picture)
+    average = False if args.no_average else None
+    predictor, rgb = load(source, weights=weights, device=args.device, average=average), as_rgb(args.picture)
     decoder = getattr(predictor.model, "decoder", None)
     if not isinstance(decoder, StagedDecoder):
         raise UserError(f"{args.model}: its model has no staged decoder, whose attention could be watched")

@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
 
+from .arguments import is_run
 from .outputs import check_file, make_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+WEIGHTS = "train.init_checkpoint"
+
 
 def add_common(parser: argparse.ArgumentParser, name: str) -> None:
     """Adds the arguments that say which model, and where ``name`` + ".json" goes."""
-    parser.epilog = "averaged weights: train.model_ema.use_ema_weights_for_eval_only=true"
     add = parser.add_argument
     add("--config-file", required=True, metavar="F", help="config file, short name, or run folder")
     add("--overlay", default="", metavar="A,B", help="overlays to lay over the config, in order")
     add("opts", nargs="*", metavar="key=value", help="overrides, such as train.init_checkpoint=model_final.pth")
+    add("--no-average", action="store_true", help="the trained weights, also where there are averaged ones")
     add("--output", metavar="DIR", help=f"folder to write to (default: {name}/ in the run, or in train.output_dir)")
     add("--json", metavar="FILE", help=f"a copy of {name}.json")
 
@@ -30,7 +33,8 @@ def config_of(args: argparse.Namespace) -> DictConfig:
     """The config that these arguments say."""
     from detrex_ext.config import load_config
 
-    return load_config(args.config_file, [name for name in args.overlay.split(",") if name], args.opts)
+    more = ["++train.model_ema.average=false"] if getattr(args, "no_average", False) else []
+    return load_config(args.config_file, [name for name in args.overlay.split(",") if name], [*args.opts, *more])
 
 
 def output_of(cfg: DictConfig, args: argparse.Namespace, name: str) -> Path:
@@ -62,21 +66,16 @@ def truth_of(cfg: DictConfig) -> str:
     return truth
 
 
-def is_run(args: argparse.Namespace) -> bool:
-    """Whether the weights are those of a run folder: no override names others."""
-    return os.path.isdir(args.config_file) and not any(opt.startswith("train.init_checkpoint=") for opt in args.opts)
-
-
 def weights_of(stated: str, args: argparse.Namespace) -> str:
     """The checkpoint: that of a run folder, unless an override names one, as a config may name what it started from.
 
     Raises:
         UserError: there is none.
     """
-    from detrex_ext.api import find_weights
+    from detrex_ext.checkpoint import find_weights
 
-    if is_run(args):
-        return find_weights(args.config_file)
+    if is_run(args, WEIGHTS):
+        return find_weights(args.config_file).path
     if not stated:
         raise UserError("which weights? name them by train.init_checkpoint=PATH, or a run folder by --config-file")
     return stated

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from detrex_ext.errors import UserError
 
-from .analyze_inputs import add_common, config_of, is_run, output_of, truth_of, weights_of
+from .analyze_inputs import WEIGHTS, add_common, config_of, output_of, truth_of, weights_of
+from .arguments import is_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace) -> int:
 
     cfg = config_of(args)
     rows = [{"checkpoint": path, "iteration": steps} for path, steps in _checkpoints(cfg, args)]
-    label = "/".join(Path(args.config_file if is_run(args) else rows[0]["checkpoint"]).resolve().parts[-2:])
+    label = "/".join(Path(args.config_file if is_run(args, WEIGHTS) else rows[0]["checkpoint"]).resolve().parts[-2:])
     report = QueryReport(label, args.affinity, thresholds, streams, rows)
     for other in others:
         report.check_like(other)
@@ -121,15 +121,12 @@ def _read(path: str) -> Any:
 
 def _checkpoints(cfg: DictConfig, args: argparse.Namespace) -> list[tuple[str, int | None]]:
     """(path, steps made) of all checkpoints of a run folder by age; else the one that the config names."""
-    if not is_run(args):
+    from detrex_ext.checkpoint import RunFolder
+
+    if not is_run(args, WEIGHTS):
         return [(weights_of(cfg.train.init_checkpoint, args), None)]
-    folder = Path(args.config_file)
-    found = {int(p.stem[6:]) + 1: p for p in folder.glob("model_*.pth") if re.fullmatch(r"model_\d+", p.stem)}
-    if (folder / "model_final.pth").is_file():  # the last periodic one is the same
-        found[int(cfg.train.max_iter)] = folder / "model_final.pth"
-    if not found:
-        return [(weights_of("", args), None)]
-    return [(str(path), steps) for steps, path in sorted(found.items())]
+    found = RunFolder(args.config_file).checkpoints()
+    return [(str(path), iteration + 1) for iteration, path in found] or [(weights_of("", args), None)]
 
 
 def _start(cfg: DictConfig) -> str:

@@ -16,9 +16,9 @@ examples:
   held against a model, every tensor of it, and with its config inside, ready to predict:
     python -m detrex_ext convert official.pth ours.pth --config-file dino_r50_4scale_12ep
   a training whose inference loops one decoder stage, without the weights of the others:
-    python -m detrex_ext convert output/run/model_final.pth small.pth --config-file output/run --inference-stages
+    python -m detrex_ext convert output/run small.pth --config-file output/run --inference-stages
   a training of ours for detrex, averaged weights:
-    python -m detrex_ext convert model_final.pth for_detrex.pth --to detrex --ema
+    python -m detrex_ext convert model_final.pth for_detrex.pth --to detrex
 """
 
 
@@ -32,11 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="IN", help="checkpoint of this project, detrex, a model's authors, ...")
+    parser.add_argument("source", metavar="IN", help="run folder, or checkpoint of this project, detrex, ...")
     parser.add_argument("target", metavar="OUT", help="file to write; never IN")
     parser.add_argument("--to", default=OURS.name, choices=(OURS.name, *FAMILIES), help="names to write")
     parser.add_argument("--config-file", metavar="F", help="model that the file must fit")
-    parser.add_argument("--ema", action="store_true", help="take the averaged weights of the file")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--no-average", dest="average", action="store_false", default=None, help="the trained weights")
+    which.add_argument("--ema", dest="average", action="store_true", help="the averaged weights, or none")
     parser.add_argument(
         "--inference-stages",
         action="store_true",
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.inference_stages and not args.config_file:
         raise UserError("--inference-stages needs --config-file, which says what inference runs")
     model, extra, stages = _model(args) if args.config_file else (None, None, None)
-    report = convert(args.source, args.target, args.to, model, args.ema, extra, stages)
+    report = convert(args.source, args.target, args.to, model, args.average, extra, stages)
     print(report.full() if args.report else report)
     if stages is not None:
         mb = Path(args.target).stat().st_size / 1e6
@@ -77,14 +79,15 @@ def _model(args: argparse.Namespace) -> tuple[Any, dict[str, Any], list[int] | N
 
     The number of classes is the file's where the config leaves it open.
     """
-    from detrex_ext.checkpoint import classes_of, read_checkpoint
+    from detrex_ext.checkpoint import classes_of, find_weights
     from detrex_ext.checkpoint.stages import inference_stages
     from detrex_ext.config import load_config, save_config
     from detrex_ext.inference import build_for_inference
 
     cfg = load_config(args.config_file)
     if "num_classes" in cfg.model and cfg.model.num_classes is None:
-        cfg.model.num_classes, _ = classes_of(read_checkpoint(args.source), args.source)
+        found = find_weights(args.source)
+        cfg.model.num_classes, _ = classes_of(found.data, found.path)
     model, stages = build_for_inference(cfg), None
     if args.inference_stages:
         cfg, stages = inference_stages(cfg, model.decoder.eval_order)

@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ground-truth", metavar="JSON", help="COCO file; its boxes are drawn beside the predictions")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default 1)")
     parser.add_argument("--config-file", metavar="F", help="config of the model, for a checkpoint that holds none")
+    parser.add_argument("--no-average", action="store_true", help="the trained weights, not the averaged ones")
     parser.add_argument("--trust", action="store_true", help="build models of unknown packages named in a checkpoint")
     return parser
 
@@ -62,7 +63,9 @@ def main(argv: list[str] | None = None) -> int:
 
     truth = _Truth(args.ground_truth, files) if args.ground_truth else None
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
-    predictor = load(source, weights=weights, device=args.device, trust=args.trust)
+    average = False if args.no_average else None
+    predictor = load(source, weights=weights, device=args.device, average=average, trust=args.trust)
+    print(f"weights: {predictor.weights}")
     make_folder(output)
     rows, failed = _predict(predictor, files, targets, args, truth)
     path = output / RESULTS

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .arguments import default_argument_parser, is_run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 EPILOG = """\
 examples:
   train on your own COCO-format data:
     python -m detrex_ext train --config-file small dataset.train_json=train.json dataset.val_json=val.json
   go on after an interruption:  the same with --resume
-  evaluate:                     the same with --eval-only train.init_checkpoint=model_final.pth
+  evaluate a run:               --config-file output/run --eval-only
+  evaluate a checkpoint:        the first one with --eval-only train.init_checkpoint=model_final.pth
   several GPUs:                 --num-gpus 8, or torchrun --nproc-per-node=8 -m detrex_ext train ...
 """
 
@@ -21,17 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError: bad input.
     """
-    from torch.multiprocessing import ProcessExitedException
-
-    from detrex_ext.runtime import default_argument_parser, launch
-
     parser = default_argument_parser(EPILOG)
     parser.prog = "python -m detrex_ext train"
     args = parser.parse_args(argv)
+    from torch.multiprocessing import ProcessExitedException
+
+    from detrex_ext.engine import launch
+    from detrex_ext.engine.setup import check_batch, settle
+
     cfg = _config(args)  # errors in it are told here, once, before any process is started
     if not args.eval_only:
-        from detrex_ext.engine.setup import check_batch, settle
-
         settle(cfg)
         check_batch(cfg, args.num_gpus * args.num_machines)
     where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
@@ -44,10 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _config(args: argparse.Namespace):
+def _config(args: argparse.Namespace) -> DictConfig:
+    """The config; a run folder that is gone on with or evaluated is the one that was named."""
     from detrex_ext.config import load_config
 
-    return load_config(args.config_file, args.overlay, args.opts)
+    cfg = load_config(args.config_file, args.overlay, args.opts)
+    if (args.resume or args.eval_only) and is_run(args, "train.output_dir"):
+        cfg.train.output_dir = args.config_file
+    if args.eval_only and is_run(args, "train.init_checkpoint"):
+        cfg.train.init_checkpoint = args.config_file
+    return cfg
 
 
 def _work(args: argparse.Namespace) -> None:

@@ -13,4 +13,6 @@ TARGETS: dict[str, str] = {
 }
 
 # Config keys: before -> now.
-KEYS: dict[str, str] = {}
+KEYS: dict[str, str] = {
+    "train.model_ema.use_ema_weights_for_eval_only": "train.model_ema.average",
+}

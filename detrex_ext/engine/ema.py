@@ -29,6 +29,11 @@ class ModelEMA:
         self.model, self.decay, self.warmup, self.updates = model, decay, warmup, 0
         self._state = {k: v.detach().clone().to(device or v.device) for k, v in model.state_dict().items()}
 
+    def restart(self) -> None:
+        """The average is the model's weights of now."""
+        self.load_state_dict(self.model.state_dict())
+        self.updates = 0
+
     @torch.no_grad()
     def update(self) -> None:
         """Takes in the model's weights of now."""

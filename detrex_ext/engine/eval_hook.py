@@ -7,34 +7,43 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from detrex_ext.checkpoint import RunFolder
 from detrex_ext.checkpoint.files import write_json
-from detrex_ext.runtime import EvalHook as _RuntimeEvalHook
-from detrex_ext.runtime import comm
+from detrex_ext.runtime import HookBase, comm
 
 from . import rng
 
 logger = logging.getLogger(__name__)
 
 
-class EvalHook(_RuntimeEvalHook):
-    """Evaluates every ``eval_period`` iterations and at the end, without moving the random generators.
+class EvalHook(HookBase):
+    """Evaluates every `eval_period` iterations and after a training that ended well; stores the metrics.
 
-    The last figures are kept in ``evaluation.json``, from which a resumed run takes those of the iteration it
-    resumes at instead of computing them again.
-
-    Args:
-        eval_period: iterations; 0 = only at the end.
-        eval_function: () -> nested results; called on every rank.
-        folder: where ``evaluation.json`` goes; "" = nowhere.
-        key: what the figures depend on beside the weights; figures under another key are not taken.
+    Random generators stay as they are. The last metrics are kept in a file, from which a resumed run takes those of the
+    iteration it resumes at instead of computing them again. Registered on every rank.
     """
 
-    def __init__(self, eval_period: int, eval_function: Callable[[], Any], folder: str = "", key: str = "") -> None:
-        super().__init__(eval_period, lambda: self._results(eval_function))
-        self._path = os.path.join(folder, "evaluation.json") if folder else ""
+    def __init__(
+        self,
+        eval_period: int,
+        eval_function: Callable[[], Any],
+        eval_after_train: bool = True,
+        *,
+        folder: str | os.PathLike = "",
+        key: str = "",
+    ) -> None:
+        """
+        Args:
+            eval_period: iterations; 0 = only at the end.
+            eval_function: () -> nested dicts of numbers, or nothing; called on every rank.
+            folder: the run's, where they are kept; "" = nowhere.
+            key: what the metrics depend on beside the weights; metrics under another key are not taken.
+        """
+        self._period, self._evaluate, self._eval_after_train = eval_period, eval_function, eval_after_train
+        self._path = RunFolder(folder).evaluation if folder else None
         self._key = key
 
     def before_train(self) -> None:
@@ -43,24 +52,41 @@ class EvalHook(_RuntimeEvalHook):
             with at_iteration(self.trainer, start - 1):
                 self._do_eval()
 
-    def _results(self, evaluate: Callable[[], Any]) -> dict[str, Any]:
+    def after_step(self) -> None:
+        if is_due(self._period, self.trainer.iter + 1, self.trainer.max_iter):
+            self._do_eval()
+
+    def after_train(self) -> None:
+        # max_iter is reached only by a training that ended well
+        if self._eval_after_train and self.trainer.iter >= self.trainer.max_iter:
+            self._do_eval()
+        del self._evaluate  # it may hold a reference to the trainer
+
+    def _do_eval(self) -> None:
+        self.trainer.storage.put_scalars(**self._metrics(), smoothing_hint=False)
+        comm.synchronize()
+
+    def _metrics(self) -> dict[str, float]:
+        """Of now, by their paths; {} on other ranks where they are known."""
         iteration = self.trainer.storage.iter
         start = self.trainer.start_iter
         redone = start == iteration + 1 or start == self.trainer.max_iter
         saved = comm.all_gather(self._read(iteration) if redone and comm.is_main_process() else None)[0]
         if saved is not None:
-            logger.info("evaluation of iteration %d: figures taken from %s", iteration, self._path)
-            return saved if comm.is_main_process() else {}
+            logger.info("evaluation of iteration %d: metrics taken from %s", iteration, self._path)
+            return _numbers(saved) if comm.is_main_process() else {}
         with rng.preserved():
-            results = evaluate() or {}
+            results = self._evaluate() or {}
+        if not isinstance(results, Mapping):
+            raise AssertionError(f"the evaluation must return a dict, found {type(results).__name__}")
+        metrics = _numbers(results)
         if self._path and results and comm.is_main_process():
             write_json({"iteration": iteration, "key": self._key, "results": _nulls(results)}, self._path)
-        return results
+        return metrics
 
     def _read(self, iteration: int) -> dict[str, Any] | None:
         try:
-            with open(self._path, encoding="utf-8") as file:
-                saved = json.load(file)
+            saved = json.loads(self._path.read_text(encoding="utf-8")) if self._path else {}
         except (OSError, ValueError):
             return None
         fits = saved.get("iteration") == iteration and saved.get("key") == self._key
@@ -83,8 +109,27 @@ def at_iteration(trainer: Any, iteration: int) -> Iterator[None]:
         trainer.iter, trainer.storage.iter = before
 
 
+def _numbers(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Nested metrics by their path, as `bbox/AP`.
+
+    Raises:
+        ValueError: one is no number.
+    """
+    flat: dict[str, float] = {}
+    for key, value in results.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _numbers(value, f"{name}/")
+            continue
+        try:
+            flat[name] = float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the evaluation must return numbers, found {name} = {value!r}") from error
+    return flat
+
+
 def _nulls(value: Any) -> Any:
-    """Nested figures with null for what JSON cannot hold."""
+    """Nested metrics with null for what JSON cannot hold."""
     if isinstance(value, dict):
         return {k: _nulls(v) for k, v in value.items()}
     return float(value) if math.isfinite(value) else None

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch.distributed as dist
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detrex_ext.checkpoint import Checkpointer, load_weights, read_checkpoint
+from detrex_ext.checkpoint import RunFolder, find_weights, load_state
+from detrex_ext.checkpoint.weights import AVERAGE_KEY
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import comm, default_setup
+from detrex_ext.runtime import comm
 
-from . import folder, setup
+from . import setup
+from .claim import named
+from .start import default_setup
+
+logger = logging.getLogger(__name__)
 
 
 def run_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> dict[str, Any]:
@@ -33,34 +39,30 @@ def run_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> dict[str, A
 
 
 def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
-    """Evaluates ``train.init_checkpoint``, or the folder's last checkpoint under ``args.resume``.
+    """Evaluates ``train.init_checkpoint`` (a file, or a run folder), or the output folder's run under ``args.resume``.
 
     Logs go to ``evaluation/`` in the output folder, so that those of a training stay as they are.
 
     Raises:
         UserError: no checkpoint, or one of other classes or of another model.
     """
-    path, output_dir = cfg.train.init_checkpoint, folder.named(cfg.train.output_dir)
-    if getattr(args, "resume", False):
-        saved = Checkpointer.newest(output_dir)
-        if saved is None:
-            raise UserError(f"--eval-only --resume: no checkpoint in train.output_dir={output_dir}")
-        path = saved.path
-    if not path:
+    output_dir = named(cfg.train.output_dir)
+    source = RunFolder(output_dir) if getattr(args, "resume", False) else cfg.train.init_checkpoint
+    if not source:
         raise UserError("--eval-only: which weights? name them by train.init_checkpoint=PATH, or add --resume")
-    data = read_checkpoint(path)
+    weights = find_weights(source, None if OmegaConf.select(cfg, AVERAGE_KEY, default=True) else False)
     cfg.train.output_dir = os.path.join(output_dir, "evaluation")
     default_setup(cfg, args)
     evaluation = setup.build_evaluation(cfg)
     if evaluation is None:
         raise UserError("--eval-only: no validation data; set dataset.val_json")
     classes = setup.Classes.of(evaluation[1])
-    _check_classes(path, data.get("class_names"), classes)
+    _check_classes(weights.path, weights.data.get("class_names"), classes)
     setup.set_num_classes(cfg, classes, evaluation[1].json)
     cfg.model.rules, cfg.model.strategies = {}, {}
     model = setup.build_model(cfg)
-    average = cfg.train.model_ema.use_ema_weights_for_eval_only and setup.EMA_KEY in data
-    load_weights(model, path, source=setup.EMA_KEY if average else "model").check_whole(path)
+    logger.info("evaluated: %s", weights)
+    load_state(model, weights.state(), name=weights.path).check_whole(weights.path)
     return run_evaluation(model, *evaluation)
 
 

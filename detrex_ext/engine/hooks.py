@@ -1,134 +1,146 @@
-"""Hooks around a training: checkpoints, the best weights, writers.
-
-A checkpoint of iteration i is written after its step and before its evaluation, so that an evaluation that is killed
-costs no training. A run that resumes from it does the rest of iteration i first: evaluation, best checkpoint, metrics.
-"""
+"""Hooks of every training, with detectron2's names: time, learning rate, writers."""
 
 from __future__ import annotations
 
+import datetime
 import logging
-import math
-import os
-import shutil
-import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from detrex_ext.checkpoint import Checkpointer
-from detrex_ext.checkpoint.files import write_whole
-from detrex_ext.errors import UserError
-from detrex_ext.runtime import HookBase, comm
-from detrex_ext.runtime import PeriodicWriter as _RuntimePeriodicWriter
+import torch
+from fvcore.common.param_scheduler import ParamScheduler
+from fvcore.common.timer import Timer
 
-from .eval_hook import at_iteration, is_due
-from .signals import Interrupted
+from detrex_ext.runtime import HookBase, LRMultiplier
 
-logger = logging.getLogger(__name__)
+from .writers import EventWriter, JSONWriter
+
+_log = logging.getLogger(__name__)
 
 
-class PeriodicCheckpointer(HookBase):
-    """Writes ``model_{iteration:07d}`` every ``period`` iterations and ``model_final`` at the end.
+class IterationTimer(HookBase):
+    """Stores `time` (seconds per iteration) and says at the end how fast the training was."""
 
-    Also stops the training where a signal asked for it, after a checkpoint.
-
-    Args:
-        checkpointer: of the run folder; registered on every rank.
-        period: iterations.
-        max_to_keep: periodic files kept in the folder, those of an interrupted run before included; None = all.
-    """
-
-    def __init__(self, checkpointer: Checkpointer, period: int, max_to_keep: int | None = None) -> None:
-        self.checkpointer, self.period, self.max_to_keep = checkpointer, period, max_to_keep
+    def __init__(self, warmup_iter: int = 3) -> None:
+        """Args: warmup_iter: iterations at the start that are not counted."""
+        self._warmup_iter = warmup_iter
+        self._step_timer = Timer()
+        self._start_time = time.perf_counter()
+        self._total_timer = Timer()
 
     def before_train(self) -> None:
-        """A run killed between its last periodic and its final checkpoint gets the final one: the same file."""
-        folder, last = self.checkpointer.save_dir, self.trainer.max_iter - 1
-        periodic, final = (os.path.join(folder, f"{name}.pth") for name in (f"model_{last:07d}", "model_final"))
-        missing = self.trainer.start_iter > last and os.path.isfile(periodic) and not os.path.isfile(final)
-        if missing and comm.is_main_process():
-            with open(periodic, "rb") as source:
-                write_whole(final, lambda file: shutil.copyfileobj(source, file))
-            self.checkpointer.tag_last_checkpoint("model_final.pth")
-
-    def after_step(self) -> None:
-        iteration, stopping = self.trainer.iter, self.trainer.stopping
-        if (iteration + 1) % self.period == 0 or stopping:
-            self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-            self._prune()
-        if iteration + 1 == self.trainer.max_iter:
-            self.checkpointer.save("model_final", iteration=iteration)
-        if stopping:
-            name = signal.Signals(stopping).name
-            logger.warning("%s: stopped after iteration %d; go on with --resume", name, iteration)
-            raise Interrupted(stopping)
-
-    def _prune(self) -> None:
-        if not self.max_to_keep or not comm.is_main_process():
-            return
-        for path in self.checkpointer.periodic_files()[: -self.max_to_keep]:
-            os.unlink(path)
-
-
-class PeriodicWriter(_RuntimePeriodicWriter):
-    """Calls writers every ``period`` iterations and after a training that ended well.
-
-    One that was stopped writes no line of its own for where it stopped: a run that was not would have none.
-    """
+        self._start_time = time.perf_counter()
+        self._total_timer.reset()
+        self._total_timer.pause()
 
     def after_train(self) -> None:
-        if self.trainer.iter >= self.trainer.max_iter:
-            super().after_train()
+        total = time.perf_counter() - self._start_time
+        in_steps = self._total_timer.seconds()
+        count = self.trainer.storage.iter + 1 - self.trainer.start_iter - self._warmup_iter
+        if count > 0 and in_steps > 0:
+            per_iter = in_steps / count
+            _log.info(
+                f"Overall training speed: {count} iterations in {_clock(in_steps)} ({per_iter:.4f} s / it)"
+            )
+        _log.info(f"Total training time: {_clock(total)} ({_clock(total - in_steps)} on hooks)")
+
+    def before_step(self) -> None:
+        self._step_timer.reset()
+        self._total_timer.resume()
+
+    def after_step(self) -> None:
+        done = self.trainer.storage.iter - self.trainer.start_iter + 1
+        if done >= self._warmup_iter:
+            self.trainer.storage.put_scalars(time=self._step_timer.seconds())
         else:
-            for writer in self._writers:
-                writer.close()
+            self._start_time = time.perf_counter()
+            self._total_timer.reset()
+        self._total_timer.pause()
 
 
-class BestCheckpointer(HookBase):
-    """Keeps the best evaluated weights in ``model_best.pth``; registered after the evaluation, on every rank.
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=int(seconds)))
 
-    Args:
-        checkpointer: of the run folder.
-        eval_period: of the evaluation.
-        metric: name in the event storage, as ``bbox/AP``.
-        mode: "max" or "min".
+
+class LRScheduler(HookBase):
+    """Steps a schedule once per iteration and stores `lr`.
+
+    The position follows from the trainer's iteration; nothing is stepped after the last one, where several of fvcore's
+    schedules are not defined.
     """
 
-    def __init__(self, checkpointer: Checkpointer, eval_period: int, metric: str, mode: str = "max") -> None:
-        if mode not in ("max", "min"):
-            raise UserError(f"train.best_checkpoint.mode={mode}: expected max or min")
-        self.checkpointer, self.period, self.metric = checkpointer, eval_period, metric
-        self.sign = 1.0 if mode == "max" else -1.0
-        self.best: float | None = None
-        self.best_iter: int | None = None
+    def __init__(self, optimizer: torch.optim.Optimizer | None = None, scheduler: ParamScheduler | None = None) -> None:
+        """
+        Args:
+            optimizer: the trainer's by default.
+            scheduler: of the factor on the learning rates; the trainer's by default.
+        """
+        self._optimizer, self._schedule = optimizer, scheduler
+        self._scheduler: LRMultiplier | None = None
 
     def before_train(self) -> None:
-        start = self.trainer.start_iter
-        if is_due(self.period, start, self.trainer.max_iter):
-            with at_iteration(self.trainer, start - 1):
-                self._check(start - 1)
+        self._optimizer = self._optimizer or self.trainer.optimizer
+        if self.trainer.iter > 0:
+            for group in self._optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+        schedule = self._schedule or self.trainer.scheduler
+        self._scheduler = LRMultiplier(
+            self._optimizer, schedule, self.trainer.max_iter, last_iter=self.trainer.iter - 1
+        )
+        self._group = _representative_group(self._optimizer)
 
     def after_step(self) -> None:
-        if is_due(self.period, self.trainer.iter + 1, self.trainer.max_iter):
-            self._check(self.trainer.iter)
-
-    def after_train(self) -> None:
-        if self.trainer.iter >= self.trainer.max_iter:
-            with at_iteration(self.trainer, self.trainer.max_iter - 1):
-                self._check(self.trainer.max_iter)
-
-    def _check(self, evaluated: int) -> None:
-        value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
-        better = iteration == evaluated and math.isfinite(value)
-        better = better and (self.best is None or self.sign * value > self.sign * self.best)
-        # figures are on rank 0, saving is for all
-        better, value = comm.all_gather((better, value))[0]
-        if not better:
-            return
-        self.best, self.best_iter = value, evaluated
-        logger.info("best %s so far: %.4f at iteration %d", self.metric, value, evaluated)
-        self.checkpointer.save("model_best", tag=False, iteration=self.trainer.iter)
+        lr = self._optimizer.param_groups[self._group]["lr"]
+        self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
+        if self.trainer.iter + 1 < self.trainer.max_iter:
+            self._scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_iter": self.best_iter}
+        """Position and base rates, as detectron2 keeps them; a resumed training takes both from its config."""
+        return {} if self._scheduler is None else self._scheduler.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.best_iter = state["best"], state["best_iter"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: see `state_dict`."""
+
+
+def _representative_group(optimizer: torch.optim.Optimizer) -> int:
+    """Index of the group with most parameters; of single-parameter groups, one with the commonest rate."""
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    if max(sizes) > 1:
+        return sizes.index(max(sizes))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return rates.index(Counter(rates).most_common(1)[0][0])
+
+
+class PeriodicWriter(HookBase):
+    """Calls writers every `period` iterations, after the last one and after a training that ended well.
+
+    A training that was stopped writes no line of its own for where it stopped: one that was not would have none.
+    It runs after all other hooks of a phase, whatever the order of registration, so that what they store is written.
+    """
+
+    runs_last = True
+
+    def __init__(self, writers: Sequence[EventWriter], period: int = 20) -> None:
+        self._writers, self._period = list(writers), period
+
+    def before_train(self) -> None:
+        # a run that stopped between its checkpoint and this hook: the line of that iteration is still to be written
+        if self.trainer.start_iter > 0 and self.trainer.start_iter % self._period == 0:
+            for writer in self._writers:
+                if isinstance(writer, JSONWriter):
+                    writer.write()
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self._period == 0 or done == self.trainer.max_iter:
+            for writer in self._writers:
+                writer.write()
+
+    def after_train(self) -> None:
+        for writer in self._writers:
+            if self.trainer.iter >= self.trainer.max_iter:  # an evaluation at the end may have stored more
+                writer.write()
+            writer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from typing import Any
@@ -9,27 +10,24 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from detrex_ext.checkpoint import Checkpointer
+from detrex_ext.checkpoint import Checkpointer, RunFolder
+from detrex_ext.checkpoint.weights import AVERAGE, EVALUATED, TRAINED, WORDS, evaluated_by, rule
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import (
-    IterationTimer,
-    LRScheduler,
-    comm,
-    create_ddp_model,
-    default_setup,
-    default_writers,
-    instantiate,
-)
+from detrex_ext.runtime import comm, create_ddp_model, instantiate
 
-from . import folder, setup
+from . import setup
+from .checkpoint_hooks import BestCheckpointer, PeriodicCheckpointer
+from .claim import Claim, named
 from .ema import EMAHook, ModelEMA
 from .eval_hook import EvalHook
 from .evaluation import run_evaluation
-from .hooks import BestCheckpointer, PeriodicCheckpointer, PeriodicWriter
+from .hooks import IterationTimer, LRScheduler, PeriodicWriter
 from .optim import build_optimizer
 from .precision import Precision
 from .signals import SignalHook
+from .start import begin
 from .trainer import Trainer
+from .writers import default_writers
 
 logger = logging.getLogger(__name__)
 
@@ -43,19 +41,22 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
         args: parsed command line; ``resume`` and ``config_file`` are used.
 
     Returns:
-        The figures of the last evaluation, on rank 0.
+        The metrics of the last evaluation, on rank 0.
 
     Raises:
         UserError: bad input; checkpoints and metrics of another run in the folder are then still there.
     """
-    resume = bool(getattr(args, "resume", False))
     setup.settle(cfg)
-    output_dir = folder.named(cfg.train.output_dir)
-    old = folder.claim(output_dir, resume, cfg.train.overwrite)
-    saved = Checkpointer.newest(output_dir) if resume else None
+    resume = bool(getattr(args, "resume", False))
+    with Claim(RunFolder(named(cfg.train.output_dir)), resume, cfg.train.overwrite) as claim:
+        return _train(cfg, args, claim, resume)
+
+
+def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool) -> dict[str, Any]:
+    saved = claim.folder.newest() if resume else None
     if saved and cfg.train.seed < 0:
         cfg.train.seed = saved.data.get("seed", cfg.train.seed)
-    cfg.train.seed = default_setup(cfg, args)
+    cfg.train.seed = begin(cfg, args)
     loader = setup.build_train_loader(cfg)
     classes = setup.Classes.of(loader.dataset)
     setup.set_num_classes(cfg, classes, getattr(loader.dataset, "json", "the training data"))
@@ -63,17 +64,12 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     model = setup.build_model(cfg)
     if saved is None:
         setup.init_weights(cfg, model, classes)
-    extra = {
-        "class_names": classes.names,
-        "category_ids": classes.ids,
-        "config": setup.save_final_config(cfg),
-        "seed": cfg.train.seed,
-    }
     setup.log_start(cfg, model, loader)
-    run = _Run(cfg, model, loader, evaluation, extra)
+    run = _Run(cfg, model, loader, evaluation, classes)
     start = run.resume_from(saved) if resume else 0
-    folder.clear(output_dir, old)
-    folder.rewind(output_dir, start)
+    claim.clear()
+    claim.rewind(start)
+    run.checkpointer.extra["config"] = setup.save_final_config(cfg)
     run.trainer.register_hooks([run.writer_hook()])
     run.trainer.train(start, cfg.train.max_iter)
     return run.results
@@ -83,7 +79,7 @@ class _Run:
     """The parts of a training that refer to each other."""
 
     def __init__(
-        self, cfg: DictConfig, model: nn.Module, loader: Any, evaluation: tuple | None, extra: dict[str, Any]
+        self, cfg: DictConfig, model: nn.Module, loader: Any, evaluation: tuple | None, classes: setup.Classes
     ) -> None:
         self.cfg, self.model, self.evaluation = cfg, model, evaluation
         self.results: dict[str, Any] = {}
@@ -91,6 +87,7 @@ class _Run:
         wrapped = create_ddp_model(model, **cfg.train.ddp)  # gives every rank the weights of rank 0
         opts, clip = cfg.train.model_ema, cfg.train.clip_grad
         self.ema = ModelEMA(model, opts.decay, opts.warmup, opts.device) if opts.enabled else None
+        self.evaluated = AVERAGE if self.ema and opts.average else TRAINED
         self.trainer = Trainer(
             wrapped,
             loader,
@@ -100,26 +97,34 @@ class _Run:
             clip_grad=dict(clip.params) if clip.enabled else None,
             log_period=cfg.train.log_period,
         )
-        more = {setup.EMA_KEY: self.ema} if self.ema else {}
+        extra = {
+            "class_names": classes.names,
+            "category_ids": classes.ids,
+            "seed": cfg.train.seed,
+            EVALUATED: self.evaluated,
+        }
+        more = {AVERAGE: self.ema} if self.ema else {}
         self.checkpointer = Checkpointer(
             model, cfg.train.output_dir, extra=extra, trainer=self.trainer, rng=self.trainer.rng, **more
         )
+        best, self.best = cfg.train.best_checkpoint, None
+        if evaluation is not None and best.enabled:
+            self.best = BestCheckpointer(self.checkpointer, cfg.train.eval_period, best.metric, best.mode)
         self.trainer.register_hooks(self._hooks())
+        logger.info(rule(self.ema is not None, self.evaluated))
 
     def _hooks(self) -> list[Any]:
         t = self.cfg.train
-        key = hashlib.sha1(str(OmegaConf.to_container(self.cfg.dataloader, resolve=True)).encode()).hexdigest()
-        evaluate, best = self.evaluation is not None, t.best_checkpoint
+        data = OmegaConf.to_container(self.cfg.dataloader, resolve=True)
+        key = hashlib.sha1(f"{self.evaluated} {data}".encode()).hexdigest()
         return [
             SignalHook(),
             IterationTimer(),
             EMAHook(self.ema) if self.ema else None,
             LRScheduler(scheduler=instantiate(self.cfg.lr_multiplier)),
             PeriodicCheckpointer(self.checkpointer, t.checkpointer.period, t.checkpointer.max_to_keep),
-            EvalHook(t.eval_period, self.evaluate, t.output_dir, key) if evaluate else None,
-            BestCheckpointer(self.checkpointer, t.eval_period, best.metric, best.mode)
-            if evaluate and best.enabled
-            else None,
+            EvalHook(t.eval_period, self.evaluate, folder=t.output_dir, key=key) if self.evaluation else None,
+            self.best,
         ]
 
     def writer_hook(self) -> Any:
@@ -138,18 +143,18 @@ class _Run:
         if then is not None and list(then) != now:
             raise UserError(f"--resume: {saved.path} was trained on classes {list(then)}, the data has {now}")
         self.checkpointer.apply(saved)
+        if self.ema is not None and AVERAGE not in saved.data:
+            logger.warning("resume: %s holds no averaged weights: they begin with the trained ones", saved.path)
+            self.ema.restart()
+        before = evaluated_by(saved.data)
+        if before != self.evaluated:
+            logger.warning("resume: before, %s were evaluated: the best so far is forgotten", WORDS[before])
+            if self.best is not None:
+                self.best.forget()
         return self.trainer.iter + 1
 
     def evaluate(self) -> dict[str, Any]:
-        """Figures of the weights and of their average, as far as the config asks for."""
-        loader, evaluator = self.evaluation
-        only_average = self.ema is not None and self.cfg.train.model_ema.use_ema_weights_for_eval_only
-        results: dict[str, Any] = {}
-        if not only_average:
-            results = run_evaluation(self.model, loader, evaluator)
-        if self.ema is not None:
-            with self.ema.applied():
-                average = run_evaluation(self.model, loader, evaluator)
-            results = average if only_average else {**results, "ema": average}
-        self.results = results
-        return results
+        """Metrics of the average, or of the trained weights where the config asks for these or there is no other."""
+        with self.ema.applied() if self.evaluated == AVERAGE else contextlib.nullcontext():
+            self.results = run_evaluation(self.model, *self.evaluation)
+        return self.results

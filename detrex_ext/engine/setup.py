@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from detrex_ext.checkpoint import load_weights
+from detrex_ext.checkpoint import RunFolder, load_weights
 from detrex_ext.config import build, get_config, save_config
 from detrex_ext.data import Classes, check_before_training, check_same_classes
 from detrex_ext.errors import UserError
@@ -18,7 +17,6 @@ from detrex_ext.runtime import comm
 from detrex_ext.runtime.devices import own_device
 
 logger = logging.getLogger(__name__)
-EMA_KEY = "ema_state"
 _SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
 
 
@@ -145,10 +143,9 @@ def save_final_config(cfg: DictConfig) -> str:
     """Writes ``config.yaml`` with what was filled in, on rank 0; its text, "" on other ranks."""
     if not comm.is_main_process():
         return ""
-    path = os.path.join(cfg.train.output_dir, "config.yaml")
+    path = RunFolder(cfg.train.output_dir).config
     save_config(cfg, path)
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+    return path.read_text(encoding="utf-8")
 
 
 def log_start(cfg: DictConfig, model: nn.Module, loader: Any) -> None:

@@ -14,9 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detrex_ext.runtime import TrainerBase, comm
+from detrex_ext.runtime import comm
 
 from .batches import Batch, out_of_memory, split, totals
+from .loop import TrainerBase
 from .metrics import MetricBuffer
 from .optim import load_optimizer_state
 from .precision import Precision

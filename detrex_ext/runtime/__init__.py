@@ -2,8 +2,8 @@
 
 Types and global state that other detectron2 code shares with us (structures, catalogs, event storage, `comm`,
 `HookBase`, `LazyCall`) come from detectron2 where it is installed and from `runtime.standalone` otherwise. What
-detectron2 has with faults that hurt a run (loading configs, hooks, writers, launching, logging) is ours and the
-same on both.
+detectron2 has with faults that hurt a run (hooks, writers, launching, logging) is ours and the same on both; it lives
+in `engine` and `cli`, and is found here too by the names that detectron2 code knows.
 
 The choice is made once, at first use of a name. `DETREX_EXT_RUNTIME=standalone|detectron2` forces it.
 """
@@ -28,26 +28,19 @@ _HOST = (
     "Boxes", "BoxMode", "Instances", "ImageList", "pairwise_iou",
     "ShapeSpec", "PathManager", "WarmupParamScheduler", "LRMultiplier", "get_default_optimizer_params",
 )  # fmt: skip
-# What is ours on both: name -> module below this package.
+# What is ours on both: name -> where it lives.
 _OURS = {
-    "launch": "launching",
-    "default_argument_parser": "setup",
-    "default_setup": "setup",
-    "collect_env_info": "setup",
-    "seed_all_rng": "setup",
-    "setup_logger": "logger",
-    "log_first_n": "logger",
-    "TrainerBase": "train_loop",
-    "IterationTimer": "hooks",
-    "LRScheduler": "hooks",
-    "PeriodicWriter": "hooks",
-    "EvalHook": "hooks",
-    "EventWriter": "writers",
-    "CommonMetricPrinter": "writers",
-    "JSONWriter": "writers",
-    "TensorboardXWriter": "writers",
-    "default_writers": "writers",
-    "truncate_metrics": "writers",
+    "default_argument_parser": "detrex_ext.cli.arguments",
+    "launch": "detrex_ext.engine.launching",
+    "setup_logger": "detrex_ext.engine.log",
+    "TrainerBase": "detrex_ext.engine.loop",
+    **dict.fromkeys(("default_setup", "collect_env_info", "seed_all_rng"), "detrex_ext.engine.start"),
+    **dict.fromkeys(("IterationTimer", "LRScheduler", "PeriodicWriter"), "detrex_ext.engine.hooks"),
+    "EvalHook": "detrex_ext.engine.eval_hook",
+    **dict.fromkeys(
+        ("EventWriter", "CommonMetricPrinter", "JSONWriter", "TensorboardXWriter", "default_writers"),
+        "detrex_ext.engine.writers",
+    ),
 }
 __all__ = sorted([*_HOST, *_OURS, "name", "version"])
 
@@ -102,7 +95,7 @@ def version() -> str:
 
 def __getattr__(attribute: str) -> Any:
     if attribute in _OURS:
-        value = getattr(importlib.import_module(f"{__name__}.{_OURS[attribute]}"), attribute)
+        value = getattr(importlib.import_module(_OURS[attribute]), attribute)
     elif attribute in _HOST:
         value = getattr(host(), attribute)
     else:

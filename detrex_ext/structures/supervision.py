@@ -82,7 +82,7 @@ class Given:
     def pick(self, rows_BN: Tensor) -> Given:
         """The same of the queries at ``rows_BN``; a ``ValueError`` where pairs name queries by their place."""
         if self.pairs is not None:
-            raise ValueError("queries with given pairs (denoising) cannot be picked: the pairs name them by their place")
+            raise ValueError("queries with given pairs (denoising) cannot be picked: pairs name them by place")
         prior = self.prior
         if prior is not None:
             prior = Prior(*(None if x is None else tokens_at(x, rows_BN) for x in vars(prior).values()))

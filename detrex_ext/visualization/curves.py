@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.run_folder import RunFolder, metric_lines
 from ..errors import UserError
 
-METRICS_FILE = "metrics.json"
 Series = dict[str, list[tuple[int, float]]]
 
 
@@ -26,21 +25,14 @@ def read_metrics(run: str | Path) -> Series:
     Raises:
         UserError: no such file, or nothing in it.
     """
-    path = Path(run)
-    path = path / METRICS_FILE if path.is_dir() else path
+    path = Path(run) if Path(run).is_file() else RunFolder(run).metrics
     if not path.is_file():
-        raise UserError(f"{run}: no {METRICS_FILE} there\n  name run folders that train_net.py wrote")
+        raise UserError(f"{run}: no {path.name} there\n  name run folders that train_net.py wrote")
     points: dict[str, dict[int, float]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if not isinstance(row, dict) or "iteration" not in row:
-            continue
+    for row in metric_lines(path):
         for name, value in row.items():
             if name != "iteration" and isinstance(value, int | float) and math.isfinite(value):
-                points.setdefault(name, {})[int(row["iteration"])] = float(value)
+                points.setdefault(name, {})[row["iteration"]] = float(value)
     if not points:
         raise UserError(f"{path}: holds no metrics yet; the first are written after train.log_period steps")
     return {name: sorted(values.items()) for name, values in points.items()}
@@ -128,6 +120,6 @@ def _panels(known: Sequence[str]) -> list[list[str]]:
 def _labels(runs: Sequence[str | Path]) -> list[str]:
     """The runs' folder names, with as many of their parents as tell them apart."""
     files = [Path(run).resolve() for run in runs]
-    folders = [(path.parent if path.name == METRICS_FILE else path).parts for path in files]
+    folders = [(path.parent if path.is_file() else path).parts for path in files]
     depth = next(n for n in range(1, 99) if len({parts[-n:] for parts in folders}) == len(set(folders)))
     return ["/".join(parts[-depth:]) for parts in folders]

@@ -37,6 +37,21 @@ def test_every_name_of_the_seam_is_there(host):
     assert sorted(host.__all__) == sorted([*runtime._HOST, "TrainerBase"])
 
 
+def test_the_seam_is_lazy():
+    code = "import sys, detrex_ext.runtime; print('torch' in sys.modules, 'detectron2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["False", "False"], done.stderr
+
+
+def test_names_of_detectron2_that_live_elsewhere_are_found_at_the_seam():
+    from detrex_ext import runtime
+
+    for name, module in runtime._OURS.items():
+        assert getattr(runtime, name) is getattr(importlib.import_module(module), name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = runtime.nothing
+
+
 # ---- configs
 
 

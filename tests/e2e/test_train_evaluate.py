@@ -34,10 +34,10 @@ def figures(out):
     return re.findall(r"copypaste: ([\d.,nan]+)$", (out / "evaluation" / "log.txt").read_text(), re.M)
 
 
-def expected(out, prefix):
+def expected(out):
     line = metrics(out)[-1]
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-    return ",".join("nan" if line[prefix + n] is None else f"{line[prefix + n]:.4f}" for n in names)
+    return ",".join("nan" if line[f"bbox/{n}"] is None else f"{line[f'bbox/{n}']:.4f}" for n in names)
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
@@ -45,20 +45,14 @@ def test_figures_of_a_file_are_those_of_the_training(shapes_data, trained, tmp_p
     weights = f"train.init_checkpoint='{trained}/model_final.pth'"
     argv = [*overrides(shapes_data, tmp_path), weights, "--num-gpus", processes]
     assert in_process(evaluate, *argv) == 0
-    assert figures(tmp_path) == [expected(trained, "bbox/")]
-
-
-def test_averaged_weights_are_evaluated_where_the_config_says_so(shapes_data, trained, tmp_path):
-    argv = [*overrides(shapes_data, tmp_path), f"train.init_checkpoint='{trained}/model_final.pth'"]
-    assert in_process(evaluate, *argv, "train.model_ema.use_ema_weights_for_eval_only=true") == 0
-    assert figures(tmp_path) == [expected(trained, "ema/bbox/")]
+    assert figures(tmp_path) == [expected(trained)]
 
 
 def test_a_run_folder_stays_as_it_is(shapes_data, trained):
     before = {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()}
     assert in_process(evaluate, *overrides(shapes_data, trained), "--resume") == 0
     assert before == {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()}
-    assert figures(trained) == [expected(trained, "bbox/")]
+    assert figures(trained) == [expected(trained)]
 
 
 def test_pictures_without_annotations_give_detections(shapes_data, trained, tmp_path):

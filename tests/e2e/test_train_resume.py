@@ -80,12 +80,12 @@ def before_the_final_save():
 
 def in_evaluation():
     """The evaluation of iteration 7, which was saved right before."""
-    _in_evaluation(3)
+    _in_evaluation(2)
 
 
 def in_last_evaluation():
     """The one after the training, when only the figures are missing."""
-    _in_evaluation(5)
+    _in_evaluation(3)
 
 
 def _in_evaluation(number: int):
@@ -110,7 +110,7 @@ def after_evaluation():
 
 def in_metrics():
     """Half of a line of metrics.json is written."""
-    from detrex_ext.runtime import JSONWriter
+    from detrex_ext.engine import JSONWriter
 
     inner, count = JSONWriter.write, []
 

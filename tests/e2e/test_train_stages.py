@@ -12,7 +12,7 @@ def test_stage_figures_are_in_metrics_and_do_not_depend_on_processes(shapes_data
     stages = "dataloader.evaluator.stages=true"
     assert in_process(train, shapes_data, tmp_path / "run", ("train.max_iter=3", "train.eval_period=2", stages)) == 0
     lines = [line for line in metrics(tmp_path / "run") if "stages/TPF" in line]
-    assert len(lines) == 2 and "ema/stages/FPE" in lines[-1] and "bbox/AP" in lines[-1]
+    assert len(lines) == 2 and "stages/FPE" in lines[-1] and "bbox/AP" in lines[-1]
     names = [f"stages/{n}" for n in ("AP_stage1", "AP_stage2", "TPF", "FPE", "recoverable", "grief", "AP_top100")]
     expected = ",".join("nan" if lines[-1][n] is None else f"{lines[-1][n]:.4f}" for n in names)
 

@@ -39,7 +39,6 @@ def overrides(data: Path, out: Path) -> list[str]:
         "train.eval_period=4",
         "train.checkpointer.period=2",
         "train.log_period=3",
-        "train.model_ema.use_ema_weights_for_eval_only=false",
     ]
     return [*narrow.overrides(data, out), *short]
 

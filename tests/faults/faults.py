@@ -289,4 +289,18 @@ FAULTS = (
         "ids = COCO_IDS",
         ("tests/unit/test_checkpoint_official.py",),
     ),
+    Fault(
+        "a run that was made longer is predicted with as it was before",
+        "checkpoint/run_folder.py",
+        "                yield tagged\n",
+        "                yield self.final\n",
+        ("tests/unit/test_run_folder.py",),
+    ),
+    Fault(
+        "trained weights are predicted with where averaged ones were evaluated",
+        "checkpoint/weights.py",
+        "else AVERAGE if saved.data.get(AVERAGE) else TRAINED",
+        "else TRAINED",
+        ("tests/unit/test_run_folder.py",),
+    ),
 )

@@ -21,9 +21,12 @@ def write(root: Path, overlays: tuple[str, ...] = (), names: tuple[str, ...] = (
     classes = json.loads((root / "data" / "val.json").read_text())["categories"]
     (root / "out").mkdir()
     save_config(cfg, root / "out" / "config.yaml")
+    iteration = 0
     for seed, name in enumerate(names):
         torch.manual_seed(seed)
         model = build_for_inference(cfg, 4)
-        content = {"model": model.state_dict(), "class_names": [c["name"] for c in classes]}
+        # the final one is the last periodic one
+        iteration = int(name[6:]) if name[6:].isdigit() else iteration
+        content = {"model": model.state_dict(), "class_names": [c["name"] for c in classes], "iteration": iteration}
         torch.save(content, root / "out" / f"{name}.pth")
     return root / "out"

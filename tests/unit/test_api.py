@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     data = {"model": state, "class_names": NAMES, "category_ids": [2, 5, 9], "config": to_yaml(cfg), "iteration": 7}
     torch.save(data, folder / "model_0000007.pth")
     torch.save({**data, "ema_state": averaged}, folder / "model_final.pth")
-    (folder / "last_checkpoint").write_text("model_0000007.pth")
+    (folder / "last_checkpoint").write_text("model_final.pth")
     return folder, model.eval(), cfg
 
 
@@ -44,9 +44,9 @@ def test_run_folder_checkpoint_and_config_give_the_same_model(run):
     folder, model, cfg = run
     final = folder / "model_final.pth"
     predictors = [
-        detrex_ext.load(folder, averaged=False, device="cpu"),
-        detrex_ext.load(final, averaged=False, device="cpu"),
-        detrex_ext.load(cfg, weights=final, averaged=False, device="cpu"),
+        detrex_ext.load(folder, average=False, device="cpu"),
+        detrex_ext.load(final, average=False, device="cpu"),
+        detrex_ext.load(cfg, weights=final, average=False, device="cpu"),
     ]
     for p in predictors:
         assert p.class_names == NAMES and p.category_ids == [2, 5, 9]
@@ -63,13 +63,13 @@ def test_averaged_weights_are_taken_where_there_are_any(run):
     periodic = folder / "model_0000007.pth"
     assert torch.equal(detrex_ext.load(periodic, device="cpu").model.state_dict()[key], plain)
     with pytest.raises(UserError, match="no averaged weights"):
-        detrex_ext.load(periodic, averaged=True)
+        detrex_ext.load(periodic, average=True)
 
 
 def test_predictions_are_the_evaluations_in_pixels_of_the_picture(run):
     folder, model, cfg = run
     image = _picture()
-    predictor = detrex_ext.load(folder, averaged=False, device="cpu")
+    predictor = detrex_ext.load(folder, average=False, device="cpu")
     found = predictor.predict(image, threshold=0)
     transform = instantiate(cfg.dataloader.test.mapper.augmentation)[0]
     from detrex_ext.data.transforms import Sample
@@ -133,7 +133,7 @@ def test_loading_and_predicting_imports_no_training_code(run):
 
 def test_messages_where_there_is_nothing_to_load(run, tmp_path):
     folder, _, cfg = run
-    with pytest.raises(UserError, match="no model_final.pth and no checkpoint named by last_checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint of a training; it holds nothing"):
         detrex_ext.load(tmp_path)
     with pytest.raises(UserError, match="names no weights"):
         detrex_ext.load(cfg)
@@ -154,7 +154,7 @@ def test_messages_where_there_is_nothing_to_load(run, tmp_path):
     backbone = {k: v for k, v in data["model"].items() if k.startswith("backbone.")}
     torch.save({**data, "model": backbone}, tmp_path / "backbone.pth")
     with pytest.raises(UserError, match="holds only backbone weights .*the rest of the detector would be random"):
-        detrex_ext.load(tmp_path / "backbone.pth", averaged=False)
+        detrex_ext.load(tmp_path / "backbone.pth", average=False)
 
 
 def test_last_checkpoint_is_taken_without_a_final_one_and_config_from_beside_it(run, tmp_path):

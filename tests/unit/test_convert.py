@@ -94,7 +94,7 @@ def test_errors_are_one_message(tmp_path, capsys):
         ((tmp_path / "x.pth", tmp_path / "no" / "y.pth"), f"there is no folder {tmp_path}/no\n"),
         ((tmp_path / "x.pth", tmp_path), "it is a folder, not a file"),
         ((tmp_path / "x.pth", tmp_path / "y.pth"), "it looks like no layout that is known; 0 of its 1"),
-        ((tmp_path / "x.pth", tmp_path / "y.pth", "--ema"), "holds no 'ema_state'"),
+        ((tmp_path / "x.pth", tmp_path / "y.pth", "--ema"), "holds no averaged weights ('ema_state')\n  the trained"),
         ((tmp_path / "nowhere.pth", tmp_path / "y.pth"), "not found"),
     ):
         assert run(*argv) == 2 and message in capsys.readouterr().err

@@ -22,7 +22,6 @@ from detrex_ext.engine import (
     PeriodicCheckpointer,
     SignalHook,
     build_optimizer,
-    folder,
     rng,
     setup,
 )
@@ -44,7 +43,7 @@ def run(tmp_path, steps=10, start=0, scores=None, period=3, keep=None, mode="max
     checkpointer = Checkpointer(t.model, str(tmp_path), trainer=t, rng=t.rng)
     best = BestCheckpointer(checkpointer, 2, "bbox/AP", mode)
     t.register_hooks(
-        [PeriodicCheckpointer(checkpointer, period, keep), EvalHook(2, evaluate, str(tmp_path)), best]
+        [PeriodicCheckpointer(checkpointer, period, keep), EvalHook(2, evaluate, folder=str(tmp_path)), best]
     )
     if start:
         checkpointer.resume()
@@ -160,46 +159,6 @@ def test_signals_are_noted_and_repeated_ones_taken_for_one(monkeypatch, interrup
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-class TestFolder:
-    def test_a_folder_of_another_run_is_refused_untouched(self, tmp_path):
-        (tmp_path / "model_0000004.pth").write_bytes(b"x")
-        (tmp_path / "notes.txt").write_text("mine")
-        with pytest.raises(UserError, match="(?s)holds another run: model_0000004.pth.*--resume"):
-            folder.claim(str(tmp_path), resume=False, overwrite=False)
-        folder.claim(str(tmp_path), resume=True, overwrite=False)
-        assert len(list(tmp_path.iterdir())) == 2
-        assert folder.claim(str(tmp_path), resume=False, overwrite=True) == {}
-        assert len(list(tmp_path.iterdir())) == 2
-
-    def test_an_overwritten_run_goes_with_its_lines_of_the_log(self, tmp_path):
-        """A logger that has the file open goes on in it; the log of a rank that is no more goes."""
-        for name in ("model_0000004.pth", "metrics.json", "log.txt.rank1"):
-            (tmp_path / name).write_text("old")
-        (tmp_path / "notes.txt").write_text("mine")
-        with open(tmp_path / "log.txt", "a", encoding="utf-8") as log:
-            print("old run", file=log, flush=True)
-            logs = folder.claim(str(tmp_path), resume=False, overwrite=True)
-            print("new run", file=log, flush=True)
-            folder.clear(str(tmp_path), logs)
-            print("goes on", file=log, flush=True)
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["log.txt", "notes.txt"]
-        assert (tmp_path / "log.txt").read_text() == "new run\ngoes on\n"
-
-    @pytest.mark.parametrize("resume, overwrite", [(True, False), (True, True)])
-    def test_a_resumed_run_keeps_its_files(self, tmp_path, resume, overwrite):
-        for name in ("model_0000004.pth", "log.txt"):
-            (tmp_path / name).write_text("old")
-        folder.clear(str(tmp_path), folder.claim(str(tmp_path), resume, overwrite))
-        assert len(list(tmp_path.iterdir())) == 2
-
-    def test_a_start_that_failed_early_blocks_nothing(self, tmp_path):
-        for name in ("config.yaml", "log.txt", "metrics.json"):
-            (tmp_path / name).write_text("" if name == "metrics.json" else "x")
-        folder.claim(str(tmp_path), resume=False, overwrite=False)
-        folder.claim(str(tmp_path / "new"), resume=False, overwrite=False)
-        assert {p.name for p in tmp_path.iterdir()} >= {"config.yaml", "log.txt"}
 
 
 class TestConfig:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from detrex_ext.engine import LrFactor, ModelEMA, Precision, Trainer
+from detrex_ext.engine import LrFactor, LRScheduler, ModelEMA, Precision, Trainer
 from detrex_ext.engine.optim import load_optimizer_state
 from detrex_ext.engine.schedule import constant_then_cosine, multistep_schedule, warmed_up
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import HookBase, LRScheduler
+from detrex_ext.runtime import HookBase
 from detrex_ext.structures import LossDict
 
 

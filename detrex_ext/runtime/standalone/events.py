@@ -1,4 +1,4 @@
-"""What happened during training: scalars, images and histograms by name and iteration."""
+"""What happened during training: scalars and images by name and iteration."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from fvcore.common.history_buffer import HistoryBuffer
-from torch import Tensor
 
 _STACK: list[EventStorage] = []
 
@@ -30,7 +28,7 @@ def has_event_storage() -> bool:
 
 
 class EventStorage:
-    """Scalars with their history, and images and histograms until a writer takes them.
+    """Scalars with their history, and images until a writer takes them.
 
     A context manager: what is inside finds it by `get_event_storage()`.
     """
@@ -42,7 +40,6 @@ class EventStorage:
         self._iter = start_iter
         self._current_prefix = ""
         self._vis_data: list[tuple[str, Any, int]] = []
-        self._histograms: list[dict[str, Any]] = []
 
     def put_scalar(self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """Add a number.
@@ -66,23 +63,6 @@ class EventStorage:
     def put_image(self, img_name: str, img_tensor: Any) -> None:
         """Add a picture (3, H, W): uint8, or float in 0..1."""
         self._vis_data.append((img_name, img_tensor, self._iter))
-
-    def put_histogram(self, hist_name: str, hist_tensor: Tensor, bins: int = 1000) -> None:
-        low, high = hist_tensor.min().item(), hist_tensor.max().item()
-        counts = torch.histc(hist_tensor.float(), bins=bins)
-        self._histograms.append(
-            {
-                "tag": hist_name,
-                "min": low,
-                "max": high,
-                "num": len(hist_tensor),
-                "sum": float(hist_tensor.sum()),
-                "sum_squares": float((hist_tensor**2).sum()),
-                "bucket_limits": torch.linspace(low, high, bins + 1)[1:].tolist(),
-                "bucket_counts": counts.tolist(),
-                "global_step": self._iter,
-            }
-        )
 
     def history(self, name: str) -> HistoryBuffer:
         """Raises: KeyError: nothing was put under that name."""
@@ -143,9 +123,6 @@ class EventStorage:
 
     def clear_images(self) -> None:
         self._vis_data = []
-
-    def clear_histograms(self) -> None:
-        self._histograms = []
 
     def __enter__(self) -> EventStorage:
         _STACK.append(self)

@@ -1,4 +1,4 @@
-"""Base classes of hooks and trainers; what a trainer does is in `detrex_ext.runtime.train_loop`."""
+"""Base classes of hooks and trainers; what a trainer does is in `detrex_ext.engine.loop`."""
 
 from __future__ import annotations
 

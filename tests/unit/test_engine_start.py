@@ -16,18 +16,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from detrex_ext.cli.arguments import default_argument_parser
+from detrex_ext.engine import collect_env_info, default_setup, launch, launching, setup_logger
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import (
-    collect_env_info,
-    comm,
-    default_argument_parser,
-    default_setup,
-    devices,
-    launch,
-    launching,
-    seed_all_rng,
-    setup_logger,
-)
+from detrex_ext.runtime import comm, devices
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -211,21 +203,8 @@ def test_set_up_writes_log_and_config_and_seeds(tmp_path):
     assert default_setup(cfg, args) != default_setup(cfg, args)
 
 
-def test_seed_all_rng_draws_when_none_is_given():
-    seed = seed_all_rng(None)
-    drawn = torch.rand(1)
-    seed_all_rng(seed)
-    assert torch.rand(1) == drawn
-
-
 def test_environment_table_names_runtime_and_versions():
     from detrex_ext import runtime
 
     table = collect_env_info()
     assert torch.__version__ in table and runtime.name() in table
-
-
-def test_seam_is_lazy():
-    code = "import sys, detrex_ext.runtime; print('torch' in sys.modules, 'detectron2' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.split() == ["False", "False"], done.stderr

@@ -1,6 +1,6 @@
-"""The training loop: detectron2's `TrainerBase`, with the state of all hooks and of the event storage kept.
+"""The loop of a training: iterations and hooks, with the state of all hooks and of the event storage kept.
 
-It is the same with and without detectron2; with it, `TrainerBase` is a subclass of detectron2's.
+What an iteration does is in `trainer.py`. With detectron2 installed, `TrainerBase` is a subclass of its own.
 """
 
 from __future__ import annotations

@@ -9,11 +9,10 @@ import pytest
 import torch
 from fvcore.common.param_scheduler import StepWithFixedGammaParamScheduler
 
-from detrex_ext.runtime import (
+from detrex_ext.checkpoint import RunFolder
+from detrex_ext.engine import (
     CommonMetricPrinter,
     EvalHook,
-    EventStorage,
-    HookBase,
     IterationTimer,
     JSONWriter,
     LRScheduler,
@@ -21,9 +20,9 @@ from detrex_ext.runtime import (
     TensorboardXWriter,
     TrainerBase,
     default_writers,
-    get_event_storage,
-    truncate_metrics,
 )
+from detrex_ext.engine.hooks import _representative_group
+from detrex_ext.runtime import EventStorage, HookBase, get_event_storage
 
 
 class Trainer(TrainerBase):
@@ -147,15 +146,6 @@ def test_lines_come_in_order_of_iterations(tmp_path):
     assert lines_of(path) == [{"early": None, "iteration": 3}, {"iteration": 7, "late": 1.0}]
 
 
-def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
-    path = tmp_path / "metrics.json"
-    assert truncate_metrics(str(path), 3) == 0 and not path.exists()
-    path.write_text('{"iteration": 1, "a": 1}\n{"iteration": 3, "a": 2}\n{"iteration": 5, "a": 3}\n{"iterat')
-    assert truncate_metrics(str(path), 3) == 2
-    assert lines_of(path) == [{"iteration": 1, "a": 1}, {"iteration": 3, "a": 2}]
-    assert truncate_metrics(str(path), -1) == 0 and path.read_text() == ""
-
-
 @pytest.mark.parametrize("written_before_the_stop", [False, True])
 def test_a_resumed_run_writes_what_an_uninterrupted_one_does(tmp_path, written_before_the_stop):
     class Keep(HookBase):
@@ -179,7 +169,7 @@ def test_a_resumed_run_writes_what_an_uninterrupted_one_does(tmp_path, written_b
     run(tmp_path / "whole", 0, 50)
     trainer = run(tmp_path / "cut", 0, 50)
     path = tmp_path / "cut/metrics.json"
-    truncate_metrics(str(path), 29 if written_before_the_stop else 28)
+    RunFolder(tmp_path / "cut").truncate_metrics(29 if written_before_the_stop else 28)
     run(tmp_path / "cut", 30, 50, json.loads(json.dumps(trainer.kept)))
     assert path.read_text() == (tmp_path / "whole/metrics.json").read_text()
 
@@ -267,8 +257,6 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path):
 
 
 def test_the_wider_group_names_the_learning_rate():
-    from detrex_ext.runtime.hooks import _representative_group
-
     def optimizer(*groups):
         made = [{"params": [torch.nn.Parameter(torch.zeros(1)) for _ in range(n)], "lr": lr} for n, lr in groups]
         return torch.optim.SGD(made, lr=1.0)

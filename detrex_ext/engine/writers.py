@@ -7,12 +7,13 @@ import json
 import logging
 import math
 import os
-import time
 from collections import defaultdict
 from typing import Any
 
+import torch
+
+from detrex_ext.checkpoint.run_folder import RunFolder, metric_lines
 from detrex_ext.runtime import EventStorage, get_event_storage
-from detrex_ext.runtime.logger import max_memory_mib
 
 _log = logging.getLogger(__name__)
 
@@ -35,24 +36,15 @@ class CommonMetricPrinter(EventWriter):
     """
 
     def __init__(self, max_iter: int | None = None, window_size: int = 20) -> None:
-        self._max_iter = max_iter
-        self._window = window_size
-        self._last: tuple[int, float] | None = None
+        self._max_iter, self._window = max_iter, window_size
 
     def _eta(self, storage: EventStorage) -> str | None:
-        if self._max_iter is None:
+        """Time to go, from what an `IterationTimer` stored."""
+        if self._max_iter is None or "time" not in storage.histories():
             return None
-        if "time" in storage.histories():
-            seconds = storage.history("time").global_avg() * (self._max_iter - storage.iter - 1)
-            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-            return str(datetime.timedelta(seconds=int(seconds)))
-        # without an IterationTimer: from the time since the last line
-        now, eta = time.perf_counter(), None
-        if self._last is not None and storage.iter > self._last[0]:
-            per_iter = (now - self._last[1]) / (storage.iter - self._last[0])
-            eta = str(datetime.timedelta(seconds=int(per_iter * (self._max_iter - storage.iter - 1))))
-        self._last = (storage.iter, now)
-        return eta
+        seconds = storage.history("time").global_avg() * (self._max_iter - storage.iter - 1)
+        storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+        return str(datetime.timedelta(seconds=int(seconds)))
 
     def write(self) -> None:
         storage = get_event_storage()
@@ -72,8 +64,8 @@ class CommonMetricPrinter(EventWriter):
                 fields += [f"{name}: {histories[name].avg(storage.count_samples(name, self._window)):.4f}"]
                 fields += [f"last_{name}: {histories[name].latest():.4f}"]
         fields += [f" lr: {histories['lr'].latest():.5g}" if "lr" in histories else " lr: N/A"]
-        memory = max_memory_mib()
-        fields += [f"max_mem: {memory:.0f}M" if memory is not None else ""]
+        if torch.cuda.is_available():
+            fields += [f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M"]
         _log.info(" " + "  ".join(field for field in fields if field))
 
 
@@ -83,7 +75,7 @@ class JSONWriter(EventWriter):
     def __init__(self, json_file: str, window_size: int = 20) -> None:
         self._path = json_file
         self._window = window_size
-        self._last_write = max((line["iteration"] for line in _read_lines(json_file)), default=-1)
+        self._last_write = max((line["iteration"] for line in metric_lines(json_file)), default=-1)
         self._file = open(json_file, "a", encoding="utf-8")
 
     def write(self) -> None:
@@ -136,9 +128,6 @@ class TensorboardXWriter(EventWriter):
         for name, image, iteration in storage._vis_data:
             writer.add_image(name, image, iteration)
         storage.clear_images()
-        for histogram in storage._histograms:
-            writer.add_histogram_raw(**histogram)
-        storage.clear_histograms()
 
     def close(self) -> None:
         if self._writer:
@@ -150,43 +139,6 @@ def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventW
     os.makedirs(output_dir, exist_ok=True)
     return [
         CommonMetricPrinter(max_iter),
-        JSONWriter(os.path.join(output_dir, "metrics.json")),
+        JSONWriter(str(RunFolder(output_dir).metrics)),
         TensorboardXWriter(output_dir),
     ]
-
-
-def truncate_metrics(path: str, iteration: int) -> int:
-    """Drop the lines of metrics.json that come after `iteration`, and any broken line, atomically.
-
-    Args:
-        iteration: the last iteration that the checkpoint to resume from has done; -1 drops all lines.
-
-    Returns:
-        The number of lines kept; 0 when there is no file.
-    """
-    if not os.path.isfile(path):
-        return 0
-    kept = [line for line in _read_lines(path) if line["iteration"] <= iteration]
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    return len(kept)
-
-
-def _read_lines(path: str) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file: one cut by a crash is left out."""
-    if not os.path.isfile(path):
-        return []
-    lines = []
-    with open(path, encoding="utf-8") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and isinstance(line.get("iteration"), int):
-                lines.append(line)
-    return lines

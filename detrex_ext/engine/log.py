@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections import Counter
 from typing import TextIO
 
-import torch
 from termcolor import colored
 
 _ABBREVIATIONS = {"detectron2": "d2"}
 _configured: dict[str, tuple] = {}
-_counts: Counter = Counter()
 
 
 class _Formatter(logging.Formatter):
@@ -95,15 +92,3 @@ def setup_logger(
         handler.setFormatter(_Formatter(name, abbreviation, color=False, to_file=True))
         logger.addHandler(handler)
     return logger
-
-
-def log_first_n(level: int, message: str, n: int = 1, *, name: str = "detrex_ext") -> None:
-    """Log a message the first `n` times it comes."""
-    _counts[(name, message)] += 1
-    if _counts[(name, message)] <= n:
-        logging.getLogger(name).log(level, message)
-
-
-def max_memory_mib() -> float | None:
-    """Peak memory of this process on its GPU in MiB, None without a GPU."""
-    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None

@@ -1,0 +1,170 @@
+"""The folder of a run: the one place that knows what is in it and by what names."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detrex_ext.errors import UserError
+
+from .files import own_iteration, read_checkpoint, write_whole
+
+logger = logging.getLogger(__name__)
+_PERIODIC = re.compile(r"model_(\d{7,})\.pth")
+# what another run in the folder would write over, and what only belongs to it
+_RESULTS = ("last_checkpoint", "metrics.json", "evaluation.json", "model_*.pth")
+_EVENTS = "events.out.tfevents.*"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint in memory, and the file it was read from."""
+
+    path: str
+    data: dict[str, Any]
+
+
+class RunFolder:
+    """What a training leaves behind: checkpoints, metrics, config, logs.
+
+    Its checkpoint is the one that ``--resume`` goes on from: the file named by ``last_checkpoint``, and where that
+    cannot be read the one of the latest iteration that can. Loading, predicting, evaluating and analyzing take the
+    same. ``model_best.pth`` is taken by its name only.
+
+    Args:
+        path: the folder; it need not be there.
+
+    Attributes:
+        config, metrics, evaluation: ``config.yaml``, ``metrics.json`` (a JSON object per line) and ``evaluation.json``
+            (what was evaluated last).
+        final, best: checkpoints of the last iteration and of the best evaluation.
+        lock: held by the training that goes on in the folder.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self.config, self.metrics = self.path / "config.yaml", self.path / "metrics.json"
+        self.evaluation, self.lock = self.path / "evaluation.json", self.path / ".lock"
+        self.final, self.best = self.path / "model_final.pth", self.path / "model_best.pth"
+        self._tag = self.path / "last_checkpoint"
+
+    def periodic(self, iteration: int) -> Path:
+        """The periodic checkpoint written after an iteration (from 0)."""
+        return self.path / f"model_{iteration:07d}.pth"
+
+    def periodic_files(self) -> list[Path]:
+        """All periodic checkpoints, oldest iteration first."""
+        found = [(int(m[1]), p) for p in self.path.glob("model_*.pth") if (m := _PERIODIC.fullmatch(p.name))]
+        return [path for _, path in sorted(found)]
+
+    def tag(self, path: str | os.PathLike) -> None:
+        """Names a checkpoint of the folder as the newest, in one step."""
+        write_whole(self._tag, lambda file: file.write(os.path.basename(path).encode()))
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """(iteration, file) of the periodic checkpoints and the final one, each at the iteration that it states itself.
+
+        A final one that states none, or cannot be read, is left out with a line in the log.
+        """
+        found = {}
+        for path in self._files():
+            iteration = _iteration(path)
+            if iteration is None:
+                logger.warning("left out: %s states no iteration, or cannot be read", path)
+            else:
+                found[iteration] = path
+        return sorted(found.items())
+
+    def newest(self) -> Saved | None:
+        """The checkpoint to go on from and to predict with; None where the folder holds none.
+
+        Raises:
+            UserError: there are checkpoints, and none can be read.
+        """
+        tried: dict[Path, str] = {}
+        for path in self._candidates():
+            if path in tried:
+                continue
+            try:
+                return Saved(str(path), read_checkpoint(path))
+            except UserError as error:
+                tried[path] = str(error).splitlines()[0]
+                logger.warning("skipped: %s", tried[path])
+        if tried:
+            raise UserError(f"no readable checkpoint in {self.path}; tried\n  " + "\n  ".join(tried.values()))
+        return None
+
+    def _files(self) -> list[Path]:
+        return [*self.periodic_files(), *([self.final] if self.final.is_file() else [])]
+
+    def _candidates(self) -> Iterator[Path]:
+        """Files to go on from, best first; others than the tagged one are opened when that was no use."""
+        if self._tag.is_file():
+            tagged = self.path / (self._tag.read_text(encoding="utf-8").strip() or "nothing")
+            if tagged.is_file():
+                yield tagged
+            else:
+                logger.warning("%s names %s, which does not exist", self._tag, tagged.name)
+        # a final one that states no iteration is the last by its name
+        progress = {path: math.inf if (at := _iteration(path)) is None else at for path in self._files()}
+        yield from sorted(reversed(progress), key=progress.get, reverse=True)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The whole lines of ``metrics.json``, in its order."""
+        return metric_lines(self.metrics)
+
+    def truncate_metrics(self, iteration: int) -> int:
+        """Drops the lines of ``metrics.json`` after an iteration (-1: all), and any broken line, in one step.
+
+        Returns:
+            The number of lines kept; 0 when there is no file.
+        """
+        if not self.metrics.is_file():
+            return 0
+        kept = [line for line in self.read_metrics() if line["iteration"] <= iteration]
+        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept)
+        write_whole(self.metrics, lambda file: file.write(text.encode()))
+        return len(kept)
+
+    def results(self) -> list[Path]:
+        """Checkpoints and metrics of a run: what another one would write over."""
+        found = [path for pattern in _RESULTS for path in self.path.glob(pattern)]
+        return sorted(path for path in found if path.stat().st_size)
+
+    def remove_results(self) -> None:
+        """Deletes checkpoints, metrics and TensorBoard's events; config and logs stay."""
+        for path in (path for pattern in (*_RESULTS, _EVENTS) for path in self.path.glob(pattern)):
+            path.unlink()
+
+    def logs(self) -> list[Path]:
+        """Logs of all ranks."""
+        return [path for pattern in ("log.txt", "log.txt.rank*") for path in self.path.glob(pattern)]
+
+
+def _iteration(path: Path) -> int | None:
+    """What a file states, else the number in its name."""
+    stated, named = own_iteration(path), _PERIODIC.fullmatch(path.name)
+    return int(named[1]) if stated is None and named else stated
+
+
+def metric_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The whole lines of a file of metrics: one cut by a crash is left out. [] where there is no file."""
+    if not os.path.isfile(path):
+        return []
+    lines = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and isinstance(line.get("iteration"), int):
+                lines.append(line)
+    return lines

@@ -1,0 +1,46 @@
+"""The flags of a training: detectron2's, in any order."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+
+class _AnyOrderParser(argparse.ArgumentParser):
+    """Flags and `key=value` overrides in any order."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        return self.parse_intermixed_args(args, namespace)
+
+
+def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """detectron2's flags, in any order and between the overrides, and `--overlay A,B`.
+
+    `args.opts` is the list of overrides, `args.overlay` the list of overlays.
+    """
+    parser = _AnyOrderParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="config by path or by short name")
+    add("--resume", action="store_true", help="go on from the last checkpoint of train.output_dir")
+    add("--eval-only", action="store_true", help="evaluate train.init_checkpoint (or the last one, with --resume)")
+    add("--num-gpus", type=int, default=1, help="processes on this machine (with train.device=cpu too)")
+    add("--num-machines", type=int, default=1, help="machines of the job")
+    add("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
+    add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; on one machine a free port is found")
+    add("--overlay", action="extend", type=_names, default=[], metavar="A,B", help="overlays, applied in this order")
+    add("opts", nargs="*", metavar="key=value", help="overrides of the config: key=value, +new.key=value")
+    return parser
+
+
+def is_run(args: argparse.Namespace, key: str) -> bool:
+    """Whether ``--config-file`` names a run folder and no override sets the key that the folder answers too.
+
+    A config states where its run was written and what it started from; neither need be so any more.
+    """
+    return os.path.isdir(args.config_file) and not any(opt.lstrip("+").startswith(f"{key}=") for opt in args.opts)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,123 @@
+"""Hooks that write checkpoints: periodic ones, the final one, the best weights.
+
+A checkpoint of iteration i is written after its step and before its evaluation, so that an evaluation that is killed
+costs no training. A run that resumes from it does the rest of iteration i first: evaluation, best checkpoint, metrics.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import signal
+from typing import Any
+
+from detrex_ext.checkpoint import Checkpointer
+from detrex_ext.checkpoint.files import own_iteration, write_whole
+from detrex_ext.errors import UserError
+from detrex_ext.runtime import HookBase, comm
+
+from .eval_hook import at_iteration, is_due
+from .signals import Interrupted
+
+logger = logging.getLogger(__name__)
+
+
+class PeriodicCheckpointer(HookBase):
+    """Writes ``model_{iteration:07d}`` every ``period`` iterations and ``model_final`` at the end.
+
+    Also stops the training where a signal asked for it, after a checkpoint.
+
+    Args:
+        checkpointer: of the run folder; registered on every rank.
+        period: iterations.
+        max_to_keep: periodic files kept in the folder, those of an interrupted run before included; None = all.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, period: int, max_to_keep: int | None = None) -> None:
+        self.checkpointer, self.period, self.max_to_keep = checkpointer, period, max_to_keep
+
+    def before_train(self) -> None:
+        """A run killed between its last periodic and its final checkpoint gets the final one: the same file."""
+        folder, last = self.checkpointer.folder, self.trainer.max_iter - 1
+        periodic = folder.periodic(last)
+        done = own_iteration(folder.final)  # one of a shorter training may be there
+        missing = self.trainer.start_iter > last and periodic.is_file() and (done is None or done < last)
+        if missing and comm.is_main_process():
+            with open(periodic, "rb") as source:
+                write_whole(folder.final, lambda file: shutil.copyfileobj(source, file))
+            self.checkpointer.tag_last_checkpoint(folder.final.name)
+
+    def after_step(self) -> None:
+        folder, iteration, stopping = self.checkpointer.folder, self.trainer.iter, self.trainer.stopping
+        if (iteration + 1) % self.period == 0 or stopping:
+            self.checkpointer.save(folder.periodic(iteration).stem, iteration=iteration)
+            self._prune()
+        if iteration + 1 == self.trainer.max_iter:
+            self.checkpointer.save(folder.final.stem, iteration=iteration)
+        if stopping:
+            name = signal.Signals(stopping).name
+            logger.warning("%s: stopped after iteration %d; go on with --resume", name, iteration)
+            raise Interrupted(stopping)
+
+    def _prune(self) -> None:
+        if not self.max_to_keep or not comm.is_main_process():
+            return
+        for path in self.checkpointer.folder.periodic_files()[: -self.max_to_keep]:
+            path.unlink()
+
+
+class BestCheckpointer(HookBase):
+    """Keeps the best evaluated weights in ``model_best.pth``; registered after the evaluation, on every rank.
+
+    Args:
+        checkpointer: of the run folder.
+        eval_period: of the evaluation.
+        metric: name in the event storage, as ``bbox/AP``.
+        mode: "max" or "min".
+    """
+
+    def __init__(self, checkpointer: Checkpointer, eval_period: int, metric: str, mode: str = "max") -> None:
+        if mode not in ("max", "min"):
+            raise UserError(f"train.best_checkpoint.mode={mode}: expected max or min")
+        self.checkpointer, self.period, self.metric = checkpointer, eval_period, metric
+        self.sign = 1.0 if mode == "max" else -1.0
+        self.best: float | None = None
+        self.best_iter: int | None = None
+
+    def before_train(self) -> None:
+        start = self.trainer.start_iter
+        if is_due(self.period, start, self.trainer.max_iter):
+            with at_iteration(self.trainer, start - 1):
+                self._check(start - 1)
+
+    def after_step(self) -> None:
+        if is_due(self.period, self.trainer.iter + 1, self.trainer.max_iter):
+            self._check(self.trainer.iter)
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            with at_iteration(self.trainer, self.trainer.max_iter - 1):
+                self._check(self.trainer.max_iter)
+
+    def _check(self, evaluated: int) -> None:
+        value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
+        better = iteration == evaluated and math.isfinite(value)
+        better = better and (self.best is None or self.sign * value > self.sign * self.best)
+        # figures are on rank 0, saving is for all
+        better, value = comm.all_gather((better, value))[0]
+        if not better:
+            return
+        self.best, self.best_iter = value, evaluated
+        logger.info("best %s so far: %.4f at iteration %d", self.metric, value, evaluated)
+        self.checkpointer.save(self.checkpointer.folder.best.stem, tag=False, iteration=self.trainer.iter)
+
+    def forget(self) -> None:
+        """What was best before is not comparable with what comes."""
+        self.best = self.best_iter = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_iter": self.best_iter}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_iter = state["best"], state["best_iter"]

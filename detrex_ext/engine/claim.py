@@ -1,0 +1,129 @@
+"""A training's claim to its output folder: whose it is, and what of it a new start takes away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+from detrex_ext.checkpoint import RunFolder
+from detrex_ext.errors import UserError
+from detrex_ext.runtime import comm
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+
+def named(folder: str | None) -> str:
+    """The name of a run's folder; a `UserError` where it is empty."""
+    if not folder:
+        raise UserError("train.output_dir is empty: name the folder of the run")
+    return folder
+
+
+class Claim:
+    """A context in which no other training may go on in the folder.
+
+    The lock is of the process that writes: it ends with it, however that ends.
+
+    Args:
+        folder: the run's; made when the context is entered, on all ranks.
+        resume: what is there is gone on with.
+        overwrite: what is there may be taken away, by ``clear``.
+
+    Raises:
+        UserError: checkpoints or metrics of another run are there, and it is neither to be resumed nor to be
+            overwritten; nothing was touched. On entering: another training goes on in the folder, or it cannot be made.
+    """
+
+    def __init__(self, folder: RunFolder, resume: bool, overwrite: bool) -> None:
+        self.folder = folder
+        self._lock: IO[str] | None = None
+        self._old_logs: dict[Path, int] | None = None
+        found, logs = comm.all_gather((folder.results(), {path: path.stat().st_size for path in folder.logs()}))[0]
+        if resume or not found:
+            return
+        if not overwrite:
+            names = [path.name for path in found]
+            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            raise UserError(
+                f"train.output_dir={folder.path} holds another run: {shown}\n"
+                "  go on with it: --resume    start over in it: train.overwrite=true    "
+                "or name another train.output_dir"
+            )
+        self._old_logs = logs
+
+    def __enter__(self) -> Claim:
+        refused = comm.all_gather(self._take() if comm.is_main_process() else "")[0]
+        if refused:
+            raise UserError(refused)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def _take(self) -> str:
+        """Locks the folder; why it cannot be had, or ""."""
+        try:
+            os.makedirs(self.folder.path, exist_ok=True)
+            lock = open(self.folder.lock, "a+", encoding="utf-8")
+        except OSError as error:
+            return f"train.output_dir={self.folder.path}: this folder cannot be made: {error.strerror}"
+        try:
+            # a lock of the process, not of the open file: workers that outlive it for a while do not inherit it
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            lock.seek(0)
+            holder = lock.read().strip()
+            lock.close()
+            return (
+                f"train.output_dir={self.folder.path}: another training goes on in it{holder and f' ({holder})'}\n"
+                "  wait until it ends, or name another train.output_dir"
+            )
+        except (OSError, AttributeError) as error:  # some network file systems, Windows
+            logger.warning("%s cannot be locked (%s): nothing keeps a second training out", self.folder.path, error)
+            lock.close()
+            return ""
+        lock.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)
+        self._lock = lock
+        return ""
+
+    def clear(self) -> None:
+        """Takes an old run away, its lines of the logs too, when all that the new one needs has been read.
+
+        Weights to start from may be the old run's own, and a mistyped path must not cost it.
+        """
+        if self._old_logs is None:
+            return
+        comm.synchronize()  # no rank writes a line until all may go on
+        if comm.is_main_process():
+            self.folder.remove_results()
+            for path, size in self._old_logs.items():
+                _cut_head(path, size)
+        comm.synchronize()
+
+    def rewind(self, start_iter: int) -> None:
+        """Takes out of the metrics what comes after the checkpoint that training goes on from."""
+        if comm.is_main_process():
+            self.folder.truncate_metrics(start_iter - 1)
+        comm.synchronize()
+
+
+def _cut_head(path: Path, size: int) -> None:
+    """Drops the first bytes of a log, in place: loggers that have it open append to it. A log of nobody now goes."""
+    with open(path, "r+b") as file:
+        file.seek(size)
+        rest = file.read()
+        file.seek(0)
+        file.write(rest)
+        file.truncate()
+    if not rest:
+        path.unlink()
