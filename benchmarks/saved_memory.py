@@ -64,7 +64,7 @@ def repeated(decoder: StagedDecoder, q: Queries, mem: Memory, window: int = 2) -
             torch.cat([x.content_BTC for x in entering]), torch.cat([x.ref_BT4 for x in entering]), q.slots, {}, {},
             {k: torch.cat([x.extra[k] for x in entering]) for k in q.extra},
         )  # fmt: skip
-        logits, boxes, out = decoder._stage(layer, stacked, again)
+        logits, boxes, out = decoder.stage(layer, stacked, again)
         every.append((logits, boxes, out))
         outs.append(
             [

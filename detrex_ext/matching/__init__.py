@@ -1,12 +1,12 @@
 """Who answers for which object: costs and matchers."""
 
 from .base import HostProblem, Matcher, resolve
-from .by_score import ScoreMatcher, aligned_quality
-from .costs import Candidates, Cost, FocalClassCost, GIoUCost, L1Cost, SoftmaxClassCost
+from .costs import Candidates, Cost, FocalClassCost, GIoUCost, L1Cost, SoftmaxClassCost, candidates
 from .fixed_number import RepeatedMatcher, TopKMatcher
 from .given import GivenMatcher
 from .hungarian import HungarianMatcher
 from .one_to_many import OneToManyMatcher
+from .score_matcher import ScoreMatcher, aligned_quality
 from .stack import Stack, stack_sets
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Stack",
     "TopKMatcher",
     "aligned_quality",
+    "candidates",
     "resolve",
     "stack_sets",
 ]

@@ -14,10 +14,10 @@ from detrex_ext.layers.box_ops import TINY
 from detrex_ext.structures import Targets
 
 from .base import HostProblem, Matcher
-from .by_score import NEVER, ScoreMatcher
 from .costs import Cost, candidates
 from .given import GivenMatcher
 from .hungarian import HungarianMatcher
+from .score_matcher import NEVER, ScoreMatcher
 from .stack import Stack
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from detrex_ext.layers.box_ops import TINY
 from detrex_ext.structures import Targets
 
-from .by_score import NEVER, ScoreMatcher
 from .costs import candidates
+from .score_matcher import NEVER, ScoreMatcher
 from .stack import Stack
 
 
@@ -75,7 +75,7 @@ class OneToManyMatcher(ScoreMatcher):
                 raise ValueError(
                     f"OneToManyMatcher(boxes='prior'): the source of {stack.name(0)} does not say which boxes its "
                     f"{stack.shape[2]} queries begin with. TwoStageQueries does, of its own and of hybrid queries, not "
-                    "of group queries. Use boxes='predicted'"
+                    "of group queries, nor of those that Queries.pick chose. Use boxes='predicted'"
                 )
             stack = replace(stack, match_boxes_NBQ4=first_BQ4.to(stack.boxes_NBQ4.dtype).expand_as(stack.boxes_NBQ4))
         seen = candidates(stack, targets)

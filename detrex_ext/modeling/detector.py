@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from detrex_ext.runtime import instantiate
-from detrex_ext.structures import Features, SupervisedSet, Targets
+from detrex_ext.structures import Features, Memory, Queries, SupervisedSet, Targets
 
-from .preprocess import Preprocess
+from .preprocess import Images, Preprocess
 
 if TYPE_CHECKING:
     from detrex_ext.criterion import Rule
+    from detrex_ext.runtime import Instances
     from detrex_ext.strategies import Strategy
 
 
@@ -78,33 +79,71 @@ class Detector(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    def core(
+    def encode(
         self, images_B3HW: Tensor, valid_hw_B2: Tensor, targets: Targets | None = None
-    ) -> list[SupervisedSet]:
-        """From normalised, padded images to all sets; tensors only, so that forward, export and compile share it.
+    ) -> tuple[Queries, Memory, list[SupervisedSet]]:
+        """All that comes before the decoder: the initial queries, the memory, and the sets emitted on the way.
 
         Args:
-            images_B3HW: normalised images, zero-padded right and below.
-            valid_hw_B2: height and width of each image's own area, in pixels.
-            targets: in training.
+            images_B3HW, valid_hw_B2, targets: as in :meth:`core`.
         """
         maps = self.neck(self.backbone(images_B3HW))
         features = Features.from_maps(list(maps), valid_hw_B2, (images_B3HW.shape[2], images_B3HW.shape[3]))
         mem, encoder_sets = self.encoder(features, targets)
         q, query_sets = self.queries(mem, targets)
-        return [*encoder_sets, *query_sets, *self.decoder(q, mem, self.strategies.values())]
+        return q, mem, [*encoder_sets, *query_sets]
 
-    def forward_sets(self, batched_inputs: list[dict[str, Any]]) -> list[SupervisedSet]:
-        """What the decoder and the query sources emitted, in either mode, before criterion and post-processing."""
-        return self._run(batched_inputs)[0]
+    def core(
+        self,
+        images_B3HW: Tensor,
+        valid_hw_B2: Tensor,
+        targets: Targets | None = None,
+        strategies: Iterable[Strategy] | None = None,
+    ) -> list[SupervisedSet]:
+        """From normalized, padded images to all sets; tensors only, so that forward, export and compile share it.
 
-    def _run(self, batched_inputs: list[dict[str, Any]]) -> tuple[list[SupervisedSet], Targets | None, Tensor]:
+        Args:
+            images_B3HW: normalized images, zero-padded right and below.
+            valid_hw_B2: height and width of each image's own area, in pixels.
+            targets: in training.
+            strategies: act instead of the model's own, and in either mode; None: its own, in training only.
+        """
+        q, mem, sets = self.encode(images_B3HW, valid_hw_B2, targets)
+        if strategies is None:
+            return [*sets, *self.decoder(q, mem, self.strategies.values())]
+        return [*sets, *self.decoder(q, mem, strategies, act=True)]
+
+    def inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[Images, Targets | None]:
+        """A batch as tensors on the model's device: padded images, and in training its objects."""
         images = self.preprocess(batched_inputs, self.device)
-        targets = None
+        if not self.training:
+            return images, None
+        return images, Targets.from_instances([x["instances"] for x in batched_inputs], self.device)
+
+    def forward_sets(
+        self, batched_inputs: list[dict[str, Any]], strategies: Iterable[Strategy] | None = None
+    ) -> list[SupervisedSet]:
+        """What the decoder and the query sources emitted, in either mode, before criterion and post-processing."""
+        images, targets = self.inputs(batched_inputs)
+        return self.core(images.images_B3HW, images.valid_hw_B2, targets, strategies)
+
+    def predict_sets(
+        self, batched_inputs: list[dict[str, Any]], strategies: Iterable[Strategy] | None = None
+    ) -> tuple[list[dict[str, Instances]], list[SupervisedSet]]:
+        """What :meth:`forward` gives at inference, and the sets that it is made of, from one pass.
+
+        Args:
+            batched_inputs: as in :meth:`forward`.
+            strategies: as in :meth:`core`. The predictions are those of the plain path in any case.
+
+        Raises:
+            RuntimeError: the model is in training mode.
+        """
         if self.training:
-            targets = Targets.from_instances([x["instances"] for x in batched_inputs], self.device)
-        sets = self.core(images.images_B3HW, images.valid_hw_B2, targets)
-        return sets, targets, images.image_hw_B2
+            raise RuntimeError("predictions of a model in training mode: call .eval() first, or take forward_sets")
+        images, _ = self.inputs(batched_inputs)
+        sets = self.core(images.images_B3HW, images.valid_hw_B2, None, strategies)
+        return self.postprocess(sets, images.image_hw_B2, batched_inputs), sets
 
     def forward(self, batched_inputs: list[dict[str, Any]], effective: tuple[float, float] | None = None):
         """detectron2's contract.
@@ -117,9 +156,10 @@ class Detector(nn.Module):
         Returns:
             Training: a ``LossDict`` of weighted losses. Inference: ``[{"instances": Instances}]``.
         """
-        sets, targets, image_hw_B2 = self._run(batched_inputs)
         if not self.training:
-            return self.postprocess(sets, image_hw_B2, batched_inputs)
+            return self.predict_sets(batched_inputs)[0]
+        images, targets = self.inputs(batched_inputs)
+        sets = self.core(images.images_B3HW, images.valid_hw_B2, targets)
         if self.criterion is None:
             raise RuntimeError("this model was built without rules (model.rules), so it can only predict: call .eval()")
         return self.criterion(sets, targets, effective)

@@ -12,7 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from .supervision import Given
+from .supervision import Given, tokens_at
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,32 @@ class Queries:
             masks,
             {g: v for g, v in self.given.items() if any(s.group == g for s in slots)},
             {k: _gather(v, keep) for k, v in self.extra.items()},
+        )
+
+    def pick(self, index: Tensor) -> Queries:
+        """Some tokens of one set, in any order and as often as named: the best of each image, for instance.
+
+        :meth:`take` and :meth:`select` choose whole sets, this one chooses within a set. Beside the group's other
+        sets (``cat``) the last set's ``given`` stands for the group.
+
+        Args:
+            index: int64, (B, N) for each image its own, or (N,) the same for all.
+
+        Raises:
+            ValueError: several sets; a mask, which is one for all images, with an ``index`` for each; given pairs.
+        """
+        if len(self.slots) != 1:
+            raise ValueError(f"pick chooses tokens of one set, these are {len(self.slots)}: take or select one first")
+        if self.masks and index.ndim > 1:
+            raise ValueError("a mask is the same for all images: pick by an (N,) index, or .replace(masks={}) first")
+        rows_BN = index.expand(len(self.content_BTC), -1)
+        return Queries(
+            tokens_at(self.content_BTC, rows_BN),
+            tokens_at(self.ref_BT4, rows_BN),
+            (replace(self.slots[0], size=index.shape[-1]),),
+            {d: m[index][:, index] for d, m in self.masks.items()},
+            {g: v.pick(rows_BN) for g, v in self.given.items()},
+            {k: tokens_at(v, rows_BN) for k, v in self.extra.items()},
         )
 
     def retag(self, *, path: str | None = None, attend: bool = True) -> Queries:

@@ -5,7 +5,7 @@ Shape legend: B images, Q queries of a set, K classes, N sets, P pairs, G object
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -78,6 +78,21 @@ class Given:
     prior: Prior | None = None
     valid_BQ: Tensor | None = None
     sets: int = 1
+
+    def pick(self, rows_BN: Tensor) -> Given:
+        """The same of the queries at ``rows_BN``; a ``ValueError`` where pairs name queries by their place."""
+        if self.pairs is not None:
+            raise ValueError("queries with given pairs (denoising) cannot be picked: pairs name them by place")
+        prior = self.prior
+        if prior is not None:
+            prior = Prior(*(None if x is None else tokens_at(x, rows_BN) for x in vars(prior).values()))
+        valid_BN = None if self.valid_BQ is None else tokens_at(self.valid_BQ, rows_BN)
+        return replace(self, prior=prior, valid_BQ=valid_BN)
+
+
+def tokens_at(x_BT: Tensor, rows_BN: Tensor) -> Tensor:
+    """(B, N, ...) tokens of a (B, T, ...) tensor, each image's own."""
+    return torch.take_along_dim(x_BT, rows_BN.reshape(*rows_BN.shape, *[1] * (x_BT.ndim - 2)), 1)
 
 
 @dataclass

@@ -51,7 +51,7 @@ def check_host(model: Detector, objects: tuple[int, ...] = (3, 0), seed: int = 0
             hold(far <= tolerance, f"a set's outcome changes by {far:.2e} when another domain's set runs beside it")
 
         def scratch() -> None:
-            kept = [k for q in entering(model.train(), batch) for k in q.extra if k.startswith("_")]
+            kept = [k for _, q in entering(model.train(), batch)[1] for k in q.extra if k.startswith("_")]
             hold(not kept, f"predict() hands scratch on to the next stage: {sorted(set(kept))}")
 
         def chunks() -> None:
@@ -60,7 +60,7 @@ def check_host(model: Detector, objects: tuple[int, ...] = (3, 0), seed: int = 0
             outs = []
             for chunk in (None, 1):
                 model.decoder.chunk = chunk
-                outs.append(model.decoder._stage(model.decoder.order[0], both, mem)[:2])
+                outs.append(model.decoder.stage(model.decoder.order[0], both, mem)[:2])
             model.decoder.chunk = None
             far = max(float((a - b).detach().abs().max()) for a, b in zip(*outs, strict=True))
             hold(far <= tolerance, f"running domains one at a time changes the outcome by {far:.2e}")
@@ -90,8 +90,8 @@ def _alone_or_together(model: Detector) -> float:
     other = _another(q)
     far = 0.0
     for layer in model.decoder.order:
-        logits, boxes, out = model.decoder._stage(layer, q, mem)
-        both = model.decoder._stage(layer, cat(other, q), mem)
+        logits, boxes, out = model.decoder.stage(layer, q, mem)
+        both = model.decoder.stage(layer, cat(other, q), mem)
         n = q.content_BTC.shape[1]
         changes = [logits - both[0][:, -n:], boxes - both[1][:, -n:]]
         far = max(far, *(float(x.detach().abs().max()) for x in changes))

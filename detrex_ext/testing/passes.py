@@ -1,41 +1,42 @@
-"""A pass of a model, watched from inside."""
+"""A pass of a model, seen from between its stages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from detrex_ext.modeling.detector import Detector
-from detrex_ext.structures import Memory, Queries
+from detrex_ext.strategies import Strategy
+from detrex_ext.structures import Memory, Queries, SupervisedSet
 
 
-def watch(model: Detector, batch: list[dict], look: Callable[..., None]) -> None:
-    """Run a batch and call ``look(stage, layer, queries, memory)`` before each stage."""
-    stage = model.decoder._stage
+class _Entering(Strategy):
+    """Keeps the layers of a pass and what enters each; the last of the strategies, it sees what they made of it."""
 
-    def watched(layer: int, q: Queries, mem: Memory) -> tuple:
-        look(stage, layer, q, mem)
-        return stage(layer, q, mem)
+    def __init__(self) -> None:
+        self.order: Sequence[int] = ()
+        self.seen: list[Queries] = []
 
-    model.decoder._stage = watched
-    try:
-        model.forward_sets(batch)
-    finally:
-        del model.decoder._stage
+    def plan(self, order: Sequence[int]) -> Sequence[int]:
+        self.order = tuple(order)
+        return order
+
+    def after_stage(
+        self, step: int, history: Sequence[Queries], sets: list[SupervisedSet], q: Queries
+    ) -> tuple[list[SupervisedSet], Queries]:
+        self.seen.append(q)
+        return sets, q
 
 
-def entering(model: Detector, batch: list[dict]) -> list[Queries]:
-    """The queries that enter each stage of a pass."""
-    seen: list[Queries] = []
-    watch(model, batch, lambda stage, layer, q, mem: seen.append(q))
-    return seen
+def entering(model: Detector, batch: list[dict]) -> tuple[Memory, list[tuple[int, Queries]]]:
+    """The memory of a training pass, and each stage's layer with the queries that enter it."""
+    q, mem = initial(model, batch)
+    watch = _Entering()
+    model.decoder(q, mem, [*model.strategies.values(), watch])
+    return mem, list(zip(watch.order, watch.seen, strict=False))  # nothing enters after the last stage
 
 
 def initial(model: Detector, batch: list[dict]) -> tuple[Queries, Memory]:
-    """The first queries and the memory of a batch."""
-    found: list[tuple[Queries, Memory]] = []
-    hook = model.decoder.register_forward_pre_hook(lambda _, args: found.append((args[0], args[1])))
-    try:
-        model.forward_sets(batch)
-    finally:
-        hook.remove()
-    return found[0]
+    """The first queries of a batch, and its memory as stages take it."""
+    images, targets = model.inputs(batch)
+    q, mem, _ = model.encode(images.images_B3HW, images.valid_hw_B2, targets)
+    return q, model.decoder.prepare(mem)

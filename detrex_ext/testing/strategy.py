@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from detrex_ext.modeling.detector import Detector
 from detrex_ext.strategies import Strategy
-from detrex_ext.structures import Memory, Queries, SupervisedSet, without_training_only
+from detrex_ext.structures import SupervisedSet, without_training_only
 
 from .batch import example_batch
 from .invariants import as_found, held, hold, supervision_checks
-from .passes import watch
+from .passes import entering
 
 
 def check_strategy(strategy: Strategy, model: Detector, objects: tuple[int, ...] = (3, 0), seed: int = 0) -> list[str]:
@@ -46,23 +44,10 @@ def check_strategy(strategy: Strategy, model: Detector, objects: tuple[int, ...]
 
         def eval_identity() -> None:
             with torch.no_grad():
-                a, b = bare.eval().forward_sets(batch), model.eval().forward_sets(batch)
-            hold(len(a) == len(b), f"at inference there are {len(b)} sets instead of the host's {len(a)}")
-            same = all(
-                torch.equal(x.logits_BQK, y.logits_BQK) and torch.equal(x.boxes_BQ4, y.boxes_BQ4)
-                for x, y in zip(a, b, strict=True)
-            )
-            hold(same, "outputs at inference differ from the bare host's")
+                _same_at_inference(*(which.eval().forward_sets(batch) for which in (bare, model)))
 
         def plain_path() -> None:
-            def plain(sets: list[SupervisedSet]) -> dict:
-                return {(s.stage, s.group): s for s in sets if s.path == "plain"}
-
-            a, b = plain(train_sets(bare, batch)), plain(train_sets(model, batch))
-            hold(a.keys() <= b.keys(), f"plain sets {sorted(a.keys() - b.keys())} of the bare host are gone")
-            far = {k: _distance(a[k], b[k]) for k in a}
-            worst = max(far, key=far.get)
-            hold(far[worst] <= tolerance, f"plain set (stage, group) {worst} is {far[worst]:.2e} off the bare host's")
+            _same_plain_path(*(train_sets(which, batch) for which in (bare, model)), tolerance)
 
         def isolation() -> None:
             torch.manual_seed(seed)
@@ -85,6 +70,35 @@ def check_strategy(strategy: Strategy, model: Detector, objects: tuple[int, ...]
         return held(checks)
 
 
+def _same_at_inference(host: list[SupervisedSet], found: list[SupervisedSet]) -> None:
+    hold(len(host) == len(found), f"at inference there are {len(found)} sets instead of the host's {len(host)}")
+    same = all(
+        torch.equal(x.logits_BQK, y.logits_BQK) and torch.equal(x.boxes_BQ4, y.boxes_BQ4)
+        for x, y in zip(host, found, strict=True)
+    )
+    hold(same, "outputs at inference differ from the bare host's")
+
+
+def _same_plain_path(host: list[SupervisedSet], found: list[SupervisedSet], tolerance: float) -> None:
+    """The host's own sets are there and unchanged; where they are not, what a strategy may have done to them."""
+    a, b = ({(s.stage, s.group): s for s in sets if s.path == "plain"} for sets in (host, found))
+    gone = sorted(a.keys() - b.keys())
+    left_out = " and ".join(sorted({repr(group) for _, group in gone}))
+    hold(
+        not gone,
+        f"plain sets {gone} of the bare host are gone\n  after_stage hands on less than it was given: take('main') "
+        f"leaves out {left_out}. Put what you add before all of q, cat(added, q), and keep the sets of the host",
+    )
+    far = {k: _distance(a[k], b[k]) for k in a}
+    worst = max(far, key=far.get)
+    hold(
+        far[worst] <= tolerance,
+        f"plain set (stage, group) {worst} is {far[worst]:.2e} off the bare host's\n  denoising ('dn') and main "
+        "queries share a self-attention domain and its mask, and cat() gives every argument but the last domains of "
+        "its own: hand on q itself, or cat(added, q), never cat(q.take('dn'), q.take('main'))",
+    )
+
+
 def _distance(a: SupervisedSet, b: SupervisedSet) -> float:
     if a.logits_BQK.shape != b.logits_BQK.shape:
         return float("inf")
@@ -97,10 +111,10 @@ def _distance(a: SupervisedSet, b: SupervisedSet) -> float:
 def _leaks(model: Detector, batch: list[dict]) -> list[tuple[int, str, str]]:
     """(stage, set, set it sees) for every pair that must not see each other, by gradients of a random read-out."""
     found: list[tuple[int, str, str]] = []
-
-    def probe(stage: Callable[..., tuple], layer: int, q: Queries, mem: Memory) -> None:
+    mem, stages = entering(model, batch)
+    for layer, q in stages:
         watched = q.replace(content_BTC=q.content_BTC.detach().requires_grad_())
-        logits, boxes, _ = stage(layer, watched, mem)
+        logits, boxes, _ = model.decoder.stage(layer, watched, mem)
         spans = q.spans()
         for slot, a, b in spans:
             if a == b:
@@ -112,6 +126,4 @@ def _leaks(model: Detector, batch: list[dict]) -> list[tuple[int, str, str]]:
                 known = slot.path == other.path == "plain" and slot.domain == other.domain is not None
                 if (c, d) != (a, b) and c < d and not known and bool(grad[:, c:d].abs().max() > 0):
                     found.append((layer, f"{slot.group}/{slot.path}", f"{other.group}/{other.path}"))
-
-    watch(model, batch, probe)
     return found

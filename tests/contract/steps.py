@@ -50,7 +50,7 @@ def assert_same_step(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
 
 def repeat_memory(decoder: StagedDecoder) -> None:
     """Make recollected sets images of their own, each with a copy of the memory, as the original's fast form does."""
-    stage = decoder._stage
+    stage = decoder.stage
 
     def stacked(layer: int, q: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
         older = [s.path == "recollect" for s in q.slots]
@@ -79,7 +79,7 @@ def repeat_memory(decoder: StagedDecoder) -> None:
         )
         return join(first[0], rest[0]), join(first[1], rest[1]), out
 
-    decoder._stage = stacked
+    decoder.stage = stacked
 
 
 def _tensors(q: Queries, change: Callable[[Tensor], Tensor]) -> Queries:

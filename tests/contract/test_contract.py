@@ -11,8 +11,8 @@ import torch
 
 from detrex_ext.layers.attention import MultiheadAttention
 from detrex_ext.modeling.decoders import chunks
-from detrex_ext.strategies import QueryRecollection
-from detrex_ext.structures import Targets
+from detrex_ext.strategies import QueryRecollection, Strategy
+from detrex_ext.structures import Targets, cat
 from detrex_ext.testing import BrokenInvariant, check_host, check_strategy, example_batch
 
 from .hosts import CHUNKS, HOSTS, SOURCES, STRATEGIES, host_for
@@ -152,6 +152,22 @@ def test_a_wrong_strategy_is_named():
     with pytest.raises(BrokenInvariant) as e:
         check_strategy(SharesTheDomain(), HOSTS["deformable, two-stage"]())
     assert {"plain path", "isolation"} <= set(e.value.names)
+
+
+def test_losing_denoising_is_told_with_how_to_keep_it():
+    class MainAlone(Strategy):
+        def after_stage(self, step, history, sets, q):
+            return sets, q.take("main")
+
+    class Parted(Strategy):
+        def after_stage(self, step, history, sets, q):
+            return sets, cat(q.take("dn"), q.take("main")) if step < 0 else q
+
+    host = HOSTS["deformable, two-stage, dn"]
+    with pytest.raises(BrokenInvariant, match=r"take\('main'\) leaves out 'dn'. Put what you add .* cat\(added, q\)"):
+        check_strategy(MainAlone(), host())
+    with pytest.raises(BrokenInvariant, match=r"share a self-attention domain .* never cat\(q.take\('dn'\)"):
+        check_strategy(Parted(), host())
 
 
 def test_a_wrong_host_is_named():

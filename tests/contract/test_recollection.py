@@ -11,7 +11,7 @@ from detrex_ext.modeling.decoders.staged import StagedDecoder
 from detrex_ext.strategies import QueryRecollection
 from detrex_ext.structures import Queries, Slot
 from detrex_ext.testing import example_batch
-from detrex_ext.testing.passes import watch
+from detrex_ext.testing.passes import initial
 
 from .hosts import HOSTS, LAYERS, STRATEGIES
 from .steps import assert_same_step, repeat_memory, training_step
@@ -89,7 +89,7 @@ CASES = [
 
 def decode(model, strategy, objects=(2, 0)):
     """The main sets of a training pass; what each stage handed on, the initial queries first; the memory."""
-    entered, history = [], []
+    history = []
 
     class Kept(type(strategy)):
         def after_stage(self, step, so_far, sets, q):
@@ -97,11 +97,10 @@ def decode(model, strategy, objects=(2, 0)):
             return super().after_stage(step, so_far, sets, q)
 
     strategy.__class__ = Kept
-    model.train().use({"checked": strategy})
-    model.decoder.register_forward_hook(lambda decoder, given, sets: entered.append(sets))
     torch.manual_seed(0)
-    watch(model, example_batch(model.num_classes, objects), lambda stage, layer, q, mem: entered.append(mem))
-    return [s for s in entered[-1] if s.group == "main"], list(history), entered[0]
+    q, mem = initial(model.train(), example_batch(model.num_classes, objects))
+    sets = model.decoder(q, mem, [strategy])
+    return [s for s in sets if s.group == "main"], list(history), mem
 
 
 @pytest.mark.parametrize("schedule", ["sqr", "dqr"])
@@ -117,7 +116,7 @@ def test_every_set_equals_its_lineage_run_alone(host, objects, schedule):
             box = torch.cat([q.ref_BT4[..., :2], torch.full_like(q.ref_BT4[..., 2:], -2.0).sigmoid()], -1)
             q = q.replace(ref_BT4=box, slots=(replace(q.slots[0], point=False),))
         for stage in line:
-            logits, boxes, q = model.decoder._stage(int(stage) - 1, q, mem)
+            logits, boxes, q = model.decoder.stage(int(stage) - 1, q, mem)
         torch.testing.assert_close(one.logits_BQK, logits, rtol=0, atol=1e-10)
         torch.testing.assert_close(one.boxes_BQ4, boxes, rtol=0, atol=1e-10)
 

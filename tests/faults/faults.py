@@ -75,8 +75,8 @@ FAULTS = (
     Fault(
         "strategies act at inference too",
         "modeling/decoders/staged.py",
-        "strategies = tuple(strategies) if self.training else ()",
-        "strategies = tuple(strategies)",
+        "tuple(strategies) if self.training or act else ()",
+        "tuple(strategies)",
         (*PROTOCOL, "tests/unit/test_recollection.py"),
     ),
     Fault(
@@ -256,7 +256,7 @@ FAULTS = (
     ),
     Fault(
         "costs, which are negative scores, order backwards",
-        "matching/by_score.py",
+        "matching/score_matcher.py",
         "bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)",
         "bits = bits + 0",
         ("tests/unit/test_matching_fixed_number.py",),

@@ -76,11 +76,11 @@ def test_one_pass_equals_two(start):
         for group in ("main", "dn"):
             twin, one = aux(sets, group)[0], plain(sets, group)[0]
             assert twin.logits_BQK is one.logits_BQK and twin.boxes_BQ4 is one.boxes_BQ4
-        *_, q = decoder._stage(0, q, mem)
+        *_, q = decoder.stage(0, q, mem)
         first = 1
     q = q.retag(path="aux", attend=False)
     for layer in range(first, LAYERS):
-        logits, boxes, q = decoder._stage(layer, q, mem)
+        logits, boxes, q = decoder.stage(layer, q, mem)
         for slot, a, b in q.spans():
             one = aux(sets, slot.group)[layer]
             assert one.stage == layer
@@ -159,7 +159,7 @@ def test_a_twin_of_a_recollected_set_is_its_own_pass_without_self_attention():
     # of the second stage's sets the first holds the initial queries
     recollected = q.retag(path="aux", attend=False)
     for layer in (1, 2, 3):
-        logits, boxes, recollected = model["decoder"]._stage(layer, recollected, mem)
+        logits, boxes, recollected = model["decoder"].stage(layer, recollected, mem)
         twins = [s for s in aux(sets) if s.stage == layer]
         assert sum(torch.allclose(t.logits_BQK, logits, rtol=0, atol=1e-12) for t in twins) == 1
         assert sum(torch.allclose(t.boxes_BQ4, boxes, rtol=0, atol=1e-12) for t in twins) == 1

@@ -95,7 +95,7 @@ def test_every_set_equals_its_lineage_run_layer_by_layer(kind, options, B):
                     ref_BT4=torch.cat([q0.ref_BT4[..., :2], size], -1), slots=(replace(q0.slots[0], point=False),)
                 )
             for layer in line:
-                logits, boxes, q = decoder._stage(layer, q, mem)
+                logits, boxes, q = decoder.stage(layer, q, mem)
             torch.testing.assert_close(one.logits_BQK, logits, rtol=0, atol=1e-12)
             torch.testing.assert_close(one.boxes_BQ4, boxes, rtol=0, atol=1e-12)
 
@@ -164,7 +164,7 @@ def test_dense_recollection_with_a_recurrent_last_stage():
     for one, line in zip([s for s in sets if s.stage == 4], lines, strict=True):
         q = q0
         for layer in line:
-            logits, boxes, q = model["decoder"]._stage(layer, q, mem)
+            logits, boxes, q = model["decoder"].stage(layer, q, mem)
         torch.testing.assert_close(one.logits_BQK, logits, rtol=0, atol=1e-12)
         torch.testing.assert_close(one.boxes_BQ4, boxes, rtol=0, atol=1e-12)
 
@@ -181,7 +181,7 @@ def test_one_stage_looped_at_inference_is_the_stage_applied_by_hand():
     q, _ = model["source"](mem)
     sets = model["decoder"](q, mem)
     for one in sets:
-        logits, boxes, q = model["decoder"]._stage(3, q, mem)
+        logits, boxes, q = model["decoder"].stage(3, q, mem)
         assert torch.equal(one.logits_BQK, logits) and torch.equal(one.boxes_BQ4, boxes)
     assert len(sets) == 3
 

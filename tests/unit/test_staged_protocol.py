@@ -336,8 +336,8 @@ def test_plan_repeats_a_layer_and_eval_order_loops_it():
     dec.eval_order = (3, 3)
     model.eval()
     sets = dec(q0, mem)
-    logits, boxes, q1 = dec._stage(3, q0, mem)
-    again = dec._stage(3, q1, mem)
+    logits, boxes, q1 = dec.stage(3, q0, mem)
+    again = dec.stage(3, q1, mem)
     assert torch.equal(sets[0].boxes_BQ4, boxes) and torch.equal(sets[1].logits_BQK, again[0])
 
 

@@ -6,9 +6,8 @@ Shape legend: B images, T tokens, L tokens of a domain, S memory tokens, G group
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from detrex_ext.layers.mlp import FFN
 from detrex_ext.layers.position import sine_scalars
 from detrex_ext.layers.sampling_3d import sample_3d
 from detrex_ext.layers.xyzr import refine_xyzr, xyzr_to_boxes
-from detrex_ext.structures import Memory, Queries, SupervisedSet
+from detrex_ext.structures import Memory, Queries
 from detrex_ext.structures.placing import placed
 
 from .deformable import reset_head
@@ -96,19 +95,19 @@ class AdaMixerDecoder(StagedDecoder):
             nn.init.zeros_(box[-1].weight)
             nn.init.zeros_(box[-1].bias)
 
-    def forward(self, q: Queries, mem: Memory, strategies: Iterable[Any] = ()) -> list[SupervisedSet]:
-        """See :meth:`StagedDecoder.forward`.
+    def prepare(self, mem: Memory) -> Memory:
+        """See :meth:`StagedDecoder.prepare`.
 
         Raises:
             ValueError: the memory has more or fewer levels than ``strides``.
         """
         if len(mem.shapes) != len(self.strides):
             raise ValueError(f"the memory has {len(mem.shapes)} levels, decoder.strides names {list(self.strides)}")
-        if self.mask_padding and mem.pad_BS is not None:
-            # once for all stages, which sample the neck's maps as they are
-            inside = (~mem.pad_BS)[..., None].to(mem.tokens_BSC.dtype)
-            mem = replace(mem, tokens_BSC=mem.tokens_BSC * inside)
-        return super().forward(q, mem, strategies)
+        if not self.mask_padding or mem.pad_BS is None:
+            return mem
+        # stages sample the neck's maps as they are
+        inside = (~mem.pad_BS)[..., None].to(mem.tokens_BSC.dtype)
+        return replace(mem, tokens_BSC=mem.tokens_BSC * inside)
 
     def project(self, layer: int, mem: Memory) -> Tensor:
         """Values (B, S, G, C / G)."""

@@ -57,6 +57,10 @@ class StagedDecoder(nn.Module):
             raise ValueError(f"chunk must be at least 1 (or None for all at once), got {chunk}")
         self.chunk = chunk
 
+    def prepare(self, mem: Memory) -> Memory:
+        """The memory as the stages take it, made once for all of them; unchanged, unless the host says otherwise."""
+        return mem
+
     def project(self, layer: int, mem: Memory) -> Any:
         """``kv`` of this layer from the memory (B, S, C), once however many tokens attend; its form is the host's."""
         raise NotImplementedError
@@ -81,9 +85,17 @@ class StagedDecoder(nn.Module):
         """Logits (B, T, K), normalized cxcywh boxes (B, T, 4), and the next stage's queries without scratch."""
         raise NotImplementedError
 
-    def forward(self, q: Queries, mem: Memory, strategies: Iterable[Any] = ()) -> list[SupervisedSet]:
-        """All sets of all stages, tagged with step, group and path. Strategies act in training only."""
-        strategies = tuple(strategies) if self.training else ()
+    def forward(
+        self, q: Queries, mem: Memory, strategies: Iterable[Any] = (), act: bool = False
+    ) -> list[SupervisedSet]:
+        """All sets of all stages, tagged with step, group and path.
+
+        Args:
+            q, mem: initial queries, and what they attend to.
+            strategies: act between the stages, in training only.
+            act: they act in an evaluation too, on the layers of ``eval_order``.
+        """
+        mem, strategies = self.prepare(mem), tuple(strategies) if self.training or act else ()
         order: Sequence[int] = self.order if self.training else self.eval_order
         for s in strategies:
             order = s.plan(order)
@@ -93,16 +105,10 @@ class StagedDecoder(nn.Module):
             sets, q = s.after_stage(-1, history, sets, q)
         found += sets
         for step, layer in enumerate(order):
-            logits, boxes, out = self._stage(layer, q, mem)
+            logits, boxes, out = self.stage(layer, q, mem)
             sets = [
                 SupervisedSet(
-                    logits[:, a:b],
-                    boxes[:, a:b],
-                    step,
-                    s.group,
-                    s.path,
-                    q.given.get(s.group) or Given(),
-                    self.softmax,
+                    logits[:, a:b], boxes[:, a:b], step, s.group, s.path, q.given.get(s.group) or Given(), self.softmax
                 )
                 for s, a, b in q.spans()
             ]
@@ -113,7 +119,16 @@ class StagedDecoder(nn.Module):
             found += sets
         return found
 
-    def _stage(self, layer: int, q: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
+    def stage(self, layer: int, q: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
+        """One stage of all sets.
+
+        Args:
+            layer: whose weights.
+            q: what enters.
+            mem: what :meth:`prepare` made of the memory.
+
+        Returns: as :meth:`predict`.
+        """
         kv = self.project(layer, mem)
 
         def run(part: Queries) -> tuple[Tensor, Tensor, Queries]:

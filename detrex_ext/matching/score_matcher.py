@@ -28,8 +28,8 @@ def aligned_quality(prob: Tensor, iou: Tensor, alpha: float) -> Tensor:
 class ScoreMatcher(Matcher):
     """Every object takes its best queries, as many as a rule grants it.
 
-    Subclasses answer :meth:`score` and :meth:`counts`. Equal scores: the lower index wins. Scores are compared in fp32.
-    Nothing is copied to the host: each object has k places, and those not taken are marked in ``Pairs.valid_P``.
+    Subclasses answer :meth:`score`, and :meth:`counts` or, where the number depends on more than scores,
+    :meth:`counts_of`. Equal scores: the lower index wins. Scores are compared in fp32. Nothing is copied to the host: each object has k places, and those not taken are marked in ``Pairs.valid_P``.
 
     Args:
         k: most queries of an object.
@@ -60,6 +60,16 @@ class ScoreMatcher(Matcher):
         """(N, G) queries that each object takes, which may be more than k; ``NEVER`` marks queries that nobody may."""
         raise NotImplementedError
 
+    def counts_of(self, stack: Stack, score_NGQ: Tensor, targets: Targets) -> Tensor:
+        """What :meth:`match` asks: (N, G) queries that each object takes, which may be more than k.
+
+        Args:
+            stack: predictions; ``candidates(stack, targets).iou()`` is (N, G, Q), for a k that depends on the IoU.
+            score_NGQ: of :meth:`score`; ``NEVER`` marks queries that nobody may take.
+            targets: objects.
+        """
+        return self.counts(score_NGQ, targets)
+
     @torch.no_grad()
     def match(self, stack: Stack, targets: Targets) -> Assignment:
         """See :meth:`Matcher.match`. Queries that the source marked invalid are never taken."""
@@ -71,7 +81,7 @@ class ScoreMatcher(Matcher):
         if stack.given.valid_BQ is not None:
             score_NGQ = score_NGQ.masked_fill(~stack.given.valid_BQ[targets.image_G], NEVER)
         query_NGk, score_NGk = _best(score_NGQ, k)
-        valid_NGk = torch.arange(k, device=stack.device) < self.counts(score_NGQ, targets)[..., None]
+        valid_NGk = torch.arange(k, device=stack.device) < self.counts_of(stack, score_NGQ, targets)[..., None]
 
         def spread(x: Tensor) -> Tensor:
             return x.expand(N, G, k).flatten()
