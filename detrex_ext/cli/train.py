@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 EPILOG = """\
 examples:
@@ -23,12 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from torch.multiprocessing import ProcessExitedException
 
+    from detrex_ext.config import Carried, load_config
     from detrex_ext.runtime import default_argument_parser, launch
 
     parser = default_argument_parser(EPILOG)
     parser.prog = "python -m detrex_ext train"
     args = parser.parse_args(argv)
-    cfg = _config(args)  # errors in it are told here, once, before any process is started
+    # its files are run here and nowhere else, so that errors in it are told once, before any process is started
+    cfg = load_config(args.config_file, args.overlay, args.opts)
     if not args.eval_only:
         from detrex_ext.engine.setup import check_batch, settle
 
@@ -36,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_batch(cfg, args.num_gpus * args.num_machines)
     where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     try:
-        launch(_work, *where, args=(args,), device=str(cfg.train.device))
+        launch(_work, *where, args=(Carried(cfg), args), device=str(cfg.train.device))
     except ProcessExitedException as error:
         if error.exit_code <= 128:
             raise
@@ -44,15 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _config(args: argparse.Namespace):
-    from detrex_ext.config import load_config
-
-    return load_config(args.config_file, args.overlay, args.opts)
-
-
-def _work(args: argparse.Namespace) -> None:
+def _work(carried: Any, args: argparse.Namespace) -> None:
     """What each process does."""
     from detrex_ext import engine
 
-    cfg = _config(args)
-    (engine.evaluate if args.eval_only else engine.train)(cfg, args)
+    (engine.evaluate if args.eval_only else engine.train)(carried.cfg, args)

@@ -55,7 +55,7 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     saved = Checkpointer.newest(output_dir) if resume else None
     if saved and cfg.train.seed < 0:
         cfg.train.seed = saved.data.get("seed", cfg.train.seed)
-    cfg.train.seed = default_setup(cfg, args)
+    cfg.train.seed = default_setup(cfg, args, save=False)  # config.yaml is written when it is whole
     loader = setup.build_train_loader(cfg)
     classes = setup.Classes.of(loader.dataset)
     setup.set_num_classes(cfg, classes, loader.dataset.json)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from detrex_ext.checkpoint import load_weights
-from detrex_ext.config import build, get_config, save_config
+from detrex_ext.config import build, get_config, save_config, upgrade
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
 from detrex_ext.runtime.devices import own_device
@@ -47,6 +47,7 @@ def settle(cfg: DictConfig) -> None:
             f"the config has no '{missing[0]}'; to train it needs {', '.join(_SECTIONS)}\n"
             "  configs/small.py shows one that is whole"
         )
+    upgrade(cfg)
     _fill(cfg.train, get_config("common/train.py").train)
     if cfg.train.fast_dev_run.enabled:
         cfg.train.update(max_iter=20, eval_period=10, log_period=1)
@@ -162,10 +163,7 @@ def save_final_config(cfg: DictConfig) -> str:
     """Writes ``config.yaml`` with what was filled in, on rank 0; its text, "" on other ranks."""
     if not comm.is_main_process():
         return ""
-    path = os.path.join(cfg.train.output_dir, "config.yaml")
-    save_config(cfg, path)
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+    return save_config(cfg, os.path.join(cfg.train.output_dir, "config.yaml"))
 
 
 def log_start(cfg: DictConfig, model: nn.Module, loader: Any) -> None:

@@ -22,14 +22,15 @@ from detrex_ext.errors import UserError
 
 # What the host (detectron2 or standalone) provides.
 _HOST = (
-    "LazyConfig", "LazyCall", "instantiate",
+    "LazyConfigBase", "LazyCall", "instantiate",
     "comm", "create_ddp_model", "HookBase", "EventStorage", "get_event_storage", "has_event_storage",
     "DatasetCatalog", "MetadataCatalog", "Metadata",
     "Boxes", "BoxMode", "Instances", "ImageList", "pairwise_iou",
     "ShapeSpec", "PathManager", "WarmupParamScheduler", "LRMultiplier", "get_default_optimizer_params",
 )  # fmt: skip
-# What is ours on both: name -> module below this package.
+# What is ours on both: name -> module below this package, or by its whole name.
 _OURS = {
+    "LazyConfig": "detrex_ext.config",
     "launch": "launching",
     "default_argument_parser": "setup",
     "default_setup": "setup",
@@ -102,7 +103,8 @@ def version() -> str:
 
 def __getattr__(attribute: str) -> Any:
     if attribute in _OURS:
-        value = getattr(importlib.import_module(f"{__name__}.{_OURS[attribute]}"), attribute)
+        module = _OURS[attribute]
+        value = getattr(importlib.import_module(module if "." in module else f"{__name__}.{module}"), attribute)
     elif attribute in _HOST:
         value = getattr(host(), attribute)
     else:

@@ -54,12 +54,13 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def default_setup(cfg: Any, args: Any) -> int:
+def default_setup(cfg: Any, args: Any, save: bool = True) -> int:
     """Make the output folder, logs (`log.txt`, other ranks `log.txt.rank<r>`), `config.yaml`, seeds and backends.
 
     Args:
         cfg: `train.output_dir`, `train.seed` (negative: random), `train.cudnn_benchmark`, `train.float32_precision`.
         args: the parsed flags, or anything; what it lacks is not used.
+        save: write `config.yaml`.
 
     Returns:
         The seed of the run, the same on all ranks; each rank's generators are seeded with it plus the rank.
@@ -81,7 +82,7 @@ def default_setup(cfg: Any, args: Any) -> int:
     if config_file and os.path.isfile(config_file):
         with open(config_file, encoding="utf-8") as file:
             _log.info(f"Contents of args.config_file={config_file}:\n{file.read()}")
-    if rank == 0 and output_dir:
+    if rank == 0 and output_dir and save:
         from detrex_ext.config import save_config
 
         path = os.path.join(output_dir, "config.yaml")
