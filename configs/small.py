@@ -26,7 +26,7 @@ model.neck = L(PAFPN)(in_channels=dict(res3=64, res4=128, res5=192), out_channel
 model.encoder = L(FlattenEncoder)()
 model.queries = L(DenoisingQueries)(
     source=L(TwoStageQueries)(
-        num_classes="${...num_classes}",
+        num_classes="${model.num_classes}",
         num_queries=60,
         dim=128,
         content="learned",
@@ -34,7 +34,7 @@ model.queries = L(DenoisingQueries)(
         supervise="selected",
         anchor_size=0.08,
     ),
-    num_classes="${..num_classes}",
+    num_classes="${model.num_classes}",
     dim=128,
     groups=2,
     label_noise_ratio=0.5,
@@ -52,8 +52,8 @@ model.decoder.update(
 )
 model.postprocess.top_k = 100
 model.rules.main.terms["class"].weight = 2.0
-model.rules.enc = L(Rule)(matcher="${..main.matcher}", terms="${..main.terms}")
-model.rules.dn = L(Rule)(matcher=L(GivenMatcher)(), terms="${..main.terms}")
+model.rules.enc = L(Rule)(matcher="${model.rules.main.matcher}", terms="${model.rules.main.terms}")
+model.rules.dn = L(Rule)(matcher=L(GivenMatcher)(), terms="${model.rules.main.terms}")
 
 optimizer.lr = 1.5e-3
 optimizer.weight_decay = 1e-4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from .checkpoint import RunFolder, classes_of, find_weights, load_state, read_checkpoint
-from .config import find_config, load_config
+from .config import LazyConfig, find_config, load_config
 from .data import read_classes
 from .errors import UserError
 from .inference import build_for_inference, check_trusted, test_transforms
 from .predictor import Predictor
 from .runtime.devices import usable_device
-from .runtime.standalone.lazy import LazyConfig  # never runs what it reads, also where detectron2 is installed
 
 logger = logging.getLogger(__name__)
 _WEIGHTS = (".pth", ".pt", ".pkl")
@@ -105,10 +103,7 @@ def _config_of(data: dict[str, Any], path: str) -> DictConfig:
     beside = RunFolder(path if os.path.isdir(path) else Path(path).parent).config
     try:
         if isinstance(data.get("config"), str):
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "config.yaml"
-                file.write_text(data["config"], encoding="utf-8")
-                cfg = LazyConfig.load(str(file))
+            cfg = LazyConfig.loads(data["config"])
         elif beside.is_file():
             cfg = LazyConfig.load(str(beside))
         else:

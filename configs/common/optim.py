@@ -19,7 +19,7 @@ SGD = L(torch.optim.SGD)(
 )
 
 AdamW = L(torch.optim.AdamW)(
-    params=L(get_default_optimizer_params)(base_lr="${..lr}", weight_decay_norm=0.0),
+    params=L(get_default_optimizer_params)(base_lr="${optimizer.lr}", weight_decay_norm=0.0),
     lr=1e-4,
     betas=(0.9, 0.999),
     weight_decay=0.1,

@@ -7,5 +7,5 @@ from detrex_ext.runtime import LazyCall as L
 def apply(cfg, groups=11):
     """``groups`` groups of queries in training, the host's among them."""
     wrap_source(cfg.model, L(GroupQueries)(groups=groups))
-    cfg.model.rules.group = "${.main}"
+    cfg.model.rules.group = "${model.rules.main}"
     return cfg

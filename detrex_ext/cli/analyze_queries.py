@@ -131,7 +131,9 @@ def _checkpoints(cfg: DictConfig, args: argparse.Namespace) -> list[tuple[str, i
 
 def _start(cfg: DictConfig) -> str:
     """Where auxiliary sets of the config's divide-and-conquer begin; as published where it has none."""
-    for strategy in (cfg.model.get("strategies") or {}).values():
+    from detrex_ext.config import parts
+
+    for strategy in parts(cfg.model.get("strategies")).values():
         if strategy and "DivideAndConquer" in str(strategy.get("_target_")):
             return strategy.get("start", "shared")
     return "shared"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def _model(args: argparse.Namespace) -> tuple[Any, dict[str, Any], list[int] | N
     """
     from detrex_ext.checkpoint import classes_of, find_weights
     from detrex_ext.checkpoint.stages import inference_stages
-    from detrex_ext.config import load_config, save_config
+    from detrex_ext.config import LazyConfig, load_config
     from detrex_ext.inference import build_for_inference
 
     cfg = load_config(args.config_file)
@@ -91,7 +90,4 @@ def _model(args: argparse.Namespace) -> tuple[Any, dict[str, Any], list[int] | N
     model, stages = build_for_inference(cfg), None
     if args.inference_stages:
         cfg, stages = inference_stages(cfg, model.decoder.eval_order)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "config.yaml"
-        save_config(cfg, path)
-        return model, {"config": path.read_text(encoding="utf-8")}, stages
+    return model, {"config": LazyConfig.dumps(cfg)}, stages

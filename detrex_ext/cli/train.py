@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .arguments import default_argument_parser, is_run
 
@@ -33,16 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     from torch.multiprocessing import ProcessExitedException
 
+    from detrex_ext.config import Carried
     from detrex_ext.engine import launch
     from detrex_ext.engine.setup import check_batch, settle
 
-    cfg = _config(args)  # errors in it are told here, once, before any process is started
+    # its files are run here and nowhere else, so that errors in it are told once, before any process is started
+    cfg = _config(args)
     if not args.eval_only:
         settle(cfg)
         check_batch(cfg, args.num_gpus * args.num_machines)
     where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     try:
-        launch(_work, *where, args=(args,), device=str(cfg.train.device))
+        launch(_work, *where, args=(Carried(cfg), args), device=str(cfg.train.device))
     except ProcessExitedException as error:
         if error.exit_code <= 128:
             raise
@@ -62,9 +64,8 @@ def _config(args: argparse.Namespace) -> DictConfig:
     return cfg
 
 
-def _work(args: argparse.Namespace) -> None:
+def _work(carried: Any, args: argparse.Namespace) -> None:
     """What each process does."""
     from detrex_ext import engine
 
-    cfg = _config(args)
-    (engine.evaluate if args.eval_only else engine.train)(cfg, args)
+    (engine.evaluate if args.eval_only else engine.train)(carried.cfg, args)

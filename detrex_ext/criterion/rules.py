@@ -30,12 +30,10 @@ class Term:
     normalizer: str | Normalizer = "num_objects"
 
     def __post_init__(self) -> None:
-        self.loss = built(self.loss)
         if isinstance(self.normalizer, str):
             if self.normalizer not in NORMALIZERS:
                 raise ValueError(f"normalizer '{self.normalizer}' is not one of {', '.join(NORMALIZERS)}")
             self.normalizer = NORMALIZERS[self.normalizer]
-        self.normalizer = built(self.normalizer)
 
 
 @dataclass
@@ -59,8 +57,7 @@ class Rule:
     stage_weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        self.matcher = built(self.matcher)
-        self.terms = {str(name): built(term) for name, term in built(self.terms).items()}
+        self.terms = {str(name): term for name, term in self.terms.items()}
         if self.when is not None:
             unknown = set(self.when) - set(TAGS)
             if unknown:
@@ -86,13 +83,9 @@ class Rule:
         return f"{when or 'any set'} -> {type(self.matcher).__name__}"
 
 
-def rules_by_group(rules: Mapping[str, Any]) -> dict[str, Rule]:
-    """A config's ``model.rules`` as rules; one that states no ``when`` is for the group its key names.
-
-    Args:
-        rules: per group a :class:`Rule`, or a config node that makes one.
-    """
-    made = {str(group): built(rule) for group, rule in rules.items()}
+def rules_by_group(rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    """``model.rules``: a rule that states no ``when`` is for the group its key names; one of None is left out."""
+    made = {str(group): rule for group, rule in rules.items() if rule is not None}
     return {g: r if r.when is not None else replace(r, when={"group": g}) for g, r in made.items()}
 
 
@@ -163,15 +156,6 @@ def hybrid_rule(main: Rule, times: int = 6, weight: float = 1.0) -> Rule:
 
     terms = {name: repeated(term) for name, term in main.terms.items()}
     return replace(main, matcher=RepeatedMatcher(main.matcher, times), terms=terms, when=None)
-
-
-def built(value: Any) -> Any:
-    """A config node becomes its object; anything else stays."""
-    if isinstance(value, Mapping) and "_target_" in value:
-        from detrex_ext.runtime import instantiate
-
-        return instantiate(value)
-    return value
 
 
 def _values(value: Any) -> tuple:

@@ -6,7 +6,6 @@ Shape legend: N sets, V values: one for each set and term of the step.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from detrex_ext.structures import LossDict, SupervisedSet, Targets
 from detrex_ext.structures.placing import placed
 
 from .normalizers import divisors
-from .rules import Rule, built, rules_by_group
+from .rules import Rule, rules_by_group
 from .supervision import Supervision
 
 
@@ -32,8 +31,8 @@ class SetCriterion:
         check_finite: raise on a loss that is NaN or infinite; costs one synchronisation on an accelerator.
     """
 
-    def __init__(self, rules: Sequence[Rule] | Mapping[str, Any], check_finite: bool = True) -> None:
-        self.rules = list(rules_by_group(rules).values()) if isinstance(rules, Mapping) else [built(r) for r in rules]
+    def __init__(self, rules: Sequence[Rule] | Mapping[str, Rule], check_finite: bool = True) -> None:
+        self.rules = list(rules_by_group(rules).values() if isinstance(rules, Mapping) else rules)
         self.check_finite = check_finite
 
     def __call__(

@@ -16,6 +16,7 @@ from detrex_ext.checkpoint import RunFolder, find_weights, load_state
 from detrex_ext.checkpoint.weights import AVERAGE_KEY
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
+from detrex_ext.structures import strip_training_only
 
 from . import setup
 from .claim import named
@@ -60,7 +61,7 @@ def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     _check_classes(weights.path, weights.data.get("class_names"), classes)
     setup.set_num_classes(cfg, classes, evaluation[1].json)
     cfg.model.rules, cfg.model.strategies = {}, {}
-    model = setup.build_model(cfg)
+    model = strip_training_only(setup.build_model(cfg))
     report = load_state(model, weights.state(), name=weights.path)
     report.check_whole(weights.path)
     logger.info("evaluated: %s\n%s", weights, report)

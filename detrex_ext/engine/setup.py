@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from detrex_ext.checkpoint import RunFolder, load_weights
-from detrex_ext.config import build, get_config, save_config
+from detrex_ext.config import build, get_config, save_config, upgrade
 from detrex_ext.data import Classes, check_before_training, check_same_classes
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
@@ -32,6 +32,7 @@ def settle(cfg: DictConfig) -> None:
             f"the config has no '{missing[0]}'; to train it needs {', '.join(_SECTIONS)}\n"
             "  configs/small.py shows one that is whole"
         )
+    upgrade(cfg)
     _fill(cfg.train, get_config("common/train.py").train)
     if cfg.train.fast_dev_run.enabled:
         cfg.train.update(max_iter=20, eval_period=10, log_period=1)
@@ -143,9 +144,7 @@ def save_final_config(cfg: DictConfig) -> str:
     """Writes ``config.yaml`` with what was filled in, on rank 0; its text, "" on other ranks."""
     if not comm.is_main_process():
         return ""
-    path = RunFolder(cfg.train.output_dir).config
-    save_config(cfg, path)
-    return path.read_text(encoding="utf-8")
+    return save_config(cfg, RunFolder(cfg.train.output_dir).config)
 
 
 def log_start(cfg: DictConfig, model: nn.Module, loader: Any) -> None:

@@ -86,7 +86,8 @@ def as_guest(model: Mapping[str, Any]) -> DictConfig:
     place for it. Overlays and ``model.strategies`` work as for any model.
     """
     guest = _on_cpu(model)
-    node = LazyCall(from_detrex)(guest=guest, strategies={}, rules=None, num_classes=None, parity_padding=True)
+    none = LazyCall("builtins.dict")()
+    node = LazyCall(from_detrex)(guest=guest, strategies=none, rules=None, num_classes=None, parity_padding=True)
     node.num_classes = guest.num_classes
     node.guest.num_classes = node.guest.criterion.num_classes = "${..num_classes}"
     return node

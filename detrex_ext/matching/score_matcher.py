@@ -29,7 +29,8 @@ class ScoreMatcher(Matcher):
     """Every object takes its best queries, as many as a rule grants it.
 
     Subclasses answer :meth:`score`, and :meth:`counts` or, where the number depends on more than scores,
-    :meth:`counts_of`. Equal scores: the lower index wins. Scores are compared in fp32. Nothing is copied to the host: each object has k places, and those not taken are marked in ``Pairs.valid_P``.
+    :meth:`counts_of`. Equal scores: the lower index wins. Scores are compared in fp32. Nothing is copied to the host:
+    each object has k places, and those not taken are marked in ``Pairs.valid_P``.
 
     Args:
         k: most queries of an object.

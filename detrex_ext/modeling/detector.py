@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from detrex_ext.runtime import instantiate
 from detrex_ext.structures import Features, Memory, Queries, SupervisedSet, Targets
 
 from .preprocess import Images, Preprocess
@@ -48,8 +47,14 @@ class Detector(nn.Module):
         self.preprocess, self.backbone, self.neck = preprocess, backbone, neck
         self.encoder, self.queries, self.decoder = encoder, queries, decoder
         self.postprocess, self.num_classes = postprocess, num_classes
-        # instantiate() does not look into plain dicts, and a config's dicts of parts are plain, to be overlaid
-        self.strategies: dict[str, Strategy] = {k: instantiate(s) for k, s in (strategies or {}).items() if s}
+        for kind, given in (("strategies", strategies), ("rules", rules)):
+            for name, part in (given or {}).items():
+                if isinstance(part, Mapping):
+                    raise TypeError(
+                        f"{kind}.{name} is a config, not an object: in a config a dict of parts is a call too, "
+                        'L("builtins.dict")(...)'
+                    )
+        self.strategies: dict[str, Strategy] = {k: s for k, s in (strategies or {}).items() if s is not None}
         self.rules: dict[str, Rule] = {}
         self.criterion = None
         if rules:

@@ -22,7 +22,7 @@ from detrex_ext.errors import UserError
 
 # What the host (detectron2 or standalone) provides.
 _HOST = (
-    "LazyConfig", "LazyCall", "instantiate",
+    "LazyConfigBase", "LazyCall", "instantiate",
     "comm", "create_ddp_model", "HookBase", "EventStorage", "get_event_storage", "has_event_storage",
     "DatasetCatalog", "MetadataCatalog", "Metadata",
     "Boxes", "BoxMode", "Instances", "ImageList", "pairwise_iou",
@@ -30,6 +30,7 @@ _HOST = (
 )  # fmt: skip
 # What is ours on both: name -> where it lives.
 _OURS = {
+    "LazyConfig": "detrex_ext.config",
     "default_argument_parser": "detrex_ext.cli.arguments",
     "launch": "detrex_ext.engine.launching",
     "setup_logger": "detrex_ext.engine.log",

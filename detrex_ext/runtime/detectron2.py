@@ -1,13 +1,13 @@
 """The host names from an installed detectron2.
 
-`LazyConfig`, `LRMultiplier` and `WarmupParamScheduler` are subclasses that mend detectron2's faults; the rest is
+`LRMultiplier` and `WarmupParamScheduler` are subclasses that mend detectron2's faults; the rest is
 re-exported as it is.
 """
 
 from __future__ import annotations
 
 from detectron2.config import LazyCall, instantiate
-from detectron2.config import LazyConfig as _LazyConfig
+from detectron2.config import LazyConfig as LazyConfigBase
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.engine.defaults import create_ddp_model as _create_ddp_model
@@ -23,19 +23,14 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
-from detrex_ext.runtime.standalone import lazy as _lazy
 from detrex_ext.runtime.standalone import solver as _solver
 
 __all__ = [
     "Boxes", "BoxMode", "DatasetCatalog", "EventStorage", "HookBase", "ImageList", "Instances", "LRMultiplier",
-    "LazyCall", "LazyConfig", "Metadata", "MetadataCatalog", "PathManager", "ShapeSpec", "TrainerBase",
+    "LazyCall", "LazyConfigBase", "Metadata", "MetadataCatalog", "PathManager", "ShapeSpec", "TrainerBase",
     "WarmupParamScheduler", "comm", "create_ddp_model", "get_default_optimizer_params", "get_event_storage",
     "has_event_storage", "instantiate", "pairwise_iou",
 ]  # fmt: skip
-
-
-class LazyConfig(_lazy.LazyConfig, _LazyConfig):
-    """Our loader under detectron2's type: no import patch left behind, safe YAML, strict overrides."""
 
 
 class LRMultiplier(_solver.ClampedLR, _LRMultiplier):

@@ -20,6 +20,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError
 from torch import nn
 
+from detrex_ext.config import LazyConfig
+
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ["standalone"] + (["detectron2"] if importlib.util.find_spec("detectron2") else [])
 
@@ -106,6 +108,17 @@ def test_a_failing_call_raises_its_own_error(host):
         host.instantiate({"_target_": "no_such_package.thing"})
 
 
+@pytest.mark.parametrize("name", HOSTS)
+def test_our_lazy_config_is_of_the_hosts_type(name):
+    code = (
+        "from detrex_ext.runtime import LazyConfig, host\n"
+        "assert issubclass(LazyConfig, host().LazyConfigBase) and LazyConfig.loads('a: 1').a == 1"
+    )
+    env = {**os.environ, "DETREX_EXT_RUNTIME": name, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_config_files_load_save_and_reload(host, tmp_path):
     (tmp_path / "base.py").write_text("import torch\nshared = dict(x=1)\nplain = [1]\n")
     (tmp_path / "cfg.py").write_text(
@@ -113,11 +126,11 @@ def test_config_files_load_save_and_reload(host, tmp_path):
         "shared.x = 5\nfrom .base import shared as again\n"
         "model = L(torch.nn.Linear)(in_features='${shared.x}', out_features=3)\n"
     )
-    cfg = host.LazyConfig.load(str(tmp_path / "cfg.py"))
+    cfg = LazyConfig.load(str(tmp_path / "cfg.py"))
     assert set(cfg) == {"shared", "again", "model"}
     assert (cfg.shared.x, cfg.again.x) == (5, 1)
-    host.LazyConfig.save(cfg, str(tmp_path / "out.yaml"))
-    again = host.LazyConfig.load(str(tmp_path / "out.yaml"))
+    LazyConfig.save(cfg, str(tmp_path / "out.yaml"))
+    again = LazyConfig.load(str(tmp_path / "out.yaml"))
     assert again.model.in_features == 5 and again.model._target_ == "torch.nn.Linear"
     assert host.instantiate(again.model).weight.shape == (3, 5)
 

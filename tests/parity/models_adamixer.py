@@ -17,6 +17,7 @@ from detrex_ext.modeling.necks import ChannelMapper
 from detrex_ext.modeling.postprocess import Postprocess
 from detrex_ext.modeling.preprocess import Preprocess
 from detrex_ext.modeling.queries import WholeImageQueries
+from detrex_ext.runtime import instantiate
 
 from .models import truth
 from .reference_adamixer import Dims, State
@@ -55,7 +56,7 @@ def our_model(d: Dims, state: State, dtype: torch.dtype, mask_padding: bool = Fa
         ),
         postprocess=Postprocess(d.queries),
         num_classes=d.classes,
-        rules=load_config("adamixer_r50_12ep").model.rules,
+        rules=instantiate(load_config("adamixer_r50_12ep").model.rules),
     ).to(dtype)  # fmt: skip
     assert load_state(model, state, strict=True).complete
     return model

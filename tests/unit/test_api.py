@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import detrex_ext
+from detrex_ext.config import LazyConfig
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import instantiate
-from detrex_ext.runtime.standalone.yaml_text import to_yaml
 
 NAMES = ["circle", "square", "star"]
 
@@ -29,7 +29,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     state = model.state_dict()
     averaged = {k: v * 1.5 if v.is_floating_point() else v for k, v in state.items()}
-    data = {"model": state, "class_names": NAMES, "category_ids": [2, 5, 9], "config": to_yaml(cfg), "iteration": 7}
+    text = LazyConfig.dumps(cfg)
+    data = {"model": state, "class_names": NAMES, "category_ids": [2, 5, 9], "config": text, "iteration": 7}
     torch.save(data, folder / "model_0000007.pth")
     torch.save({**data, "ema_state": averaged}, folder / "model_final.pth")
     (folder / "last_checkpoint").write_text("model_final.pth")

@@ -29,7 +29,7 @@ model = L(Detector)(
     neck=L(ChannelMapper)(in_channels=dict(res5=8), out_channels=32),
     encoder=L(FlattenEncoder)(),
     queries=L(LearnedQueries)(num_queries=5, dim=32),
-    decoder=L(DeformableDecoder)(num_classes="${..num_classes}", **sizes, ffn_dim=32, num_layers=2, refine=True),
+    decoder=L(DeformableDecoder)(num_classes="${model.num_classes}", **sizes, ffn_dim=32, num_layers=2, refine=True),
     postprocess=L(Postprocess)(top_k=5),
     num_classes=None,
 )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from detrex_ext.criterion import (
     FocalLoss,
@@ -66,24 +66,26 @@ def test_the_rules_of_detr_hosts():
 
 
 def test_a_config_states_rules_and_overrides_a_weight():
-    cfg = OmegaConf.create({"rules": {}}, flags={"allow_objects": True})
+    cfg = OmegaConf.create({"rules": L("builtins.dict")()}, flags={"allow_objects": True})
     cfg.rules.main = L(Rule)(
         when=dict(group=["main", "hybrid"]),
         matcher=L(HungarianMatcher)(costs=[L(L1Cost)(weight=3.0)]),
-        terms={
-            "class": L(Term)(loss=L(FocalLoss)(gamma=1.0)),
-            "bbox": L(Term)(loss=L(L1Loss)(), normalizer="num_pairs"),
-        },
+        terms=L("builtins.dict")(
+            **{
+                "class": L(Term)(loss=L(FocalLoss)(gamma=1.0)),
+                "bbox": L(Term)(loss=L(L1Loss)(), normalizer="num_pairs"),
+            }
+        ),
     )
     cfg.rules.dn = L(detr_rule)(matcher=L(GivenMatcher)())
     cfg.rules.main.terms["class"].weight = 4.0
-    for criterion in (SetCriterion(cfg.rules), instantiate(L(SetCriterion)(rules=cfg.rules))):
+    for criterion in (SetCriterion(instantiate(cfg.rules)), instantiate(L(SetCriterion)(rules=cfg.rules))):
         main, dn = criterion.rules
         assert main.fits(one("hybrid")) and not main.fits(one("dn"))
         assert main.terms["class"].weight == 4.0 and main.terms["class"].loss.gamma == 1.0
         assert main.matcher.costs[0].weight == 3.0
         assert dn.fits(one("dn")) and not dn.fits(one())
-    listed = SetCriterion(ListConfig([L(detr_rule)()], flags={"allow_objects": True}))
+    listed = SetCriterion([instantiate(L(detr_rule)())])
     assert listed.rules[0].fits(one("dn"))
 
 

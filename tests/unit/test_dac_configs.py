@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detrex_ext.config import find_config, load_config
+from detrex_ext.config import find_config, load_config, parts
 from detrex_ext.criterion import AlignedLoss, FocalLoss, QualityFocalLoss, VarifocalLoss
 from detrex_ext.errors import UserError
 from detrex_ext.matching import (
@@ -24,15 +24,13 @@ from detrex_ext.testing import example_batch
 def rules_of(name, *overlays, overrides=()):
     """{(group, path): rule} of a config's model, without building the model."""
     cfg = load_config(find_config(name), list(overlays), list(overrides))
-    host = {}
-    for group, rule in cfg.model.rules.items():
-        host[group] = instantiate(rule)
+    host = instantiate(cfg.model.rules)
     return {
         **{(g, "plain"): r for g, r in host.items()},
         **{
             (r.when["group"][0], r.when["path"][0]): r
-            for s in cfg.model.strategies.values()
-            for r in instantiate(s).rules(host)
+            for s in instantiate(cfg.model.strategies).values()
+            for r in s.rules(host)
         },
     }, cfg
 
@@ -126,7 +124,7 @@ def test_other_classification_is_one_line(loss):
 
 def test_twins_of_recollected_sets_are_an_option():
     rules, cfg = rules_of("adamixer_r50_12ep", "sqr", "dac", overrides=["model.strategies.dac.recollected=true"])
-    assert list(cfg.model.strategies) == ["sqr", "dac"] and instantiate(cfg.model.strategies.dac).recollected
+    assert list(parts(cfg.model.strategies)) == ["sqr", "dac"] and instantiate(cfg.model.strategies.dac).recollected
     assert rules.keys() == {("main", "plain"), ("main", "aux")}
 
 

@@ -114,6 +114,12 @@ def test_saved_configs_read_back_as_they_were(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.yaml"]
 
 
+def test_strategies_keep_their_order_in_text():
+    cfg = load_config("small", ["sqr", "dac"])
+    again = LazyConfig.loads(LazyConfig.dumps(cfg))
+    assert list(config.parts(again.model.strategies)) == ["sqr", "dac"]
+
+
 def test_a_dataclass_is_saved_as_the_call_that_makes_it(tmp_path):
     from detrex_ext.runtime import ShapeSpec
 
@@ -190,7 +196,7 @@ def shipped(tmp_path, monkeypatch):
     overlay = tmp_path / "configs/overlays/more.py"
     overlay.parent.mkdir()
     overlay.write_text("def apply(cfg, by=10):\n    cfg.train.steps += by\n    return cfg\n")
-    monkeypatch.setattr(config, "config_roots", lambda: (tmp_path / "configs", tmp_path / "projects"))
+    monkeypatch.setattr(config.files, "config_roots", lambda: (tmp_path / "configs", tmp_path / "projects"))
     return tmp_path
 
 

@@ -29,7 +29,7 @@ model = L(Detector)(
     encoder=L(FlattenEncoder)(),
     queries=L(WholeImageQueries)(num_queries=100, dim=256),
     decoder=L(AdaMixerDecoder)(
-        num_classes="${..num_classes}",
+        num_classes="${model.num_classes}",
         dim=256,
         num_heads=8,
         groups=4,
@@ -42,8 +42,8 @@ model = L(Detector)(
     ),
     postprocess=L(Postprocess)(top_k=100),
     num_classes=None,
-    strategies=dict(),
-    rules=dict(
+    strategies=L("builtins.dict")(),
+    rules=L("builtins.dict")(
         main=L(Rule)(
             matcher=L(HungarianMatcher)(
                 costs=[
@@ -52,11 +52,13 @@ model = L(Detector)(
                     L(GIoUCost)(weight=2.0, eps=_EPS),
                 ]
             ),
-            terms={
-                "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=2.0),
-                "bbox": L(Term)(loss=L(L1Loss)(xyxy=True), weight=5.0),
-                "giou": L(Term)(loss=L(GIoULoss)(eps=_EPS), weight=2.0),
-            },
+            terms=L("builtins.dict")(
+                **{
+                    "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=2.0),
+                    "bbox": L(Term)(loss=L(L1Loss)(xyxy=True), weight=5.0),
+                    "giou": L(Term)(loss=L(GIoULoss)(eps=_EPS), weight=2.0),
+                }
+            ),
         ),
     ),
 )

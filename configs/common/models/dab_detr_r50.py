@@ -34,27 +34,29 @@ model = L(Detector)(
     ),
     queries=L(AnchorQueries)(num_queries=300, dim=256, num_patterns=0),
     decoder=L(DABDecoder)(
-        num_classes="${..num_classes}",
+        num_classes="${model.num_classes}",
         dim=256,
         num_heads=8,
         ffn_dim=2048,
         dropout=0.0,
         num_layers=6,
-        parity_padding="${..preprocess.parity_padding}",
+        parity_padding="${model.preprocess.parity_padding}",
     ),
     postprocess=L(Postprocess)(top_k=300),
     num_classes=None,
-    strategies=dict(),
-    rules=dict(
+    strategies=L("builtins.dict")(),
+    rules=L("builtins.dict")(
         main=L(Rule)(
             matcher=L(HungarianMatcher)(
                 costs=[L(FocalClassCost)(weight=2.0), L(L1Cost)(weight=5.0), L(GIoUCost)(weight=2.0)]
             ),
-            terms={
-                "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=1.0),
-                "bbox": L(Term)(loss=L(L1Loss)(), weight=5.0),
-                "giou": L(Term)(loss=L(GIoULoss)(), weight=2.0),
-            },
+            terms=L("builtins.dict")(
+                **{
+                    "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=1.0),
+                    "bbox": L(Term)(loss=L(L1Loss)(), weight=5.0),
+                    "giou": L(Term)(loss=L(GIoULoss)(), weight=2.0),
+                }
+            ),
         ),
     ),
 )

@@ -26,7 +26,7 @@ model = L(Detector)(
     ),
     queries=L(LearnedQueries)(num_queries=300, dim=256),
     decoder=L(DeformableDecoder)(
-        num_classes="${..num_classes}",
+        num_classes="${model.num_classes}",
         dim=256,
         num_heads=8,
         num_levels=4,
@@ -39,17 +39,19 @@ model = L(Detector)(
     ),
     postprocess=L(Postprocess)(top_k=300),
     num_classes=None,
-    strategies=dict(),
-    rules=dict(
+    strategies=L("builtins.dict")(),
+    rules=L("builtins.dict")(
         main=L(Rule)(
             matcher=L(HungarianMatcher)(
                 costs=[L(FocalClassCost)(weight=2.0), L(L1Cost)(weight=5.0), L(GIoUCost)(weight=2.0)]
             ),
-            terms={
-                "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=1.0),
-                "bbox": L(Term)(loss=L(L1Loss)(), weight=5.0),
-                "giou": L(Term)(loss=L(GIoULoss)(), weight=2.0),
-            },
+            terms=L("builtins.dict")(
+                **{
+                    "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=1.0),
+                    "bbox": L(Term)(loss=L(L1Loss)(), weight=5.0),
+                    "giou": L(Term)(loss=L(GIoULoss)(), weight=2.0),
+                }
+            ),
         ),
     ),
 )

@@ -24,21 +24,23 @@ model = L(Detector)(
     encoder=L(DenseEncoder)(dim=256, num_heads=8, ffn_dim=2048, dropout=0.1, num_layers=6, temperature=10000.0),
     queries=L(PositionQueries)(num_queries=100, dim=256),
     decoder=L(DETRDecoder)(
-        num_classes="${..num_classes}", dim=256, num_heads=8, ffn_dim=2048, dropout=0.1, num_layers=6
+        num_classes="${model.num_classes}", dim=256, num_heads=8, ffn_dim=2048, dropout=0.1, num_layers=6
     ),
     postprocess=L(Postprocess)(top_k=None),
     num_classes=None,
-    strategies=dict(),
-    rules=dict(
+    strategies=L("builtins.dict")(),
+    rules=L("builtins.dict")(
         main=L(Rule)(
             matcher=L(HungarianMatcher)(
                 costs=[L(SoftmaxClassCost)(weight=1.0), L(L1Cost)(weight=5.0), L(GIoUCost)(weight=2.0)]
             ),
-            terms={
-                "class": L(Term)(loss=L(SoftmaxLoss)(eos=0.1), weight=1.0, normalizer="mean"),
-                "bbox": L(Term)(loss=L(L1Loss)(), weight=5.0),
-                "giou": L(Term)(loss=L(GIoULoss)(), weight=2.0),
-            },
+            terms=L("builtins.dict")(
+                **{
+                    "class": L(Term)(loss=L(SoftmaxLoss)(eos=0.1), weight=1.0, normalizer="mean"),
+                    "bbox": L(Term)(loss=L(L1Loss)(), weight=5.0),
+                    "giou": L(Term)(loss=L(GIoULoss)(), weight=2.0),
+                }
+            ),
         ),
     ),
 )

@@ -11,25 +11,25 @@ from detrex_ext.runtime import LazyCall as L
 
 model = get_config("common/models/deformable_detr_r50.py").model
 
-model.neck.num_outs = "${..encoder.num_levels}"
+model.neck.num_outs = "${model.encoder.num_levels}"
 model.encoder.update(ffn_dim=2048, dropout=0.0, temperature=10000.0, offset=-0.5, checkpoint=False)
 model.queries = L(DenoisingQueries)(
     source=L(TwoStageQueries)(
-        num_classes="${...num_classes}",
+        num_classes="${model.num_classes}",
         num_queries=900,
         dim=256,
         content="learned",
         score="max",
         supervise="selected",
     ),
-    num_classes="${..num_classes}",
+    num_classes="${model.num_classes}",
     dim=256,
     number=100,
     label_noise_ratio=0.5,
     box_noise_scale=1.0,
 )
 model.decoder.update(
-    num_levels="${..encoder.num_levels}",
+    num_levels="${model.encoder.num_levels}",
     ffn_dim=2048,
     dropout=0.0,
     refine=True,
@@ -38,5 +38,5 @@ model.decoder.update(
     post_norm=True,
     first_size_logit=0.0,
 )
-model.rules.enc = L(Rule)(matcher="${..main.matcher}", terms="${..main.terms}")
-model.rules.dn = L(Rule)(matcher=L(GivenMatcher)(), terms="${..main.terms}")
+model.rules.enc = L(Rule)(matcher="${model.rules.main.matcher}", terms="${model.rules.main.terms}")
+model.rules.dn = L(Rule)(matcher=L(GivenMatcher)(), terms="${model.rules.main.terms}")

@@ -10,13 +10,15 @@ from detrex_ext.runtime.standalone.comm import create_ddp_model
 from detrex_ext.runtime.standalone.events import EventStorage, get_event_storage, has_event_storage
 from detrex_ext.runtime.standalone.files import PathManager
 from detrex_ext.runtime.standalone.instances import ImageList, Instances, ShapeSpec
-from detrex_ext.runtime.standalone.lazy import LazyConfig
 from detrex_ext.runtime.standalone.solver import LRMultiplier, WarmupParamScheduler, get_default_optimizer_params
 from detrex_ext.runtime.standalone.train_loop import HookBase, TrainerBase
 
+LazyConfigBase = object
+"""What detectron2's LazyConfig is to ours where there is none."""
+
 __all__ = [
     "Boxes", "BoxMode", "DatasetCatalog", "EventStorage", "HookBase", "ImageList", "Instances", "LRMultiplier",
-    "LazyCall", "LazyConfig", "Metadata", "MetadataCatalog", "PathManager", "ShapeSpec", "TrainerBase",
+    "LazyCall", "LazyConfigBase", "Metadata", "MetadataCatalog", "PathManager", "ShapeSpec", "TrainerBase",
     "WarmupParamScheduler", "comm", "create_ddp_model", "get_default_optimizer_params", "get_event_storage",
     "has_event_storage", "instantiate", "pairwise_iou",
 ]  # fmt: skip

@@ -8,11 +8,13 @@ from detrex_ext.runtime import LazyCall as L
 
 from .dac_cdn_r50_12ep import dataloader, dataset, lr_multiplier, model, optimizer, train
 
-model.rules.enc.terms = {
-    "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=2.0),
-    "bbox": "${...main.terms.bbox}",
-    "giou": "${...main.terms.giou}",
-}
+model.rules.enc.terms = L("builtins.dict")(
+    **{
+        "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=2.0),
+        "bbox": "${model.rules.main.terms.bbox}",
+        "giou": "${model.rules.main.terms.giou}",
+    }
+)
 model.rules.main.terms["class"] = L(Term)(loss=L(AlignedLoss)(alpha=0.25, gamma=2.0), weight=1.0)
 model.strategies.dac.matcher.tau = 1.5
 train.output_dir = "./output/dac_cdn_ice_r50_12ep"

@@ -9,11 +9,13 @@ from .dino_r50_4scale_12ep import dataloader, dataset, lr_multiplier, model, opt
 model.backbone.freeze_at = 0
 model.queries.number = 300
 model.rules.main.terms["class"].weight = 2.0
-model.rules.dn.terms = {
-    "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=1.0),
-    "bbox": "${...main.terms.bbox}",
-    "giou": "${...main.terms.giou}",
-}
+model.rules.dn.terms = L("builtins.dict")(
+    **{
+        "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=1.0),
+        "bbox": "${model.rules.main.terms.bbox}",
+        "giou": "${model.rules.main.terms.giou}",
+    }
+)
 
 # learning rates of the original Deformable-DETR, and weight decay everywhere
 optimizer.lr = 2e-4

@@ -6,5 +6,5 @@ from detrex_ext.runtime import LazyCall as L
 from ...dab_detr.configs.dab_detr_r50_50ep import dataloader, dataset, lr_multiplier, model, optimizer, train
 
 wrap_source(model, L(GroupQueries)(groups=11))
-model.rules.group = "${.main}"
+model.rules.group = "${model.rules.main}"
 train.output_dir = "./output/group_dab_detr_r50_50ep"

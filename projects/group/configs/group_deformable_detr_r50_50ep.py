@@ -13,5 +13,5 @@ from ...deformable_detr.configs.deformable_detr_r50_50ep import (
 )
 
 wrap_source(model, L(GroupQueries)(groups=11))
-model.rules.group = "${.main}"
+model.rules.group = "${model.rules.main}"
 train.output_dir = "./output/group_deformable_detr_r50_50ep"

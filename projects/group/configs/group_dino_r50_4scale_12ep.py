@@ -6,5 +6,5 @@ from detrex_ext.runtime import LazyCall as L
 from ...dino.configs.dino_r50_4scale_12ep import dataloader, dataset, lr_multiplier, model, optimizer, train
 
 wrap_source(model, L(GroupQueries)(groups=11))
-model.rules.group = "${.main}"
+model.rules.group = "${model.rules.main}"
 train.output_dir = "./output/group_dino_r50_4scale_12ep"

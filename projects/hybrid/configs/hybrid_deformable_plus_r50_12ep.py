@@ -14,5 +14,5 @@ from ...deformable_detr.configs.deformable_detr_plus_r50_12ep import (
 )
 
 wrap_source(model, L(HybridQueries)(num_extra=1500))
-model.rules.hybrid = L(hybrid_rule)(main="${..main}", times=6, weight=1.0)
+model.rules.hybrid = L(hybrid_rule)(main="${model.rules.main}", times=6, weight=1.0)
 train.output_dir = "./output/hybrid_deformable_plus_r50_12ep"

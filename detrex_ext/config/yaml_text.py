@@ -26,11 +26,11 @@ def yaml_loader() -> type:
 
 
 def to_yaml(cfg: Any) -> str:
-    """The config as YAML: targets by name, interpolations kept."""
+    """The config as YAML: targets by name, interpolations and the order of keys kept (that of strategies counts)."""
     cfg = copy.deepcopy(cfg)
     _name_targets(cfg)
     plain = OmegaConf.to_container(cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE)
-    return yaml.dump(plain, Dumper=_Dumper, default_flow_style=None, allow_unicode=True, width=9999)
+    return yaml.dump(plain, Dumper=_Dumper, default_flow_style=None, allow_unicode=True, width=9999, sort_keys=False)
 
 
 class _Dumper(yaml.Dumper):
@@ -46,14 +46,23 @@ class _Dumper(yaml.Dumper):
 _Dumper.add_multi_representer(object, _Dumper.represent_any)
 
 
-def check_targets(node: Any) -> None:
-    """Raise ImportError for a target that cannot be found by its name, such as a function of a config file."""
+def check_targets(text: str) -> None:
+    """Whether a config's text can be read again.
+
+    Raises:
+        ImportError: a target that cannot be found by its name, such as a function of a config file.
+        yaml.YAMLError: values that only running code could make.
+    """
+    _check(yaml.load(text, Loader=yaml_loader()))
+
+
+def _check(node: Any) -> None:
     if isinstance(node, dict):
         if isinstance(node.get("_target_"), str):
             locate(node["_target_"])
         node = list(node.values())
     for child in node if isinstance(node, list | tuple) else ():
-        check_targets(child)
+        _check(child)
 
 
 def _name_targets(node: Any) -> None:

@@ -20,7 +20,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from detrex_ext.errors import UserError
-from detrex_ext.runtime.override_keys import (
+
+from .keys import (
     UNKNOWN,
     all_keys,
     default_of_keyword,
@@ -33,6 +34,7 @@ from detrex_ext.runtime.override_keys import (
     type_name,
     value_of,
 )
+from .upgrade import renamed_key, renamed_target
 
 _ITEM = re.compile(r"^(\+\+|\+)?([^=]*)=(.*)$", re.DOTALL)
 _INTERPOLATION = re.compile(r"\$\{[^}]+\}")
@@ -66,7 +68,7 @@ class _Override:
                 hint = f"keys cannot be deleted; set it to null instead: {text[1:]}=null"
             raise UserError(f"{what}\n  {hint}")
         self.mode, self.key, self.raw = match[1] or "", match[2].strip(), match[3]
-        self.key = re.sub(r"\[(\d+)\]", r".\1", self.key)
+        self.key = renamed_key(re.sub(r"\[(\d+)\]", r".\1", self.key))
 
     def apply(self) -> None:
         parent, last = self._parent()
@@ -128,7 +130,7 @@ class _Override:
                     self._unknown_key(f"{key}.{name}")
                 self._set(expected, name, f"{key}.{name}", item, inner)
             return
-        value = self._fit(key, value, expected)
+        value = self._fit(key, renamed_target(value) if last == "_target_" else value, expected)
         if isinstance(value, str) and value.startswith("~/"):
             value = os.path.expanduser(value)  # a shell does so only at the beginning of a word
         try:
@@ -145,7 +147,7 @@ class _Override:
         if isinstance(expected, DictConfig):
             if value is None and "_target_" in expected:
                 return value
-            names = [str(name) for name in expected][:6]
+            names = [str(name) for name in expected if name != "_target_"][:6]
             raise UserError(
                 f"{key} {self.where} is a section ({', '.join(names)}), found {show(value)}\n"
                 f"  name a key in it, as in {key}.{(names or ['name'])[0]}=...; to replace it all: ++{key}={self.raw}"

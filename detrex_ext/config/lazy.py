@@ -18,7 +18,11 @@ import cloudpickle
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from detrex_ext.runtime.standalone.yaml_text import check_targets, to_yaml, yaml_loader
+from detrex_ext.runtime import LazyConfigBase
+
+from .overrides import apply_overrides
+from .upgrade import upgrade
+from .yaml_text import check_targets, to_yaml, yaml_loader
 
 PACKAGE = "detrex_ext._cfg_loader"
 """`__package__` of every config file that is being run; how frames of config files are told from others."""
@@ -78,14 +82,15 @@ def run_file(filename: str) -> dict[str, Any]:
     return {name: value for name, value in namespace.items() if name != "__builtins__"}
 
 
-class LazyConfig:
-    """Reading, writing and overriding of configs."""
+class LazyConfig(LazyConfigBase):
+    """Reading, writing and overriding of configs; detectron2's type where that is installed."""
 
     @staticmethod
     def load(filename: str, keys: None | str | Sequence[str] = None) -> Any:
         """Read a `.py` or `.yaml` config.
 
         Args:
+            filename: path.
             keys: None for all dicts and config nodes of the file as one DictConfig; a name or several names for
                 just these values.
 
@@ -98,7 +103,7 @@ class LazyConfig:
             found = run_file(filename)
         elif extension in (".yaml", ".yml"):
             with open(filename, encoding="utf-8") as file:
-                found = OmegaConf.create(yaml.load(file, Loader=yaml_loader()), flags={"allow_objects": True})
+                found = LazyConfig.loads(file.read())
         else:
             raise ValueError(f"config {filename} must end with .py, .yaml or .yml")
         if isinstance(keys, str):
@@ -112,7 +117,25 @@ class LazyConfig:
             for name, value in found.items()
             if isinstance(value, DictConfig | ListConfig | dict) and not name.startswith("_")
         }
-        return DictConfig(nodes, flags={"allow_objects": True})
+        return upgrade(DictConfig(nodes, flags={"allow_objects": True}))
+
+    @staticmethod
+    def loads(text: str) -> Any:
+        """A config from YAML text, as `dumps` and `save` write it; no code is run.
+
+        Raises:
+            yaml.YAMLError: no YAML, or values that only running code could make.
+        """
+        return upgrade(OmegaConf.create(yaml.load(text, Loader=yaml_loader()), flags={"allow_objects": True}))
+
+    @staticmethod
+    def dumps(cfg: Any) -> str:
+        """A config as YAML text: targets by name, references kept.
+
+        Raises:
+            Exception: a value that YAML cannot hold.
+        """
+        return to_yaml(cfg)
 
     @staticmethod
     def load_rel(filename: str, keys: None | str | Sequence[str] = None) -> Any:
@@ -123,15 +146,19 @@ class LazyConfig:
         return LazyConfig.load(os.path.join(os.path.dirname(caller), filename), keys)
 
     @staticmethod
-    def save(cfg: Any, filename: str) -> None:
-        """Write YAML; where it cannot be read again, say so and write `filename.pkl` (cloudpickle) beside it."""
+    def save(cfg: Any, filename: str) -> str:
+        """Write YAML; where it cannot be read again, say so and write `filename.pkl` (cloudpickle) beside it.
+
+        Returns:
+            The text; "" where there is none.
+        """
         text = None
         try:
-            text = to_yaml(cfg)
+            text = LazyConfig.dumps(cfg)
             with open(f"{filename}.tmp", "w", encoding="utf-8") as file:
                 file.write(text)
             os.replace(f"{filename}.tmp", filename)
-            check_targets(yaml.load(text, Loader=yaml_loader()))
+            check_targets(text)
         except OSError:
             raise  # of the disk, not of the config
         except Exception as error:
@@ -142,13 +169,38 @@ class LazyConfig:
                     cloudpickle.dump(cfg, file)
             except Exception as second:
                 _log.warning(f"config could not be saved as {filename}.pkl either: {second}")
+        return text or ""
 
     @staticmethod
     def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-        """Apply `key=value` overrides in place; strict, see `detrex_ext.runtime.overrides`."""
-        from detrex_ext.runtime.overrides import apply_overrides
-
+        """Apply `key=value` overrides in place; strict, see `detrex_ext.config.overrides`."""
         return apply_overrides(cfg, overrides)
+
+
+class Carried:
+    """A config on its way into a process: as text where it can be read again, pickled with its code where not.
+
+    The process that has it never reads a config file. In the one that made it `cfg` is the config itself.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+
+    def __reduce__(self) -> tuple:
+        try:
+            text = LazyConfig.dumps(self.cfg)
+            check_targets(text)
+            return _from_text, (text,)
+        except Exception:  # a lambda, a function of the config file: whatever YAML has no words for
+            return _from_pickle, (cloudpickle.dumps(self.cfg),)
+
+
+def _from_text(text: str) -> Carried:
+    return Carried(LazyConfig.loads(text))
+
+
+def _from_pickle(data: bytes) -> Carried:
+    return Carried(cloudpickle.loads(data))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,98 @@
+"""Configs of before, said as they are said now: new names, absolute references, dicts of parts that are calls."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from .renamed import KEYS, TARGETS
+
+_log = logging.getLogger(__name__)
+_RELATIVE = re.compile(r"\$\{(\.+)")
+# arguments that are dicts of parts, whatever takes them
+_PARTS = ("strategies", "rules", "terms")
+
+
+def upgrade(cfg: Any) -> Any:
+    """Renames what has a new name and turns plain dicts of parts into calls of ``dict``, in place.
+
+    Such dicts (``model.strategies``, ``model.rules``, ``terms``) hold calls, and ``instantiate`` makes only those that
+    lie in another call.
+    """
+    if not isinstance(cfg, DictConfig):
+        return cfg
+    for old, new in KEYS.items():
+        if OmegaConf.select(cfg, old, throw_on_resolution_failure=False) is not None:
+            parent, last = _holder(cfg, old)
+            OmegaConf.update(cfg, new, parent.pop(last), force_add=True)
+            _log.warning("config: '%s' is called '%s' now", old, new)
+    for holder, key, child in list(_walk(cfg)):
+        if key == "_target_" and (name := renamed_target(child._value())) != child._value():
+            holder[key] = name
+        if key in _PARTS and isinstance(holder, DictConfig) and "_target_" in holder:
+            as_call(child)
+    return cfg
+
+
+def as_call(node: Any) -> None:
+    """Makes a plain dict a call of ``dict``, in place; anything else stays."""
+    if isinstance(node, DictConfig) and not (node._is_none() or node._is_interpolation() or "_target_" in node):
+        node["_target_"] = "builtins.dict"
+
+
+def parts(node: Any) -> dict[str, Any]:
+    """The parts in a dict of parts (``model.strategies``) by name; none of None."""
+    return {str(name): node[name] for name in node or () if name != "_target_"}
+
+
+def renamed_key(key: str) -> str:
+    """The key as it is called now."""
+    for old, new in KEYS.items():
+        if key == old or key.startswith(f"{old}."):
+            _log.warning("'%s' is called '%s' now", old, new)
+            return new + key[len(old) :]
+    return key
+
+
+def renamed_target(target: Any) -> Any:
+    """The name of a target as it is now; a class or function stays."""
+    if not isinstance(target, str) or target not in TARGETS:
+        return target
+    _log.warning("config: %s is called %s now", target, TARGETS[target])
+    return TARGETS[target]
+
+
+def absolute(cfg: DictConfig) -> DictConfig:
+    """Makes relative references (``${..num_classes}``) absolute, in place, so that nodes may be moved about."""
+    for holder, key, child in list(_walk(cfg)):
+        value = child._value()
+        if isinstance(value, str) and _RELATIVE.search(value):
+            holder[key] = _RELATIVE.sub(lambda dots, of=holder: "${" + _prefix(of, len(dots[1]) - 1), value)
+    return cfg
+
+
+def _prefix(container: Any, levels: int) -> str:
+    for _ in range(levels):
+        container = container._get_parent_container()
+    path = container._get_full_key(None)
+    return f"{path}." if path else ""
+
+
+def _holder(cfg: DictConfig, key: str) -> tuple[DictConfig, str]:
+    path, _, last = key.rpartition(".")
+    return (OmegaConf.select(cfg, path) if path else cfg), last
+
+
+def _walk(node: DictConfig | ListConfig) -> Iterator[tuple[Any, Any, Any]]:
+    """(container, key, child node) of everything in a config, references not followed."""
+    if node._is_none() or node._is_interpolation() or node._is_missing():
+        return
+    for key in list(node.keys()) if isinstance(node, DictConfig) else range(len(node)):
+        child = node._get_node(key)
+        yield node, key, child
+        if isinstance(child, DictConfig | ListConfig):
+            yield from _walk(child)
