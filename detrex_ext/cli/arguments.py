@@ -29,9 +29,16 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
     add("--num-machines", type=int, default=1, help="machines of the job")
     add("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
     add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; on one machine a free port is found")
-    add("--overlay", action="extend", type=_names, default=[], metavar="A,B", help="overlays, applied in this order")
+    add_overlay(parser)
     add("opts", nargs="*", metavar="key=value", help="overrides of the config: key=value, +new.key=value")
     return parser
+
+
+def add_overlay(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--overlay A,B``, which may be repeated: a list of overlays, in order."""
+    parser.add_argument(
+        "--overlay", action="extend", type=_names, default=[], metavar="A,B", help="overlays, applied in this order"
+    )
 
 
 def is_run(args: argparse.Namespace, key: str) -> bool:
@@ -43,4 +50,7 @@ def is_run(args: argparse.Namespace, key: str) -> bool:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"'{text}' has an empty name; overlays are written without blanks, as sqr,dac")
+    return names

@@ -18,6 +18,7 @@ from typing import Any
 from detrex_ext.benchmark import SUITES
 from detrex_ext.errors import UserError
 
+from .arguments import add_overlay
 from .outputs import check_file
 
 
@@ -35,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="F",
         help="a model for step and inference, by path or short name; may be repeated (default: five published hosts)",
     )
-    parser.add_argument("--overlay", default="", metavar="A,B", help="overlays for every model, in order")
+    add_overlay(parser)
     parser.add_argument(
         "--strategies",
         default="",
@@ -67,7 +68,7 @@ def main(
     """
     args = build_parser().parse_args(argv)
     strategies = tuple(name for name in args.strategies.split(",") if name and name != "none")
-    overlays = tuple(name for name in args.overlay.split(",") if name)
+    overlays = tuple(args.overlay)
     _check(args, [*overlays, *strategies])
 
     import torch

@@ -208,3 +208,10 @@ def test_environment_table_names_runtime_and_versions():
 
     table = collect_env_info()
     assert torch.__version__ in table and runtime.name() in table
+
+
+@pytest.mark.parametrize("typed", ["sqr, dac", ",sqr", "sqr,,dac", "sqr,"])
+def test_a_blank_between_overlays_is_told(typed, capsys):
+    with pytest.raises(SystemExit):
+        default_argument_parser().parse_args(["--overlay", *typed.split()])
+    assert "overlays are written without blanks, as sqr,dac" in capsys.readouterr().err
