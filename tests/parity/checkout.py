@@ -1,8 +1,8 @@
 """Packages of the authors' checkouts that descend from Deformable-DETR (DAC-DETR, H-DETR), imported as they are.
 
-Stand-ins: ``MultiScaleDeformableAttention``, which is compiled for CUDA, by the function in plain torch that the authors
-test it with; and three imports that nothing compared uses: ``wandb``, and of their Swin Transformer ``mmcv_custom`` and
-``mmdet``.
+Stand-ins: ``MultiScaleDeformableAttention``, which is compiled for CUDA, by the function in plain torch that the
+authors test it with; and imports that nothing compared uses: ``wandb``, and ``timm``, ``mmcv_custom`` and ``mmdet`` of
+their Swin Transformer.
 """
 
 from __future__ import annotations

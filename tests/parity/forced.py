@@ -1,4 +1,4 @@
-"""What another project is made to do where a comparison needs it: types that it names, and a device; and what is watched.
+"""What is forced upon another project, types that it names and a device, and how its choices are watched.
 
 Without ``in_double`` a peer runs in single precision as it is. Nothing here changes what a function of a peer does.
 """
@@ -61,7 +61,7 @@ def cuda_is_the_cpu() -> Iterator[None]:
 
 @contextmanager
 def watched_choice(number: int) -> Iterator[list[Tensor]]:
-    """The indices of each choice of the best ``number`` along axis 1, as a two-stage model makes one of its proposals."""
+    """The indices of each choice of the best ``number``, as a two-stage model makes one of its proposals."""
     seen, topk = [], torch.topk
 
     def watch(x: Tensor, k: int, *given: Any, **named: Any) -> Any:
@@ -74,8 +74,8 @@ def watched_choice(number: int) -> Iterator[list[Tensor]]:
         yield seen
 
 
-def choose(source: Any, chosen_BQ: Tensor) -> list[Tensor]:
-    """Makes our two-stage source take a peer's proposals; what it would have taken itself is in the list.
+def choose(source: Any, chosen_BQ: Tensor | None) -> list[Tensor]:
+    """Makes our two-stage source take a peer's proposals, if any; what it would have taken itself is in the list.
 
     Proposals whose scores tie in single precision may swap their ranks, and with them the learned content they get.
     """
@@ -85,7 +85,8 @@ def choose(source: Any, chosen_BQ: Tensor) -> list[Tensor]:
         own.append(type(source).select(source, scores_BS, more))
         return chosen_BQ
 
-    source.select = select
+    if chosen_BQ is not None:
+        source.select = select
     return own
 
 

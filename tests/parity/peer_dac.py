@@ -1,10 +1,10 @@
-"""The official DAC-DETR on a CPU, from a checkout of it: ``DETREX_EXT_DAC=/path/to/DAC-DETR`` (huzhengdongcs/DAC-DETR)."""
+"""The official DAC-DETR (huzhengdongcs/DAC-DETR) on a CPU, from a checkout of it: ``DETREX_EXT_DAC=/path/to/it``."""
 
 from __future__ import annotations
 
 import os
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,7 +80,14 @@ def objects(counts: Sequence[int], g: torch.Generator) -> Targets:
     return Targets(labels, boxes, torch.ones(len(counts), 2))
 
 
-def compare(what: str, found: dict[str, Tensor], wanted: dict[str, Tensor], weights, stages: int, tolerance: float) -> None:
+def compare(
+    what: str,
+    found: dict[str, Tensor],
+    wanted: dict[str, Tensor],
+    weights: Callable[[str], float],
+    stages: int,
+    tolerance: float,
+) -> None:
     """All losses, encoder's and stages', of both branches and of denoising in both."""
     pairs = list(names_of_losses(stages))
     assert len(pairs) == 3 * (1 + 4 * stages)

@@ -1,4 +1,7 @@
-"""The official DAC-DETR, whole, against our shipped config filled from its file; ``DETREX_EXT_DAC`` names a checkout."""
+"""The official DAC-DETR, whole, against our shipped config filled from its file.
+
+``DETREX_EXT_DAC`` names a checkout of huzhengdongcs/DAC-DETR.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def official():
     ids=["fp64", "fp32"],
 )
 def test_the_shipped_config_is_the_released_model(official, tmp_path, dtype, of_sets, of_losses):
-    """The same images, noise and objects: sets of both branches and of denoising, all 75 losses, in fp64 all gradients."""
+    """The same images, noise and objects: sets of both branches and of denoising, all 75 losses, all gradients."""
     name = f"DAC-DETR, {str(dtype)[-7:]}"
     both, given = pair(official.load, FLAGS, CONFIG, [], tmp_path, dtype), inputs(dtype)
     torch.manual_seed(7)

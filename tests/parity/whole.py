@@ -58,7 +58,7 @@ def inputs(dtype: torch.dtype) -> Inputs:
 
 @dataclass
 class Pair:
-    """Their model and criterion, ours of the shipped config filled from the file that theirs wrote, and how to make it."""
+    """Their model and criterion, and ours of a shipped config, filled from the file that theirs wrote."""
 
     peer: nn.Module
     criterion: nn.Module
