@@ -160,10 +160,13 @@ class GIoULoss(Loss):
     """1 - GIoU of matched boxes (Rezatofighi et al. 2019).
 
     Args:
-        eps: added to both denominators, which are areas as shares of the picture.
+        eps: added to both denominators, which are areas as shares of the image: 1e-6 in detrex and in DINO's code, 0 in
+            that of DETR, Deformable-DETR, H-DETR and DAC-DETR. mmdetection takes an area as 1e-6 pixels at least: 0.
     """
 
     def __init__(self, eps: float = EPS) -> None:
+        if eps < 0:
+            raise ValueError(f"eps must not be negative, got {eps}")
         self.eps = eps
 
     def __call__(self, s: Supervision) -> Tensor:

@@ -1,4 +1,4 @@
-"""Box arithmetic with detrex's epsilons.
+"""Box arithmetic; guards against empty boxes and infinite logits are detrex's where nothing else is asked for.
 
 Shape legend: N and M boxes; ``...`` any leading axes, which broadcast. Boxes are cxcywh or xyxy as named, in any unit.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-EPS = 1e-6  # added to both denominators of IoU and GIoU, as in detrex
-TINY = 1e-12  # instead of it, keeps the IoU of empty boxes finite and that of all others exact
+EPS = 1e-6  # added to both denominators of IoU and GIoU, as in detrex and in DINO's code
+TINY = 1e-12  # where nothing is added, the least that an area divides by: empty boxes stay finite, all others are exact
+LOGIT_EPS = 1e-3  # how near to 0 and 1 logits are taken, as in detrex and in DINO's code
 
 Corners = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -32,7 +33,12 @@ def corners(boxes_cxcywh: Tensor) -> Corners:
 
 
 def iou_of_corners(a: Corners, b: Corners, eps: float = EPS) -> tuple[Tensor, Tensor]:
-    """IoU and union of boxes given as separate coordinates that broadcast; ``eps`` is added to the denominator.
+    """IoU and union of boxes given as separate coordinates that broadcast.
+
+    Args:
+        a, b: corners.
+        eps: added to the denominator. 0 adds nothing, as in the code of DETR, Deformable-DETR, H-DETR and DAC-DETR; an
+            area below ``TINY`` then counts as that, so that empty boxes have an IoU of 0.
 
     Returns:
         (iou, union), each of the broadcast shape.
@@ -41,19 +47,24 @@ def iou_of_corners(a: Corners, b: Corners, eps: float = EPS) -> tuple[Tensor, Te
     inner_h = (torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])).clamp(min=0)
     inter = inner_w * inner_h
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
-    return inter / (union + eps), union
+    return inter / _guarded(union, eps), union
 
 
 def giou_of_corners(a: Corners, b: Corners, eps: float = EPS) -> Tensor:
     """Generalised IoU of boxes given as separate coordinates that broadcast.
 
-    IoU - (C - U) / (C + eps), with C the smallest enclosing box (Rezatofighi et al. 2019, algorithm 1).
+    IoU - (C - U) / (C + eps), with C the smallest enclosing box (Rezatofighi et al. 2019, algorithm 1) and ``eps`` as
+    for :func:`iou_of_corners`.
     """
     iou, union = iou_of_corners(a, b, eps)
     hull_w = torch.maximum(a[2], b[2]) - torch.minimum(a[0], b[0])
     hull_h = torch.maximum(a[3], b[3]) - torch.minimum(a[1], b[1])
     hull = hull_w * hull_h
-    return iou - (hull - union) / (hull + eps)
+    return iou - (hull - union) / _guarded(hull, eps)
+
+
+def _guarded(area: Tensor, eps: float) -> Tensor:
+    return area + eps if eps else area.clamp(min=TINY)
 
 
 def box_iou_elementwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
@@ -84,7 +95,21 @@ def generalized_box_iou_pairwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return generalized_box_iou_elementwise(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
 
 
-def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """log(max(x, eps) / max(1 - x, eps)) of x clamped to [0, 1]; eps 1e-3 is detrex's (official repositories: 1e-5)."""
+def inverse_sigmoid(x: Tensor, eps: float = LOGIT_EPS) -> Tensor:
+    """log(max(x, eps) / max(1 - x, eps)) of x clamped to [0, 1], elementwise.
+
+    1e-3 is detrex's and DINO's ``eps``; Deformable-DETR, H-DETR, DAC-DETR and mmdetection have 1e-5.
+    """
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def checked_logit_eps(eps: float) -> float:
+    """The ``eps`` of :func:`inverse_sigmoid` that a part was asked for.
+
+    Raises:
+        ValueError: not between 0 and 0.5.
+    """
+    if not 0 < eps < 0.5:
+        raise ValueError(f"inverse_sigmoid_eps must be above 0 and below 0.5, got {eps}")
+    return eps

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import numpy as np
 from torch import Tensor
 
-from detrex_ext.layers.box_ops import TINY
 from detrex_ext.structures import Targets
 
 from .base import HostProblem, Matcher
@@ -45,7 +44,7 @@ class TopKMatcher(ScoreMatcher):
     def score(self, stack: Stack, targets: Targets) -> Tensor:
         """See :meth:`ScoreMatcher.score`."""
         if self.priced is None:
-            return candidates(stack, targets).iou(TINY)
+            return candidates(stack, targets).iou(eps=0.0)
         return 0.0 - self.priced.cost(stack, targets)
 
     def counts(self, score_NGQ: Tensor, targets: Targets) -> Tensor:

@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from detrex_ext.layers.box_ops import TINY
 from detrex_ext.structures import Targets
 
 from .costs import candidates
@@ -79,7 +78,7 @@ class OneToManyMatcher(ScoreMatcher):
                 )
             stack = replace(stack, match_boxes_NBQ4=first_BQ4.to(stack.boxes_NBQ4.dtype).expand_as(stack.boxes_NBQ4))
         seen = candidates(stack, targets)
-        score_NGQ = self.w_iou * seen.iou(TINY)
+        score_NGQ = self.w_iou * seen.iou(eps=0.0)
         return score_NGQ + self.w_cls * seen.prob() if self.w_cls else score_NGQ
 
     def counts(self, score_NGQ: Tensor, targets: Targets) -> Tensor:

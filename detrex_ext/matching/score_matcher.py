@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from detrex_ext.layers.box_ops import TINY, corners, iou_of_corners
+from detrex_ext.layers.box_ops import corners, iou_of_corners
 from detrex_ext.structures import Assignment, Pairs, Targets
 
 from .base import Matcher
@@ -114,7 +114,7 @@ class ScoreMatcher(Matcher):
         else:
             prob_P = logit_P.sigmoid()
         own_P4 = stack.boxes_NBQ4.reshape(-1, 4)[row_P]
-        iou_P = iou_of_corners(corners(own_P4), corners(true_P4.to(own_P4.dtype)), TINY)[0]
+        iou_P = iou_of_corners(corners(own_P4), corners(true_P4.to(own_P4.dtype)), eps=0.0)[0]
         return aligned_quality(prob_P, iou_P, self.alpha)
 
 

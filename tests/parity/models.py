@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from detrex_ext.modeling.queries import (
 from detrex_ext.runtime import Boxes, Instances
 from detrex_ext.structures import LossDict
 
+from .gaps import relative, within
 from .reference import Dims
 from .reference_dense import DenseDims
 from .weights import detrex_name
@@ -74,19 +74,21 @@ def level_names(count: int) -> tuple[str, ...]:
     return tuple(f"res{i}" for i in range(6 - count, 6))
 
 
-def narrow_model(dims: Dims, dtype: torch.dtype, parity_padding: bool, rules: dict[str, Any] | None = None) -> Detector:
-    """Our model of these sizes, dropout 0."""
+def narrow_model(
+    dims: Dims, dtype: torch.dtype, parity_padding: bool, rules: dict[str, Any] | None = None, **decoder: Any
+) -> Detector:
+    """Our model of these sizes, dropout 0; ``decoder`` are further options of it."""
     shared: dict[str, Any] = {"dim": dims.channels, "num_heads": dims.heads, "num_levels": dims.levels}
     shared |= {"num_points": dims.points, "ffn_dim": dims.ffn, "dropout": 0.0}
     queries = LearnedQueries(dims.queries, dims.channels)
     if dims.two_stage:
         queries = TwoStageQueries(dims.classes, dims.queries, dims.channels)
-    more: dict[str, Any] = {}
+    more = decoder
     if dims.dino:
         options = {"content": "learned", "score": "max", "supervise": "selected"}
         source = TwoStageQueries(dims.classes, dims.queries, dims.channels, **options)
         queries = DenoisingQueries(source, dims.classes, dims.channels)
-        more = {"position": "reference", "look_forward_twice": True, "post_norm": True}
+        more = {"position": "reference", "look_forward_twice": True, "post_norm": True, **decoder}
     names = level_names(len(dims.feature_channels))
     return Detector(
         preprocess=Preprocess(parity_padding=parity_padding),
@@ -129,8 +131,14 @@ def narrow_dense(
     ).to(dtype)
 
 
-def batch(sizes: list[tuple[int, int]], objects: list[int], classes: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Images of noise with boxes well inside, as detectron2's input dicts."""
+def batch(
+    sizes: list[tuple[int, int]],
+    objects: list[int],
+    classes: int,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> list[dict[str, Any]]:
+    """Images of noise with boxes well inside, as detectron2's input dicts; in double images and boxes are double."""
     generator = torch.Generator().manual_seed(seed)
     items = []
     for (h, w), count in zip(sizes, objects, strict=True):
@@ -141,6 +149,8 @@ def batch(sizes: list[tuple[int, int]], objects: list[int], classes: int, seed: 
         instances.gt_boxes = Boxes(torch.cat([centre - half, centre + half], -1) * scale)
         instances.gt_classes = torch.randint(0, classes, (count,), generator=generator)
         image = torch.randint(0, 256, (3, h, w), generator=generator, dtype=torch.uint8)
+        if dtype == torch.float64:
+            image, instances.gt_boxes.tensor = image.double(), instances.gt_boxes.tensor.double()
         items.append({"image": image, "instances": instances, "height": h, "width": w})
     return items
 
@@ -156,7 +166,7 @@ def truth(items: list[dict[str, Any]], dtype: torch.dtype) -> tuple[list[Tensor]
     return labels, boxes
 
 
-def compare_losses(found: LossDict, expected: dict[str, Tensor], tolerance: float) -> None:
+def compare_losses(found: LossDict, expected: dict[str, Tensor], tolerance: float, what: str = " losses") -> None:
     """Every loss of every stage, and the total, relative; ``expected`` has detrex's names: no suffix = last stage."""
     last = max((int(name.rpartition("_")[2]) + 1 for name in expected if name[-1].isdigit()), default=0)
     per_stage = {}
@@ -168,13 +178,17 @@ def compare_losses(found: LossDict, expected: dict[str, Tensor], tolerance: floa
         per_stage[key] = float(value.detach())
     assert set(per_stage) == {key for key in found.stats if "/loss_" in key}
     for key, value in per_stage.items():
-        assert float(found.stats[key]) == pytest.approx(value, rel=tolerance, abs=1e-30), key
-    total, reference = (float(sum(losses.values()).detach()) for losses in (found, expected))
-    assert total == pytest.approx(reference, rel=tolerance)
+        within(what, relative(found.stats[key], value), tolerance)
+    within(what, relative(*(sum(losses.values()) for losses in (found, expected))), tolerance)
 
 
 def compare_gradients(
-    model: nn.Module, reference: dict[str, Tensor | None], layers: int, whole: float, each: float
+    model: nn.Module,
+    reference: dict[str, Tensor | None],
+    layers: int,
+    whole: float,
+    each: float,
+    what: str = " gradients",
 ) -> None:
     """The gradient of all parameters together, and of each parameter; norms of the difference, relative.
 
@@ -185,6 +199,7 @@ def compare_gradients(
         reference: by detrex's names; None or zeros where a tensor takes no part.
         layers: of the decoder.
         whole, each: tolerances.
+        what: name in the run's table.
     """
     nothing = torch.zeros(())
     errors, sizes = {}, {}
@@ -194,6 +209,7 @@ def compare_gradients(
             ours, theirs = (nothing if g is None else g for g in (ours, theirs))
             errors[name], sizes[name] = float((ours - theirs).norm()), float(theirs.norm())
     total = math.hypot(*sizes.values())
-    assert total > 0 and math.hypot(*errors.values()) < whole * total
+    assert total > 0
+    within(f"{what}, whole", math.hypot(*errors.values()) / total, whole)
     worst = max(errors, key=lambda name: errors[name] / max(sizes[name], 1e-3 * total))
-    assert errors[worst] < each * max(sizes[worst], 1e-3 * total), worst
+    within(f"{what}, each", errors[worst] / max(sizes[worst], 1e-3 * total), each)

@@ -7,14 +7,15 @@ samples with plain torch. Its ``projects`` folder must be importable too.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from .forced import computing_in, cuda_is_the_cpu, watched_choice
 
 CONFIGS = {
     "plain": "deformable_detr/configs/deformable_detr_r50_50ep.py",
@@ -51,7 +52,9 @@ def load_config(variant: str) -> Any:
 
 
 class Peer:
-    """detrex's model with its intermediate results; ``changes`` are of its config's model.
+    """detrex's model, watched for its intermediate results; ``changes`` are of its config's model.
+
+    In double it wants items of ``batch(..., dtype=torch.float64)``.
 
     Attributes:
         model: detrex's module.
@@ -70,63 +73,27 @@ class Peer:
         self.model: nn.Module = importlib.import_module("detectron2.config").instantiate(cfg.model)
         self.model.load_state_dict(state, strict=True)
         self.model.to(dtype)
-        mean, std = (torch.tensor(list(v))[:, None, None] for v in (cfg.model.pixel_mean, cfg.model.pixel_std))
-        self.model.normalizer = lambda x: (x.to(dtype) - mean) / std
         self.seen: dict[str, Any] = {}
         self.chosen_BQ: Tensor | None = None
         self._watch()
 
     def _watch(self) -> None:
-        aux, criterion = self.model._set_aux_loss, self.model.criterion.forward
+        aux = self.model._set_aux_loss
 
-        def watch_stages(logits: Tensor, boxes: Tensor) -> Any:
+        def watched(logits: Tensor, boxes: Tensor) -> Any:
             self.seen.update(logits=logits, boxes=boxes, calls=[*self.seen.get("calls", []), (logits, boxes)])
             return aux(logits, boxes)
 
-        def watch_encoder(outputs: dict[str, Any], *given: Any) -> Any:
-            self.seen["enc"] = outputs.get("enc_outputs")
-            return criterion(outputs, *given)
+        self.model._set_aux_loss = watched
+        self.model.criterion.register_forward_pre_hook(
+            lambda _, given: self.seen.update(enc=given[0].get("enc_outputs"))
+        )
 
-        self.model._set_aux_loss, self.model.criterion.forward = watch_stages, watch_encoder
-
-    def __call__(self, items: list[dict[str, Any]], chosen_BQ: Tensor | None = None) -> Any:
-        """detrex's answer; ``chosen_BQ`` makes it take these proposals."""
+    def __call__(self, items: list[dict[str, Any]]) -> Any:
+        """detrex's answer."""
         self.seen, self.chosen_BQ = {}, None
-        if self.model.training:
-            # both projects read objects in fp32, whatever the type of the model
-            read = type(self.model).prepare_targets(self.model, [x["instances"] for x in items])
-            targets = [{**one, "boxes": one["boxes"].to(self.dtype)} for one in read]
-            self.model.prepare_targets = lambda _: targets
-        with self._proposals(chosen_BQ), _all_in(self.dtype):
-            return self.model(items)
-
-    @contextmanager
-    def _proposals(self, chosen_BQ: Tensor | None) -> Iterator[None]:
-        original, queries = torch.topk, self.cfg.model.num_queries
-
-        def topk(x: Tensor, k: int, dim: int = -1, **options: Any) -> Any:
-            found = original(x, k, dim, **options)
-            if self.two_stage and self.chosen_BQ is None and k == queries:
-                self.chosen_BQ = found[1] if chosen_BQ is None else chosen_BQ
-                return None, self.chosen_BQ
-            return found
-
-        torch.topk = topk
-        try:
-            yield
-        finally:
-            torch.topk = original
-
-
-@contextmanager
-def _all_in(dtype: torch.dtype) -> Iterator[None]:
-    """Let code that names fp32 outright (position codes, valid ratios, proposals) compute in another type."""
-    originals, default = (torch.float32, Tensor.float), torch.get_default_dtype()
-    if dtype != torch.float32:
-        torch.float32, Tensor.float = dtype, lambda self, *a, **k: self.to(dtype)
-        torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.float32, Tensor.float = originals
-        torch.set_default_dtype(default)
+        watching = watched_choice(self.cfg.model.num_queries) if self.two_stage else nullcontext([])
+        with computing_in(self.dtype), cuda_is_the_cpu(), watching as chosen:
+            answer = self.model(items)
+        self.chosen_BQ = chosen[0] if chosen else None
+        return answer

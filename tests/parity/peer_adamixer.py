@@ -1,8 +1,9 @@
 """The official AdaMixer on a CPU, from a checkout of it: ``DETREX_EXT_ADAMIXER=/path/to/AdaMixer``.
 
-It is a fork of mmdetection 2.x, which needs mmcv with compiled operators. What AdaMixer itself uses of them is little:
-a registry, base classes, an attention and a feed-forward block. Those are stood in for here by what mmcv 1.3.3 does;
-the neck, the query generator, the decoder stage, the assigner and the losses are the checkout's own files.
+It is a fork of mmdetection 2.x, which needs mmcv with compiled operators. What AdaMixer itself uses of mmcv is little:
+a registry, a base class, an attention, a feed-forward block and a convolution. Those are stood in for here by what mmcv
+1.3.3 does. All else that computes is the checkout's own files: neck, query generator, head, decoder stage, costs,
+assigner, sampler and losses. Names that are imported and not used are None.
 """
 
 from __future__ import annotations
@@ -25,6 +26,16 @@ from .reference_adamixer import Dims
 VARIABLE = "DETREX_EXT_ADAMIXER"
 ROOT = Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 STRIDES = [4, 8, 16, 32]
+FILES = (
+    "core.bbox.assigners.assign_result",
+    "core.bbox.assigners.base_assigner",
+    "core.bbox.samplers.sampling_result",
+    "core.bbox.samplers.base_sampler",
+    "core.bbox.samplers.pseudo_sampler",
+    "core.bbox.coder.base_bbox_coder",
+    "core.bbox.coder.delta_xywh_bbox_coder",
+    "models.roi_heads.bbox_heads.bbox_head",
+)
 
 
 class _Registry(dict):
@@ -78,27 +89,8 @@ class _ConvModule(nn.Module):
         return self.conv(x)
 
 
-class _AssignResult:
-    def __init__(self, num_gts: int, gt_inds: Tensor, max_overlaps: Any, labels: Tensor) -> None:
-        self.gt_inds, self.labels = gt_inds, labels
-
-
-def _head_class(losses: _Registry) -> type:
-    class BBoxHead(_BaseModule):
-        def __init__(self, num_classes: int, loss_cls: dict, loss_bbox: dict, **options: Any) -> None:
-            super().__init__()
-            self.num_classes, self.reg_decoded_bbox = num_classes, True
-            self.loss_cls, self.loss_bbox = losses.build(loss_cls), losses.build(loss_bbox)
-
-    return BBoxHead
-
-
 def _same(*_: Any, **__: Any) -> Callable:
     return lambda f: f
-
-
-def _multi_apply(function: Callable, *lists: Any, **options: Any) -> tuple:
-    return tuple(map(list, zip(*(function(*args, **options) for args in zip(*lists, strict=True)), strict=True)))
 
 
 @contextlib.contextmanager
@@ -132,7 +124,7 @@ def stand_ins(
     with mock.patch.dict(sys.modules, ours, clear=True):
         stub("mmcv", jit=_same)
         stub("mmcv.ops", sigmoid_focal_loss=None)
-        stub("mmcv.runner", BaseModule=_BaseModule, auto_fp16=_same, force_fp32=_same)
+        stub("mmcv.runner", BaseModule=_BaseModule, OptimizerHook=object, auto_fp16=_same, force_fp32=_same)
         stub(
             "mmcv.cnn",
             ConvModule=_ConvModule,
@@ -142,16 +134,25 @@ def stand_ins(
         )
         stub("mmcv.cnn.bricks.transformer", FFN=_FFN, MultiheadAttention=_Attention)
         stub("mmdet.models.builder", HEADS=registry, NECKS=registry, LOSSES=registry, build_loss=registry.build)
-        stub("mmdet.models.dense_heads.atss_head", reduce_mean=lambda x: x)
-        stub("mmdet.models.losses", accuracy=lambda pred, target: 0.0)
+        stub("six.moves", map=map, zip=zip)
         stub("mmdet.models.utils", build_transformer=None)
-        stub("mmdet.models.roi_heads.bbox_heads.bbox_head", BBoxHead=_head_class(registry))
-        stub("mmdet.core.bbox.builder", BBOX_ASSIGNERS=registry)
+        stub("mmdet.core.mask.structures", BitmapMasks=None, PolygonMasks=None)
+        stub("mmdet.core.bbox.builder", BBOX_ASSIGNERS=registry, BBOX_CODERS=registry, BBOX_SAMPLERS=registry)
         stub("mmdet.core.bbox.iou_calculators.builder", IOU_CALCULATORS=registry)
         stub("mmdet.core.bbox.match_costs.builder", MATCH_COST=registry)
         stub("mmdet.core.bbox.match_costs", build_match_cost=registry.build)
-        stub("mmdet.core.bbox.assigners.assign_result", AssignResult=_AssignResult)
-        stub("mmdet.core.bbox.assigners.base_assigner", BaseAssigner=object)
+        stub("mmdet.utils", util_mixins=load("mmdet.utils.util_mixins"))
+        stub("mmdet.models.losses", accuracy=load("mmdet.models.losses.accuracy").accuracy)
+        mean = load("mmdet.core.utils.dist_utils").reduce_mean
+        stub("mmdet.models.dense_heads.atss_head", reduce_mean=mean)  # which takes it from there
+        stub(
+            "mmdet.core",
+            multi_apply=load("mmdet.core.utils.misc").multi_apply,
+            build_bbox_coder=registry.build,
+            multiclass_nms=None,
+        )
+        for name in FILES:
+            load(f"mmdet.{name}")
         yield load, stub, registry
 
 
@@ -168,14 +169,8 @@ class Official(nn.Module):
         with stand_ins(root) as (load, stub, registry):
             iou = load("mmdet.core.bbox.iou_calculators.iou2d_calculator")
             stub("mmdet.core.bbox.iou_calculators", bbox_overlaps=iou.bbox_overlaps)
-            boxes = load("mmdet.core.bbox.transforms")
-            stub(
-                "mmdet.core",
-                bbox_overlaps=iou.bbox_overlaps,
-                bbox_cxcywh_to_xyxy=boxes.bbox_cxcywh_to_xyxy,
-                multi_apply=_multi_apply,
-            )
-            self._boxes = boxes
+            self._boxes = boxes = load("mmdet.core.bbox.transforms")
+            stub("mmdet.core", bbox_overlaps=iou.bbox_overlaps, bbox_cxcywh_to_xyxy=boxes.bbox_cxcywh_to_xyxy)
             for name in ("utils", "focal_loss", "smooth_l1_loss", "iou_loss"):
                 load(f"mmdet.models.losses.{name}")
             load("mmdet.core.bbox.match_costs.match_cost")
@@ -201,6 +196,7 @@ class Official(nn.Module):
                 in_points=d.in_points,
                 out_points=d.out_points,
                 n_groups=d.groups,
+                bbox_coder=dict(type="DeltaXYWHBBoxCoder", clip_border=False),
                 loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0),
                 loss_bbox=dict(type="L1Loss", loss_weight=5.0),
                 loss_iou=dict(type="GIoULoss", loss_weight=2.0),
@@ -209,6 +205,7 @@ class Official(nn.Module):
         )
         for stage in self.roi_head.bbox_head:
             stage.init_weights()
+        self.sampler = registry["PseudoSampler"]()
         self.assigner = registry["HungarianAssigner"](
             dict(type="FocalLossCost", weight=2.0),
             dict(type="BBoxL1Cost", weight=5.0),
@@ -251,21 +248,8 @@ class Official(nn.Module):
                 result = self.assigner.assign(
                     normalised, logits[i].detach(), boxes[i], labels[i], {"img_shape": (*size, 3)}
                 )
-                samples.append(sample(result, predicted[i].detach(), boxes[i]))
+                samples.append(self.sampler.sample(result, predicted[i].detach(), boxes[i]))
             targets = stage.get_targets(samples, boxes, labels, config, True)
             every = whwh.expand(-1, logits.shape[1], -1)
             out.append(stage.loss(logits.flatten(0, 1), predicted.reshape(-1, 4), *targets, imgs_whwh=every))
         return out
-
-
-def sample(result: _AssignResult, predicted: Tensor, boxes: Tensor) -> types.SimpleNamespace:
-    """Queries with and without an object, as mmdet hands them to its targets."""
-    positive, negative = ((result.gt_inds > 0).nonzero()[:, 0], (result.gt_inds == 0).nonzero()[:, 0])
-    return types.SimpleNamespace(
-        pos_inds=positive,
-        neg_inds=negative,
-        pos_bboxes=predicted[positive],
-        neg_bboxes=predicted[negative],
-        pos_gt_bboxes=boxes[result.gt_inds[positive] - 1],
-        pos_gt_labels=result.labels[positive],
-    )

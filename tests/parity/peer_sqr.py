@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import reference
-from .peer_adamixer import Official, _BaseModule, sample, stand_ins
+from .peer_adamixer import Official, _BaseModule, stand_ins
 from .reference import Scene
 from .reference_adamixer import Dims, State
 
@@ -29,10 +29,6 @@ START_Q, END_Q = [0, 0, 1, 2, 4, 7, 12], [1, 2, 4, 7, 12, 20, 33]
 Sets = list[tuple[Tensor, Tensor]]
 
 
-class _Sampler:
-    sample = staticmethod(sample)
-
-
 class _Cascade(nn.Module):
     """What the decoders use of mmdet's base: heads, and an assigner and a sampler for each."""
 
@@ -41,7 +37,7 @@ class _Cascade(nn.Module):
     ) -> None:
         super().__init__()
         self.bbox_head, self.train_cfg = bbox_head, [train_cfg] * num_stages
-        self.bbox_assigner, self.bbox_sampler = [train_cfg.assigner] * num_stages, [_Sampler()] * num_stages
+        self.bbox_assigner, self.bbox_sampler = [train_cfg.assigner] * num_stages, [train_cfg.sampler] * num_stages
 
 
 class RecollectingAdaMixer(Official):
@@ -51,8 +47,9 @@ class RecollectingAdaMixer(Official):
         super().__init__(dims, ROOT)
         with stand_ins(ROOT) as (load, stub, registry):
             stub("mmdet.core", bbox2result=None, bbox2roi=None, bbox_xyxy_to_cxcywh=self._boxes.bbox_xyxy_to_cxcywh)
-            stub("mmdet.core.bbox.samplers", PseudoSampler=_Sampler)
+            stub("mmdet.core.bbox.samplers", PseudoSampler=registry["PseudoSampler"])
             stub("mmdet.models.roi_heads.cascade_roi_head", CascadeRoIHead=_Cascade)
+            self.sampler = registry["PseudoSampler"]()
             names = [f"adamixer_decoder_Qrecycle{end}" for end in ("", "_optimize")]
             for name in names:
                 load(f"mmdet.models.roi_heads.{name}")
@@ -75,7 +72,7 @@ class RecollectingAdaMixer(Official):
             num_stages=len(heads),
             stage_loss_weights=[1.0] * len(heads),
             bbox_head=heads,
-            train_cfg=types.SimpleNamespace(pos_weight=1, assigner=self.assigner),
+            train_cfg=types.SimpleNamespace(pos_weight=1, assigner=self.assigner, sampler=self.sampler),
             start_q=slices[0],
             end_q=slices[1],
         )

@@ -15,6 +15,8 @@ from detrex_ext.checkpoint import load_state, to_layout
 from detrex_ext.config import load_config
 from detrex_ext.runtime import instantiate
 
+from .forced import choose, same_choice
+from .gaps import far, within
 from .models import VARIANTS, batch, compare_gradients, compare_losses
 from .peer import Peer, skip_without_detrex
 from .trajectory import CASES, assert_same_trajectory
@@ -52,23 +54,6 @@ def pair(variant, dtype=torch.float32, seed=1):
     return Peer(variant, state, dtype), ours.to(dtype)
 
 
-def with_proposals(model, chosen_BQ):
-    """Make our two-stage source take these proposals; returns what it would have taken itself."""
-    own = []
-
-    def select(scores_BS):
-        own.append(type(model.queries).select(model.queries, scores_BS))
-        return chosen_BQ
-
-    if chosen_BQ is not None:
-        model.queries.select = select
-    return own
-
-
-def gap(a, b):
-    return float((a - b).detach().abs().max())
-
-
 @pytest.fixture(scope="module", params=list(VARIANTS))
 def models(request):
     return request.param, *pair(request.param)
@@ -83,21 +68,21 @@ def test_evaluation(models, images):
     ours.eval()
     with torch.no_grad():
         expected = peer(items)
-        own = with_proposals(ours, peer.chosen_BQ)
+        own = choose(ours.queries, peer.chosen_BQ)
         sets = [s for s in ours.forward_sets(items) if s.group == "main"]
         found = ours(items)
     assert len(sets) == 6
-    assert max(gap(s.logits_BQK, peer.seen["logits"][s.stage]) for s in sets) < 1e-5
-    assert max(gap(s.boxes_BQ4, peer.seen["boxes"][s.stage]) for s in sets) < 1e-5
-    if own:
-        assert (own[0].sort(1).values == peer.chosen_BQ.sort(1).values).float().mean() > 0.99
+    for s in sets:
+        within(f"detrex, {variant}, float32: logits", far(s.logits_BQK, peer.seen["logits"][s.stage]), 1e-5)
+        within(f"detrex, {variant}, float32: boxes", far(s.boxes_BQ4, peer.seen["boxes"][s.stage]), 1e-5)
+    assert not own or same_choice(own[0], peer.chosen_BQ) > 0.99
     for a, b in zip(found, expected, strict=True):
         a, b = a["instances"], b["instances"]
         assert len(a) == len(b) and a.image_size == b.image_size
-        assert gap(a.scores, b.scores) < 1e-5
+        assert far(a.scores, b.scores) < 1e-5
         same = a.pred_classes == b.pred_classes  # near ties may swap their ranks
         assert same.float().mean() > 0.98
-        assert gap(a.pred_boxes.tensor[same], b.pred_boxes.tensor[same]) < 1e-2 or same.float().mean() < 1
+        assert far(a.pred_boxes.tensor[same], b.pred_boxes.tensor[same]) < 1e-2 or same.float().mean() < 1
 
 
 @pytest.mark.parametrize("images", [1, 2])
@@ -108,28 +93,28 @@ def test_training(models, images):
     peer.model.train()
     ours.train()
     expected = peer(items)
-    with_proposals(ours, peer.chosen_BQ)
+    choose(ours.queries, peer.chosen_BQ)
     sets = ours.forward_sets(items)
     for s in sets:
         logits, boxes = (peer.seen[k] for k in ("logits", "boxes")) if s.group == "main" else ([], [])
         if s.group == "enc":
             logits, boxes = [peer.seen["enc"]["pred_logits"]], [peer.seen["enc"]["pred_boxes"]]
-        assert gap(s.logits_BQK, logits[s.stage]) < 1e-5
-        assert gap(s.boxes_BQ4, boxes[s.stage]) < 1e-5
+        within(f"detrex, {variant}, float32: logits", far(s.logits_BQK, logits[s.stage]), 1e-5)
+        within(f"detrex, {variant}, float32: boxes", far(s.boxes_BQ4, boxes[s.stage]), 1e-5)
     assert {s.group for s in sets} == ({"main", "enc"} if variant == "two_stage" else {"main"})
     losses = ours(items)
     # one ReLU or bilinear cell that flips under rounding moves a tensor by more than rounding does; without rounding,
     # below, there is no such excuse
-    compare_with(peer, expected, ours, losses, 1e-5, whole=1e-4, each=5e-3)
+    compare_with(f"detrex, {variant}, float32", peer, expected, ours, losses, 1e-5, whole=1e-4, each=5e-3)
 
 
-def compare_with(peer, expected, ours, losses, loss_gap, whole, each):
-    compare_losses(losses, expected, loss_gap)
+def compare_with(what, peer, expected, ours, losses, loss_gap, whole, each):
+    compare_losses(losses, expected, loss_gap, f"{what}: losses")
     for model, values in ((ours, losses), (peer.model, expected)):
         model.zero_grad(set_to_none=True)
         sum(values.values()).backward()
     theirs = {k: p.grad for k, p in peer.model.named_parameters(remove_duplicate=False)}
-    compare_gradients(ours, theirs, 6, whole, each)
+    compare_gradients(ours, theirs, 6, whole, each, f"{what}: gradients")
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
@@ -151,12 +136,12 @@ def test_layout(variant):
 def test_gradients_in_double_precision(variant):
     """Without rounding to hide behind: losses to 1e-12 and each gradient to 1e-9."""
     peer, ours = pair(variant, torch.float64)
-    items = batch([(96, 133), (120, 87)], [3, 2], 80)
+    items = batch([(96, 133), (120, 87)], [3, 2], 80, dtype=torch.float64)
     peer.model.train()
     ours.train()
     expected = peer(items)
     losses = ours(items)
-    compare_with(peer, expected, ours, losses, 1e-12, whole=1e-9, each=1e-9)
+    compare_with(f"detrex, {variant}, float64", peer, expected, ours, losses, 1e-12, whole=1e-9, each=1e-9)
 
 
 @pytest.mark.slow
@@ -166,9 +151,9 @@ def test_trajectory(variant, optimizer, dtype, tolerance):
     peer, ours = pair(variant, dtype)
 
     def losses(step):
-        items = batch([(96, 133), (120, 87)], [3, 2], 80, seed=step)
+        items = batch([(96, 133), (120, 87)], [3, 2], 80, step, dtype)
         expected = peer(items)
-        with_proposals(ours, peer.chosen_BQ)
+        choose(ours.queries, peer.chosen_BQ)
         return expected, ours(items)
 
     assert_same_trajectory(peer, ours, our_config(variant), optimizer, tolerance, losses)

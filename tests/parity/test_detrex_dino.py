@@ -7,6 +7,7 @@ Both draw the noise of denoising from the same seed. Run in such an environment:
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from detrex_ext.checkpoint import load_state, to_layout
 from detrex_ext.config import load_config
 from detrex_ext.runtime import instantiate
 
+from .forced import choose, double_by_default, same_choice
+from .gaps import far, within
 from .models import DINO_VARIANTS, batch, compare_gradients, compare_losses
-from .peer import skip_without_detrex
-from .peer_dino import DinoPeer
+from .peer import Peer, skip_without_detrex
 from .trajectory import CASES, assert_same_trajectory
 from .weights import backbone_shapes, model_shapes, random_state
 
@@ -40,33 +42,26 @@ def our_config(variant, queries=900):
 
 
 def pair(variant, dtype=torch.float32, queries=900, seed=2):
-    """detrex's model and ours, which takes detrex's proposals, with the same perturbed weights, loaded strictly."""
+    """detrex's model and ours with the same perturbed weights, loaded strictly."""
     dims = replace(DINO_VARIANTS[variant], queries=queries)
     state = random_state(backbone_shapes() | model_shapes(dims), dims.refine, seed)
     ours = instantiate(our_config(variant, queries).model)
     assert load_state(ours, state, strict=True).complete
-    peer, source = DinoPeer(variant, state, dtype, num_queries=queries), ours.queries.source
-
-    def select(scores_BS):
-        source.own_choice = type(source).select(source, scores_BS)
-        return peer.chosen_BQ
-
-    source.select = select
-    return peer, ours.to(dtype)
+    return Peer(variant, state, dtype, num_queries=queries), ours.to(dtype)
 
 
-def seeded(run, items, seed=5):
+def seeded(run, items, seed=5, dtype=torch.float32):
+    """In double the noise is drawn in double too."""
     torch.manual_seed(seed)
-    return run(items)
+    with double_by_default() if dtype == torch.float64 else nullcontext():
+        return run(items)
 
 
-def gap(a, b):
-    return float((a - b).detach().abs().max())
-
-
-def worst(sets, logits, boxes):
+def compare_sets(what, sets, logits, boxes):
     assert [s.stage for s in sets] == list(range(len(logits)))
-    return max(max(gap(s.logits_BQK, logits[s.stage]), gap(s.boxes_BQ4, boxes[s.stage])) for s in sets)
+    for s in sets:
+        within(f"detrex, {what}, float32: logits", far(s.logits_BQK, logits[s.stage]), 1e-5)
+        within(f"detrex, {what}, float32: boxes", far(s.boxes_BQ4, boxes[s.stage]), 1e-5)
 
 
 def of(sets, group):
@@ -75,74 +70,77 @@ def of(sets, group):
 
 @pytest.fixture(scope="module", params=list(DINO_VARIANTS))
 def models(request):
-    return pair(request.param)
+    return request.param, *pair(request.param)
 
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_evaluation(models, images):
     """Six stages of logits and boxes with detrex's evaluation masks, and the detections."""
-    peer, ours = models
+    variant, peer, ours = models
     items = batch(SIZES, OBJECTS, 80)[:images]
     peer.model.eval()
     ours.eval()
     with torch.no_grad():
-        expected, sets, found = peer(items), ours.forward_sets(items), ours(items)
-    own = ours.queries.source.own_choice
-    assert (own == peer.chosen_BQ).float().mean() > 0.98  # near ties may swap their ranks
-    assert (own.sort(1).values == peer.chosen_BQ.sort(1).values).float().mean() > 0.99
+        expected = peer(items)
+        own = choose(ours.queries.source, peer.chosen_BQ)
+        sets, found = ours.forward_sets(items), ours(items)
+    assert (own[0] == peer.chosen_BQ).float().mean() > 0.98  # near ties may swap their ranks
+    assert same_choice(own[0], peer.chosen_BQ) > 0.99
     assert {s.group for s in sets} == {"main"} and len(sets) == 6
-    assert worst(sets, peer.seen["logits"], peer.seen["boxes"]) < 1e-5
+    compare_sets(variant, sets, peer.seen["logits"], peer.seen["boxes"])
     for a, b in zip(found, expected, strict=True):
         a, b = a["instances"], b["instances"]
         assert len(a) == len(b) and a.image_size == b.image_size
-        assert gap(a.scores, b.scores) < 1e-5
+        assert far(a.scores, b.scores) < 1e-5
         assert (a.pred_classes == b.pred_classes).float().mean() > 0.98
 
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_training(models, images):
     """Stages of matching and denoising queries, the proposals, and every loss; gradients are compared in fp64 below."""
-    peer, ours = models
+    variant, peer, ours = models
     items = batch(SIZES, OBJECTS, 80)[:images]
     peer.model.train()
     ours.train()
     with torch.no_grad():
-        expected, sets, losses = seeded(peer, items), seeded(ours.forward_sets, items), seeded(ours, items)
+        expected = seeded(peer, items)
+        choose(ours.queries.source, peer.chosen_BQ)
+        sets, losses = seeded(ours.forward_sets, items), seeded(ours, items)
     denoised, matched = peer.seen["calls"]
     assert of(sets, "dn")[0].boxes_BQ4.shape[1] == 200
-    assert worst(of(sets, "dn"), *denoised) < 1e-5
-    assert worst(of(sets, "main"), *matched) < 1e-5
+    compare_sets(variant, of(sets, "dn"), *denoised)
+    compare_sets(variant, of(sets, "main"), *matched)
     (enc,) = of(sets, "enc")
-    assert gap(enc.logits_BQK, peer.seen["enc"]["pred_logits"]) < 1e-5
-    assert gap(enc.boxes_BQ4, peer.seen["enc"]["pred_boxes"]) < 1e-5
-    compare_losses(losses, expected, 1e-5)
+    assert far(enc.logits_BQK, peer.seen["enc"]["pred_logits"]) < 1e-5
+    assert far(enc.boxes_BQ4, peer.seen["enc"]["pred_boxes"]) < 1e-5
+    compare_losses(losses, expected, 1e-5, f"detrex, {variant}, float32: losses")
 
 
 def test_training_without_objects(models):
     """No denoising query then; detrex reports zeros."""
-    peer, ours = models
+    variant, peer, ours = models
     items = batch(SIZES, [0, 0], 80)
     peer.model.train()
     ours.train()
     with torch.no_grad():
         expected = peer(items)
-        compare_losses(ours(items), expected, 1e-5)
+        choose(ours.queries.source, peer.chosen_BQ)
+        compare_losses(ours(items), expected, 1e-5, f"detrex, {variant}, float32: losses without objects")
 
 
 @pytest.mark.parametrize("variant", list(DINO_VARIANTS))
 def test_gradients_in_double_precision(variant):
     """Without rounding to hide behind: losses to 1e-12 and each gradient to 1e-9."""
     peer, ours = pair(variant, torch.float64, FEW)
-    items = batch(SMALL_SIZES, [3, 2], 80)
+    items = batch(SMALL_SIZES, [3, 2], 80, dtype=torch.float64)
     peer.model.train()
     ours.train()
-    expected, losses = seeded(peer, items), seeded(ours, items)
-    assert torch.equal(ours.queries.source.own_choice, peer.chosen_BQ)
-    compare_losses(losses, expected, 1e-12)
+    expected, losses = seeded(peer, items), seeded(ours, items, dtype=torch.float64)
+    compare_losses(losses, expected, 1e-12, f"detrex, {variant}, float64: losses")
     for values in (losses, expected):
         sum(values.values()).backward()
     theirs = {k: p.grad for k, p in peer.model.named_parameters(remove_duplicate=False)}
-    compare_gradients(ours, theirs, 6, whole=1e-9, each=1e-9)
+    compare_gradients(ours, theirs, 6, 1e-9, 1e-9, f"detrex, {variant}, float64: gradients")
 
 
 @pytest.mark.parametrize("variant", list(DINO_VARIANTS))
@@ -166,7 +164,9 @@ def test_trajectory(optimizer, dtype, tolerance):
     peer, ours = pair("dino", dtype, FEW)
 
     def losses(step):
-        items = batch(SMALL_SIZES, [3, 2], 80, seed=step)
-        return seeded(peer, items, step), seeded(ours, items, step)
+        items = batch(SMALL_SIZES, [3, 2], 80, step, dtype)
+        expected = seeded(peer, items, step)
+        choose(ours.queries.source, peer.chosen_BQ)
+        return expected, seeded(ours, items, step, dtype)
 
     assert_same_trajectory(peer, ours, our_config("dino", FEW), optimizer, tolerance, losses)

@@ -9,9 +9,10 @@ import torch
 
 from detrex_ext.modeling.decoders import AdaMixerDecoder
 
+from .forced import computing_in
+from .gaps import within
 from .models import batch
 from .models_adamixer import OBJECTS, SIZES, compare_losses, features_of, gradient_gap, objects_of, our_model, worst
-from .peer import _all_in
 from .peer_adamixer import ROOT, VARIABLE, Official
 from .reference_adamixer import NARROW, Dims, random_state, shapes
 
@@ -36,10 +37,10 @@ def test_all_stages(dims, dtype, tolerance):
     official, ours = pair(dims, dtype)
     items = batch(SIZES, OBJECTS, dims.classes)
     features, sizes = features_of(ours, items)
-    with torch.no_grad(), _all_in(dtype):
+    with torch.no_grad(), computing_in(dtype):
         stages = official(features, sizes)
         sets = ours.eval().forward_sets(items)
-    assert worst(sets, stages, sizes) < tolerance
+    within(f"AdaMixer, {str(dtype)[-7:]}: logits and boxes", worst(sets, stages, sizes), tolerance)
 
 
 @pytest.mark.parametrize("objects", [[4, 3], [0, 3], [5]], ids=str)
@@ -47,13 +48,14 @@ def test_losses_and_gradients(objects):
     official, ours = pair(replace(NARROW, stages=4), torch.float64, seed=2)
     items = batch(SIZES[: len(objects)], objects, NARROW.classes)
     features, sizes = features_of(ours, items)
-    with _all_in(torch.float64):
+    with computing_in(torch.float64):
         stages = official(features, sizes)
     found = official.losses(stages, sizes, *objects_of(items, torch.float64))
     names = {"loss_cls": "class", "loss_bbox": "bbox", "loss_iou": "giou"}
     expected = [{names[k]: v for k, v in losses.items() if k in names} for losses in found]
-    compare_losses(ours, items, expected, 1e-9)
-    assert gradient_gap(ours, {k: p.grad for k, p in official.named_parameters()}) < 1e-9
+    compare_losses(ours, items, expected, 1e-12, "AdaMixer, float64: losses")
+    theirs = {k: p.grad for k, p in official.named_parameters()}
+    within("AdaMixer, float64: gradients", gradient_gap(ours, theirs), 1e-9)
 
 
 def test_names_and_sizes():

@@ -1,4 +1,4 @@
-"""Our stages, matchers, losses and suppression against the official; ``DETREX_EXT_DAC`` names a checkout of it."""
+"""Our matchers, losses and suppression against the official; ``DETREX_EXT_DAC`` names a checkout of it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import pytest
 import torch
 
 from detrex_ext.criterion import SetCriterion
-from detrex_ext.layers.box_ops import inverse_sigmoid
 from detrex_ext.matching import OneToManyMatcher, stack_sets
-from detrex_ext.modeling.decoders import DeformableDecoder
 from detrex_ext.modeling.postprocess import Postprocess
-from detrex_ext.strategies import DivideAndConquer
-from detrex_ext.structures import Given, Memory, Pairs, Prior, Queries, Slot, SupervisedSet, Targets
+from detrex_ext.structures import Given, Pairs, Prior, SupervisedSet, Targets
 
-from .peer_dac import compare, criterion, objects, official_package, our_rules, skip_without_checkout, theirs
+from .forced import in_double
+from .peer_dac import (
+    compare,
+    criterion,
+    objects,
+    official_package,
+    our_rules,
+    published_weight,
+    skip_without_checkout,
+)
+from .whole import theirs
 
 skip_without_checkout()
 STAGES, Q, K, GROUPS = 6, 40, 91, 3
@@ -21,8 +28,8 @@ STAGES, Q, K, GROUPS = 6, 40, 91, 3
 
 @pytest.fixture(scope="module")
 def official():
-    with official_package() as models:
-        yield models
+    with official_package() as package:
+        yield package
 
 
 def predictions(targets, g, size=Q, K=K):
@@ -134,7 +141,8 @@ def test_all_75_losses(official):
     meta = {"output_known_lbs_bboxes": as_theirs(known), "num_dn_group": GROUPS, "pad_size": pad}
     outputs = {**as_theirs(stages), "dn_meta": meta, "dn_meta_cdecoder": meta}
     outputs["enc_outputs"] = as_theirs([dict.fromkeys(kinds.values(), enc)])
-    wanted = criterion(official)(outputs, theirs(targets), theirs(targets, 3))
+    with in_double():  # its rank weights are of single precision
+        wanted = criterion(official)(outputs, theirs(targets), theirs(targets, 3))
 
     sets = [SupervisedSet(*enc, -1, "enc")]
     for i in range(STAGES):
@@ -143,9 +151,7 @@ def test_all_75_losses(official):
             sets.append(SupervisedSet(*stages[i][name], i, group, path, match_boxes_BQ4=main))
             sets.append(SupervisedSet(*known[i][name], i, "dn", path, given))
     found = SetCriterion(our_rules())(sets, targets).stats
-
-    # rank weights of the original are fp32
-    assert compare(found, wanted, STAGES, 1e-7) == 75
+    compare("DAC-DETR, float64: losses of random sets", found, wanted, published_weight, STAGES, 1e-12)
 
 
 def test_suppression_at_test_time(official):
@@ -166,81 +172,3 @@ def test_suppression_at_test_time(official):
         inside = one["boxes"].clamp(min=0).minimum(torch.tensor([w, h, w, h]))
         torch.testing.assert_close(instances.pred_boxes.tensor, inside, rtol=0, atol=1e-3)
         assert not torch.equal(instances.scores, plain["instances"].scores)
-
-
-DIM, SHAPES, DN, MAIN = 32, ((6, 8), (3, 4)), 4, 10
-PARTS = {
-    "self_attn": "attentions.0.attn",
-    "cross_attn": "attentions.1",
-    "norm2": "norms.0",
-    "norm1": "norms.1",
-    "norm3": "norms.2",
-    "linear1": "ffns.0.layers.0.0",
-    "linear2": "ffns.0.layers.1",
-}
-
-
-def decoders(official):
-    """Ours and the official one with the same weights; box heads are the same modules."""
-    torch.manual_seed(0)
-    ours = DeformableDecoder(K, DIM, 4, 2, 2, 48, 0.0, STAGES, refine=True, look_forward_twice=True).double().train()
-    with torch.no_grad():
-        for p in ours.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    module = official.deformable_transformer
-    layer = module.DeformableTransformerDecoderLayer(DIM, 48, 0.0, "relu", 2, 4, 2)
-    theirs = module.DeformableTransformerDecoder(layer, STAGES, True, look_forward_twice=True).double().train()
-    for their_layer, our_layer in zip(theirs.layers, ours.layers, strict=True):
-        for their_name, our_name in PARTS.items():
-            their_layer.get_submodule(their_name).load_state_dict(our_layer.get_submodule(our_name).state_dict())
-    theirs.bbox_embed = ours.bbox_embed
-    return ours, theirs
-
-
-def decoder_inputs():
-    g = torch.Generator().manual_seed(1)
-
-    def randn(*shape):
-        return torch.randn(shape, generator=g, dtype=torch.float64)
-
-    B, S = 2, sum(h * w for h, w in SHAPES)
-    pad = torch.zeros(B, S, dtype=torch.bool)
-    pad[1, 40:48] = True
-    valid = torch.tensor([[[1.0, 1.0]] * 2, [[0.75, 0.8]] * 2], dtype=torch.float64)
-    mem = Memory(randn(B, S, DIM), None, pad, SHAPES, (8, 16), valid, torch.ones(B, 2))
-    mask = torch.ones(DN + MAIN, DN + MAIN, dtype=torch.bool)
-    mask[DN:, :DN] = False
-    ref = (0.5 * randn(B, DN + MAIN, 4)).sigmoid()
-    slots = (Slot(DN, "dn"), Slot(MAIN))
-    extra = {"query_pos": randn(B, DN + MAIN, DIM)}
-    return mem, Queries(randn(B, DN + MAIN, DIM), ref, slots, {0: mask}, extra=extra)
-
-
-def test_both_branches_of_all_stages_and_their_gradients(official):
-    ours, theirs = decoders(official)
-    mem, q = decoder_inputs()
-    sets = ours(q, mem, [DivideAndConquer()])
-    shapes = torch.tensor(SHAPES)
-    args = (q.content_BTC, q.ref_BT4, mem.tokens_BSC, shapes, shapes.prod(1).cumsum(0) - shapes.prod(1), mem.valid_BL2)
-    outs = theirs(*args, q.extra["query_pos"], mem.pad_BS, ~q.masks[0])
-    pairs = []
-    for path, content, refs in (("plain", outs[0], outs[1]), ("aux", outs[2], outs[3])):
-        for i in range(STAGES):
-            before = inverse_sigmoid(q.ref_BT4 if i == 0 else refs[i - 1])
-            logits = ours.class_embed[i](content[i])
-            boxes = (ours.bbox_embed[i](content[i]) + before).sigmoid()
-            both = [next(s for s in sets if (s.stage, s.group, s.path) == (i, group, path)) for group in ("dn", "main")]
-            pairs.append((torch.cat([s.logits_BQK for s in both], 1), logits))
-            pairs.append((torch.cat([s.boxes_BQ4 for s in both], 1), boxes))
-    assert len(pairs) == 4 * STAGES
-    for a, b in pairs:
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-    def gradients(read, layers, names):
-        wanted = [p for layer in layers for name in names for p in layer.get_submodule(name).parameters()]
-        return torch.autograd.grad(read, wanted, retain_graph=True)
-
-    found, expected = (sum(pair[k].sin().sum() for pair in pairs) for k in (0, 1))
-    grads = gradients(found, ours.layers, PARTS.values()), gradients(expected, theirs.layers, PARTS)
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)

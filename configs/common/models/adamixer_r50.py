@@ -16,9 +16,6 @@ from detrex_ext.modeling.preprocess import Preprocess
 from detrex_ext.modeling.queries import WholeImageQueries
 from detrex_ext.runtime import LazyCall as L
 
-# the published losses compare corners, and measure areas in pixels: nothing to guard against but zero
-_EPS = 1e-12
-
 model = L(Detector)(
     preprocess=L(Preprocess)(pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375], size_divisor=32),
     # statistics are constant, scales and shifts are trained
@@ -47,16 +44,16 @@ model = L(Detector)(
         main=L(Rule)(
             matcher=L(HungarianMatcher)(
                 costs=[
-                    L(FocalClassCost)(weight=2.0, eps=_EPS),
+                    L(FocalClassCost)(weight=2.0, eps=1e-12),
                     L(L1Cost)(weight=5.0, xyxy=True),
-                    L(GIoUCost)(weight=2.0, eps=_EPS),
+                    L(GIoUCost)(weight=2.0, eps=0.0),
                 ]
             ),
             terms=L("builtins.dict")(
                 **{
                     "class": L(Term)(loss=L(FocalLoss)(alpha=0.25, gamma=2.0), weight=2.0),
                     "bbox": L(Term)(loss=L(L1Loss)(xyxy=True), weight=5.0),
-                    "giou": L(Term)(loss=L(GIoULoss)(eps=_EPS), weight=2.0),
+                    "giou": L(Term)(loss=L(GIoULoss)(eps=0.0), weight=2.0),
                 }
             ),
         ),

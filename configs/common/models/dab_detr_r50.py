@@ -41,6 +41,7 @@ model = L(Detector)(
         dropout=0.0,
         num_layers=6,
         parity_padding="${model.preprocess.parity_padding}",
+        inverse_sigmoid_eps=1e-3,
     ),
     postprocess=L(Postprocess)(top_k=300),
     num_classes=None,

@@ -36,6 +36,7 @@ model = L(Detector)(
         num_layers=6,
         refine=False,
         first_size_logit=-2.0,
+        inverse_sigmoid_eps=1e-3,
     ),
     postprocess=L(Postprocess)(top_k=300),
     num_classes=None,

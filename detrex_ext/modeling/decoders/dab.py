@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detrex_ext.layers.attention import key_mask
-from detrex_ext.layers.box_ops import inverse_sigmoid
+from detrex_ext.layers.box_ops import LOGIT_EPS, checked_logit_eps, inverse_sigmoid
 from detrex_ext.layers.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
 from detrex_ext.layers.mlp import FFN, MLP
 from detrex_ext.layers.position import sine_boxes
@@ -47,6 +47,8 @@ class DABDecoder(StagedDecoder):
         num_layers: stages.
         parity_padding: look at the padding of the memory, as detrex's decoder does; by default it is masked.
         order, eval_order, chunk: see :class:`StagedDecoder`.
+        inverse_sigmoid_eps: how near to 0 and 1 the logit of a reference is taken, see
+            :func:`~detrex_ext.layers.box_ops.inverse_sigmoid`.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class DABDecoder(StagedDecoder):
         order: Sequence[int] | None = None,
         eval_order: Sequence[int] | None = None,
         chunk: int | None = None,
+        inverse_sigmoid_eps: float = LOGIT_EPS,
     ) -> None:
         super().__init__(num_layers, order, eval_order, chunk)
         self.layers = nn.ModuleList(
@@ -71,6 +74,7 @@ class DABDecoder(StagedDecoder):
         self.ref_anchor_head = MLP(dim, dim, 2, 2)
         self.post_norm_layer = nn.LayerNorm(dim)
         self.dim, self.parity_padding = dim, parity_padding
+        self.inverse_sigmoid_eps = checked_logit_eps(inverse_sigmoid_eps)
         for p in self.parameters():
             if p.dim() > 1:
                 nn.init.xavier_uniform_(p)
@@ -118,4 +122,4 @@ class DABDecoder(StagedDecoder):
         return self.class_embed(content), boxes, x.replace(ref_BT4=new, extra=drop_scratch(x.extra))
 
     def _refine(self, content: Tensor, ref: Tensor) -> Tensor:
-        return (self.bbox_embed(content).to(ref.dtype) + inverse_sigmoid(ref)).sigmoid()
+        return (self.bbox_embed(content).to(ref.dtype) + inverse_sigmoid(ref, self.inverse_sigmoid_eps)).sigmoid()

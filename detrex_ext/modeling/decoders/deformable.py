@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detrex_ext.layers.attention import MultiheadAttention
-from detrex_ext.layers.box_ops import inverse_sigmoid
+from detrex_ext.layers.box_ops import LOGIT_EPS, checked_logit_eps, inverse_sigmoid
 from detrex_ext.layers.mlp import FFN, MLP
 from detrex_ext.layers.ms_deform_attn import MSDeformAttn, level_cells
 from detrex_ext.layers.position import sine_boxes
@@ -55,6 +55,8 @@ class DeformableDecoder(StagedDecoder):
         first_size_logit: initial bias of width and height in the first head: -2 where references start as points, so
             that first boxes are small (Deformable-DETR); 0 where they start as boxes.
         order, eval_order, chunk: see :class:`StagedDecoder`.
+        inverse_sigmoid_eps: how near to 0 and 1 the logit of a reference is taken, see
+            :func:`~detrex_ext.layers.box_ops.inverse_sigmoid`.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class DeformableDecoder(StagedDecoder):
         order: Sequence[int] | None = None,
         eval_order: Sequence[int] | None = None,
         chunk: int | None = None,
+        inverse_sigmoid_eps: float = LOGIT_EPS,
     ) -> None:
         super().__init__(num_layers, order, eval_order, chunk)
         if position not in ("given", "reference"):
@@ -88,7 +91,7 @@ class DeformableDecoder(StagedDecoder):
         )
         self.ref_point_head = MLP(2 * dim, dim, dim, 2) if position == "reference" else None
         self.norm = nn.LayerNorm(dim) if post_norm else None
-        self.dim = dim
+        self.dim, self.inverse_sigmoid_eps = dim, checked_logit_eps(inverse_sigmoid_eps)
         for p in self.parameters():
             if p.dim() > 1:
                 nn.init.xavier_uniform_(p)
@@ -163,7 +166,7 @@ class DeformableDecoder(StagedDecoder):
 
     def _logit(self, x: Queries, ref_BT4: Tensor) -> Tensor:
         """Logit of the reference; zero where a point has no width and height."""
-        logit = inverse_sigmoid(ref_BT4)
+        logit = inverse_sigmoid(ref_BT4, self.inverse_sigmoid_eps)
         if any(s.point for s in x.slots):
             known = torch.ones(4, dtype=torch.bool, device=logit.device)
             known[2:] = False

@@ -11,7 +11,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, inverse_sigmoid
+from detrex_ext.layers.box_ops import (
+    LOGIT_EPS,
+    box_cxcywh_to_xyxy,
+    box_xyxy_to_cxcywh,
+    checked_logit_eps,
+    inverse_sigmoid,
+)
 from detrex_ext.structures import Given, Memory, Pairs, Queries, Slot, SupervisedSet, Targets
 from detrex_ext.structures.queries import cat
 
@@ -33,6 +39,7 @@ class DenoisingQueries(QuerySource):
         groups: a fixed number of groups instead.
         label_noise_ratio: half of it is the probability of a random label.
         box_noise_scale: corners move by up to this many half sides; negatives by one to two times as much.
+        inverse_sigmoid_eps: noised boxes go as logits, taken so near to 0 and 1: the decoder's.
     """
 
     def __init__(
@@ -44,6 +51,7 @@ class DenoisingQueries(QuerySource):
         groups: int | None = None,
         label_noise_ratio: float = 0.5,
         box_noise_scale: float = 1.0,
+        inverse_sigmoid_eps: float = LOGIT_EPS,
     ) -> None:
         super().__init__()
         if not source.places:
@@ -52,6 +60,7 @@ class DenoisingQueries(QuerySource):
         self.source, self.num_classes = source, num_classes
         self.number, self.groups = number, groups
         self.label_noise_ratio, self.box_noise_scale = label_noise_ratio, box_noise_scale
+        self.inverse_sigmoid_eps = checked_logit_eps(inverse_sigmoid_eps)
         self.label_enc = nn.Embedding(num_classes, dim)
 
     def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
@@ -92,7 +101,7 @@ class DenoisingQueries(QuerySource):
         content = main.content_BTC.new_zeros(B, size, main.content_BTC.shape[-1])
         content[image, row] = self.label_enc(labels).to(content.dtype)
         ref = main.ref_BT4.new_full((B, size, 4), 0.5)
-        ref[image, row] = inverse_sigmoid(boxes).sigmoid()
+        ref[image, row] = inverse_sigmoid(boxes, self.inverse_sigmoid_eps).sigmoid()
         if not size:
             # keeps the embedding in the graph, so that every rank has the same parameters in use
             content = content + 0.0 * self.label_enc.weight[0]

@@ -17,6 +17,9 @@ model.queries.content = "mixed"
 model.decoder.update(ffn_dim=2048, dropout=0.0, look_forward_twice=True)
 model.rules.main.terms["class"].weight = 2.0
 model.postprocess.top_k = 100
+# constants of the authors' code
+model.decoder.inverse_sigmoid_eps = 1e-5
+model.rules.main.matcher.costs[2].eps = model.rules.main.terms["giou"].loss.eps = 0.0
 
 dataloader.train.dataset.filter_empty = False
 optimizer.lr = 2e-4

@@ -21,6 +21,10 @@ model.strategies.sqr = L(QueryRecollection)(window=2, start_stage=1)
 model.backbone.freeze_at = 2
 model.rules.main.terms["class"].weight = 2.0
 model.postprocess.top_k = 100
+# constants of mmdetection, in which it was published
+model.decoder.inverse_sigmoid_eps = 1e-5
+model.rules.main.matcher.costs[0].eps = 1e-12
+model.rules.main.matcher.costs[2].eps = model.rules.main.terms["giou"].loss.eps = 0.0
 dataloader.train.total_batch_size = 32
 dataloader.train.dataset.filter_empty = False
 optimizer.lr = 2e-4
