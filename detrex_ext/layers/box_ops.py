@@ -79,11 +79,6 @@ def generalized_box_iou_elementwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return giou_of_corners(a_xyxy.unbind(-1), b_xyxy.unbind(-1))
 
 
-def generalized_box_iou_pairwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """GIoU of every one of (..., N, 4) with every one of (..., M, 4) corner boxes; returns (..., N, M)."""
-    return generalized_box_iou_elementwise(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
-
-
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
     """log(max(x, eps) / max(1 - x, eps)) of x clamped to [0, 1]; eps 1e-3 is detrex's (official repositories: 1e-5)."""
     x = x.clamp(0, 1)

@@ -1,7 +1,7 @@
 """The seam: everything this project takes from detectron2, with or without detectron2.
 
-Types and global state that other detectron2 code shares with us (structures, catalogs, event storage, `comm`,
-`HookBase`, `LazyCall`) come from detectron2 where it is installed and from `runtime.standalone` otherwise. What
+Types and global state that other detectron2 code shares with us (structures, event storage, `comm`, `HookBase`,
+`LazyCall`) come from detectron2 where it is installed and from `runtime.standalone` otherwise. What
 detectron2 has with faults that hurt a run (loading configs, hooks, writers, launching, logging) is ours and the
 same on both.
 
@@ -24,8 +24,7 @@ from detrex_ext.errors import UserError
 _HOST = (
     "LazyConfig", "LazyCall", "instantiate",
     "comm", "create_ddp_model", "HookBase", "EventStorage", "get_event_storage", "has_event_storage",
-    "DatasetCatalog", "MetadataCatalog", "Metadata",
-    "Boxes", "BoxMode", "Instances", "ImageList", "pairwise_iou",
+    "Boxes", "BoxMode", "Instances",
     "ShapeSpec", "PathManager", "WarmupParamScheduler", "LRMultiplier", "get_default_optimizer_params",
 )  # fmt: skip
 # What is ours on both: name -> module below this package.

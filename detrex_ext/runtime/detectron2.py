@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from detectron2.config import LazyCall, instantiate
 from detectron2.config import LazyConfig as _LazyConfig
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.catalog import Metadata
 from detectron2.engine.defaults import create_ddp_model as _create_ddp_model
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.layers import ShapeSpec
 from detectron2.solver import LRMultiplier as _LRMultiplier
 from detectron2.solver import WarmupParamScheduler as _WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
-from detectron2.structures import Boxes, BoxMode, ImageList, Instances, pairwise_iou
+from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage, has_event_storage
 from detectron2.utils.file_io import PathManager
@@ -27,10 +25,9 @@ from detrex_ext.runtime.standalone import lazy as _lazy
 from detrex_ext.runtime.standalone import solver as _solver
 
 __all__ = [
-    "Boxes", "BoxMode", "DatasetCatalog", "EventStorage", "HookBase", "ImageList", "Instances", "LRMultiplier",
-    "LazyCall", "LazyConfig", "Metadata", "MetadataCatalog", "PathManager", "ShapeSpec", "TrainerBase",
-    "WarmupParamScheduler", "comm", "create_ddp_model", "get_default_optimizer_params", "get_event_storage",
-    "has_event_storage", "instantiate", "pairwise_iou",
+    "Boxes", "BoxMode", "EventStorage", "HookBase", "Instances", "LRMultiplier", "LazyCall", "LazyConfig",
+    "PathManager", "ShapeSpec", "TrainerBase", "WarmupParamScheduler", "comm", "create_ddp_model",
+    "get_default_optimizer_params", "get_event_storage", "has_event_storage", "instantiate",
 ]  # fmt: skip
 
 
