@@ -15,12 +15,12 @@ Corners = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre and size to (..., 4) corners."""
+    """(..., 4) center and size to (..., 4) corners."""
     return torch.stack(corners(boxes), -1)
 
 
 def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """(..., 4) corners to (..., 4) centre and size."""
+    """(..., 4) corners to (..., 4) center and size."""
     x0, y0, x1, y1 = boxes.unbind(-1)
     return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1)
 
