@@ -39,7 +39,7 @@ model.queries = L(DenoisingQueries)(
     groups=2,
     label_noise_ratio=0.5,
     box_noise_scale=0.4,
-    inverse_sigmoid_eps="${..decoder.inverse_sigmoid_eps}",
+    inverse_sigmoid_eps="${model.decoder.inverse_sigmoid_eps}",
 )
 model.decoder.update(
     dim=128,

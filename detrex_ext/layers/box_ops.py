@@ -16,12 +16,12 @@ Corners = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre and size to (..., 4) corners."""
+    """(..., 4) center and size to (..., 4) corners."""
     return torch.stack(corners(boxes), -1)
 
 
 def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """(..., 4) corners to (..., 4) centre and size."""
+    """(..., 4) corners to (..., 4) center and size."""
     x0, y0, x1, y1 = boxes.unbind(-1)
     return torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1)
 
@@ -88,11 +88,6 @@ def box_iof_pairwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 def generalized_box_iou_elementwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """Elementwise GIoU of (..., 4) corner boxes whose leading axes broadcast; returns (...), in (-1, 1]."""
     return giou_of_corners(a_xyxy.unbind(-1), b_xyxy.unbind(-1))
-
-
-def generalized_box_iou_pairwise(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """GIoU of every one of (..., N, 4) with every one of (..., M, 4) corner boxes; returns (..., N, M)."""
-    return generalized_box_iou_elementwise(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
 
 
 def inverse_sigmoid(x: Tensor, eps: float = LOGIT_EPS) -> Tensor:

@@ -101,7 +101,7 @@ class MSDeformAttn(nn.Module):
         self,
         x_BTC: Tensor,
         pos_BTC: Tensor | None,
-        centre_BTL2: Tensor,
+        center_BTL2: Tensor,
         unit_BTL2: Tensor,
         value_BSHD: Tensor,
         shapes: Shapes,
@@ -110,16 +110,16 @@ class MSDeformAttn(nn.Module):
 
         Args:
             x_BTC, pos_BTC: queries and their positions.
-            centre_BTL2: reference point on each level's map, (x, y) in [0, 1].
+            center_BTL2: reference point on each level's map, (x, y) in [0, 1].
             unit_BTL2: what one unit of offset is, in the same coordinates; both may have 1 for a broadcast T or L.
             value_BSHD: from :meth:`project`.
             shapes: (height, width) of each level.
         """
         q = x_BTC if pos_BTC is None else x_BTC + pos_BTC
         heads, points = self.num_heads, (self.num_levels, self.num_points)
-        offset = self.sampling_offsets(q).unflatten(-1, (heads, -1)).to(centre_BTL2.dtype)
+        offset = self.sampling_offsets(q).unflatten(-1, (heads, -1)).to(center_BTL2.dtype)
         weight = self.attention_weights(q).unflatten(-1, (heads, -1)).softmax(-1).unflatten(-1, points)
-        at = torch.addcmul(self._per_point(centre_BTL2), offset, self._per_point(unit_BTL2)).unflatten(-1, (*points, 2))
+        at = torch.addcmul(self._per_point(center_BTL2), offset, self._per_point(unit_BTL2)).unflatten(-1, (*points, 2))
         out = self.output_proj(ms_deform_attn(value_BSHD, shapes, at, weight))
         return x_BTC + self.dropout(out)
 

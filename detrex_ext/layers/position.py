@@ -31,7 +31,7 @@ def sine_map(
     dtype=torch.float32,
     parity_padding: bool = False,
 ) -> Tensor:
-    """Position code of each cell of a map, normalised by the valid area to (0, 2 pi].
+    """Position code of each cell of a map, normalized by the valid area to (0, 2 pi].
 
     Source: DETR (arXiv 2005.12872), appendix A.4; the offset of -0.5 is Deformable-DETR's. The valid area is the
     top-left rectangle, so the code is separable; cells outside it take the code of the valid edge.
@@ -70,7 +70,7 @@ def sine_boxes(
     """Position code of boxes (or points): coordinates in [0, 1], times 2 pi.
 
     Args:
-        boxes_BT4: normalised cxcywh.
+        boxes_BT4: normalized cxcywh.
         order: coordinate of each block of ``num_feats`` channels; the default is y, x, w, h (DAB-DETR), Deformable's
             two-stage code is x, y, w, h.
 

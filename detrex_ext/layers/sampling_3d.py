@@ -42,7 +42,7 @@ def sample_3d(
         value_BSGC: levels side by side; each group sees channels of its own.
         shapes: (height, width) of each level.
         strides: pixels per cell of each level.
-        points_BTGP3: x and y in pixels of the padded picture, z = log2 of a scale in pixels.
+        points_BTGP3: x and y in pixels of the padded image, z = log2 of a scale in pixels.
         backend: of :func:`~detrex_ext.layers.ms_deform_attn.ms_deform_attn`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Boxes as points of scale space (AdaMixer, arXiv 2203.16507, section 3.1): centre x, y, scale z, aspect r.
+"""Boxes as points of scale space (AdaMixer, arXiv 2203.16507, section 3.1): center x, y, scale z, aspect r.
 
 z = log2 sqrt(w h) and r = log2(h / w), so that w = 2^(z - r/2) and h = 2^(z + r/2) are always positive.
 """
@@ -22,6 +22,6 @@ def xyzr_to_boxes(xyzr: Tensor) -> Tensor:
 
 
 def refine_xyzr(xyzr: Tensor, delta: Tensor) -> Tensor:
-    """A box moved by (..., 4) deltas: the centre in units of 2^z whatever the aspect, z and r by addition."""
-    centre = xyzr[..., :2] + delta[..., :2] * xyzr[..., 2:3].exp2()
-    return torch.cat([centre, xyzr[..., 2:] + delta[..., 2:]], -1)
+    """A box moved by (..., 4) deltas: the center in units of 2^z whatever the aspect, z and r by addition."""
+    center = xyzr[..., :2] + delta[..., :2] * xyzr[..., 2:3].exp2()
+    return torch.cat([center, xyzr[..., 2:] + delta[..., 2:]], -1)

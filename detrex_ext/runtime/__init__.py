@@ -24,8 +24,7 @@ from detrex_ext.errors import UserError
 _HOST = (
     "LazyConfigBase", "LazyCall", "instantiate",
     "comm", "create_ddp_model", "HookBase", "EventStorage", "get_event_storage", "has_event_storage",
-    "DatasetCatalog", "MetadataCatalog", "Metadata",
-    "Boxes", "BoxMode", "Instances", "ImageList", "pairwise_iou",
+    "DatasetCatalog", "MetadataCatalog", "Metadata", "Boxes", "BoxMode", "Instances",
     "ShapeSpec", "PathManager", "WarmupParamScheduler", "LRMultiplier", "get_default_optimizer_params",
 )  # fmt: skip
 # What is ours on both: name -> where it lives.

@@ -16,7 +16,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.solver import LRMultiplier as _LRMultiplier
 from detectron2.solver import WarmupParamScheduler as _WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
-from detectron2.structures import Boxes, BoxMode, ImageList, Instances, pairwise_iou
+from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage, has_event_storage
 from detectron2.utils.file_io import PathManager
@@ -26,10 +26,9 @@ from torch import nn
 from detrex_ext.runtime.standalone import solver as _solver
 
 __all__ = [
-    "Boxes", "BoxMode", "DatasetCatalog", "EventStorage", "HookBase", "ImageList", "Instances", "LRMultiplier",
-    "LazyCall", "LazyConfigBase", "Metadata", "MetadataCatalog", "PathManager", "ShapeSpec", "TrainerBase",
-    "WarmupParamScheduler", "comm", "create_ddp_model", "get_default_optimizer_params", "get_event_storage",
-    "has_event_storage", "instantiate", "pairwise_iou",
+    "Boxes", "BoxMode", "DatasetCatalog", "EventStorage", "HookBase", "Instances", "LRMultiplier", "LazyCall",
+    "LazyConfigBase", "Metadata", "MetadataCatalog", "PathManager", "ShapeSpec", "TrainerBase", "WarmupParamScheduler",
+    "comm", "create_ddp_model", "get_default_optimizer_params", "get_event_storage", "has_event_storage", "instantiate",
 ]  # fmt: skip
 
 

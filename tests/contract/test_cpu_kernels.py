@@ -135,3 +135,14 @@ def test_the_environment_turns_them_off():
         assert choose(torch.zeros(1)) == "cpu"
     assert run("0").stdout == "torch\n"
     assert "DETREX_EXT_CPU_KERNELS is 'off'; it must be 1" in run("off").stderr
+
+
+def test_backward_passes_by_hand_stand_nowhere_else():
+    """Whoever reads a layer reads plain torch; Triton's kernel is the backend of another device."""
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "detrex_ext").rglob("*.py")
+        if "autograd.Function)" in path.read_text(encoding="utf-8")
+    }
+    elsewhere = {name for name in found if not name.startswith("detrex_ext/layers/cpu/")}
+    assert found > elsewhere == {"detrex_ext/layers/ms_deform_backends/triton_backend.py"}

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from detrex_ext.criterion import SetCriterion, detr_rule, detr_rules
-from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, generalized_box_iou_pairwise
+from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, generalized_box_iou_elementwise
 from detrex_ext.matching import GivenMatcher
 from detrex_ext.structures import Given, Pairs, SupervisedSet, Targets
 
@@ -34,7 +34,7 @@ def match(s, b, targets, labels):
         p = s.logits_BQK[b].sigmoid()[:, labels]
         gain = -0.25 * (1 - p) ** 2 * (p + 1e-8).log() + 0.75 * p**2 * (1 - p + 1e-8).log()
         boxes = s.boxes_BQ4[b]
-        giou = generalized_box_iou_pairwise(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(targets.boxes[b]))
+        giou = generalized_box_iou_elementwise(box_cxcywh_to_xyxy(boxes)[:, None], box_cxcywh_to_xyxy(targets.boxes[b]))
         cost = 2 * gain + 5 * torch.cdist(boxes, targets.boxes[b], p=1) - 2 * giou
     return [torch.as_tensor(x) for x in linear_sum_assignment(cost.numpy())]
 
@@ -50,7 +50,7 @@ def plain(s, targets, num_boxes, pairs=None, objectness=False):
         p = s.logits_BQK[b].sigmoid()
         focal = -truth * 0.25 * (1 - p) ** 2 * p.log() - (1 - truth) * 0.75 * p**2 * (1 - p).log()
         box, goal = s.boxes_BQ4[b][query], targets.boxes[b][gt]
-        giou = generalized_box_iou_pairwise(box_cxcywh_to_xyxy(box), box_cxcywh_to_xyxy(goal)).diagonal()
+        giou = generalized_box_iou_elementwise(box_cxcywh_to_xyxy(box), box_cxcywh_to_xyxy(goal))
         for i, x in enumerate((2 * focal.sum(), 5 * (box - goal).abs().sum(), 2 * (1 - giou).sum())):
             total[i] = total[i] + x / num_boxes
     return torch.stack(total)

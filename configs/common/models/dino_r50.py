@@ -27,7 +27,7 @@ model.queries = L(DenoisingQueries)(
     number=100,
     label_noise_ratio=0.5,
     box_noise_scale=1.0,
-    inverse_sigmoid_eps="${..decoder.inverse_sigmoid_eps}",
+    inverse_sigmoid_eps="${model.decoder.inverse_sigmoid_eps}",
 )
 model.decoder.update(
     num_levels="${model.encoder.num_levels}",

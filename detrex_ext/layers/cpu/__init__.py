@@ -20,7 +20,7 @@ one. The default is ``1``.
     ms_deform_attn      ms_deform_backends, torch   gather             CPU, few points on large maps
                                                     cpu                CPU, otherwise
 
-A graph that is compiled, traced or exported gets the plain operations, but for padded values and the closed form.
+A graph that is compiled, traced or exported gets the plain operations, but for ``attention`` and the closed form.
 ``ms_deform_attn`` chooses between backends by name, so that other devices have theirs
 (:mod:`detrex_ext.layers.ms_deform_backends`); here stand those of a CPU.
 """

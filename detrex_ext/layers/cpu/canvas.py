@@ -15,7 +15,7 @@ from torch import Tensor
 class Canvas(NamedTuple):
     """Where each level lies. Rows of ``width`` cells; one empty row above each level and column left of it.
 
-    R = H L K points of a query; constants are spelled out for all of them, which vectorises better than broadcasting.
+    R = H L K points of a query; constants are spelled out for all of them, which vectorizes better than broadcasting.
     """
 
     shapes: tuple[tuple[int, int], ...]

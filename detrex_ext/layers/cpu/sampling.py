@@ -2,7 +2,7 @@
 
 All levels of an image lie one below the other on one zero-padded canvas of common width, so that a sampling point is
 one index (its upper left cell), its four corners are the same index into four shifted views of the canvas, and points
-outside a map need no test. Forward, each corner is an embedding bag: a weighted sum of rows, torch's best vectorised
+outside a map need no test. Forward, each corner is an embedding bag: a weighted sum of rows, torch's best vectorized
 gather. Backward, the gradient of the corner weights is a sampled matrix product, and the gradient of the values is
 again four bags, of the points sorted by cell. Nothing is kept between the passes but the inputs.
 

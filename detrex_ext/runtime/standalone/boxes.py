@@ -84,22 +84,6 @@ class Boxes:
         """Mask (N,) of boxes wider and higher than `threshold`."""
         return ((self.tensor[:, 2:] - self.tensor[:, :2]) > threshold).all(dim=1)
 
-    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
-        """Mask (N,) of boxes inside an image of `(height, width)`, up to a margin in pixels."""
-        height, width = box_size
-        t = boundary_threshold
-        x0, y0, x1, y1 = self.tensor.unbind(1)
-        return (x0 >= -t) & (y0 >= -t) & (x1 < width + t) & (y1 < height + t)
-
-    def get_centers(self) -> Tensor:
-        """Centres (x, y), shape (N, 2)."""
-        return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
-
-    def scale(self, scale_x: float, scale_y: float) -> None:
-        """Scale in place."""
-        self.tensor[:, 0::2] *= scale_x
-        self.tensor[:, 1::2] *= scale_y
-
     @classmethod
     def cat(cls, boxes_list: Sequence[Boxes]) -> Boxes:
         """Concatenate; an empty list gives no boxes."""
@@ -128,17 +112,3 @@ class Boxes:
 
     def __repr__(self) -> str:
         return f"Boxes({self.tensor})"
-
-
-def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """Intersection areas (N, M) in square pixels."""
-    a, b = boxes1.tensor[:, None], boxes2.tensor[None]
-    wh = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    return wh.prod(dim=-1)
-
-
-def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """Intersection over union (N, M); 0 where nothing overlaps."""
-    inter = pairwise_intersection(boxes1, boxes2)
-    union = boxes1.area()[:, None] + boxes2.area()[None] - inter
-    return torch.where(inter > 0, inter / union, torch.zeros_like(inter))

@@ -8,10 +8,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 _LOCAL_PROCESS_GROUP: dist.ProcessGroup | None = None
@@ -58,11 +57,6 @@ def get_local_rank() -> int:
     return dist.get_rank(group=get_local_process_group()) if _distributed() else 0
 
 
-def get_local_size() -> int:
-    """Number of ranks on this machine."""
-    return dist.get_world_size(group=get_local_process_group()) if _distributed() else 1
-
-
 def is_main_process() -> bool:
     return get_rank() == 0
 
@@ -105,25 +99,6 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
     out = [None] * dist.get_world_size(group) if dist.get_rank() == dst else None
     dist.gather_object(data, out, dst=dst, group=group)
     return out or []
-
-
-def shared_random_seed() -> int:
-    """One random number, the same on all ranks."""
-    return all_gather(np.random.randint(2**31))[0]
-
-
-def reduce_dict(input_dict: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:
-    """Sum or mean over the ranks of scalar tensors with equal keys; right on rank 0 only."""
-    world = get_world_size()
-    if world < 2:
-        return input_dict
-    with torch.no_grad():
-        names = sorted(input_dict)
-        values = torch.stack([input_dict[k] for k in names])
-        dist.reduce(values, dst=0)
-        if average and get_rank() == 0:
-            values /= world
-        return dict(zip(names, values, strict=True))
 
 
 def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> nn.Module:

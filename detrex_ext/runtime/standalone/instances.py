@@ -1,4 +1,4 @@
-"""Per-image fields, padded image batches and feature shapes, with detectron2's names."""
+"""Per-image fields and feature shapes, with detectron2's names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 class Instances:
@@ -116,60 +115,6 @@ class Instances:
         count = len(self) if self._fields else 0
         fields = ", ".join(f"{k}: {v}" for k, v in self._fields.items())
         return f"Instances(num_instances={count}, image_size={self._image_size}, fields=[{fields}])"
-
-
-class ImageList:
-    """Images of different sizes in one padded tensor.
-
-    Attributes:
-        tensor: (B, C, H, W), padded right and below.
-        image_sizes: `(height, width)` of each image without its padding.
-    """
-
-    def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> None:
-        self.tensor = tensor
-        self.image_sizes = image_sizes
-
-    def __len__(self) -> int:
-        return len(self.image_sizes)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """One image without its padding."""
-        height, width = self.image_sizes[index]
-        return self.tensor[index, ..., :height, :width]
-
-    def to(self, *args: Any, **kwargs: Any) -> ImageList:
-        return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
-
-    @property
-    def device(self) -> torch.device:
-        return self.tensor.device
-
-    @staticmethod
-    def from_tensors(
-        tensors: Sequence[Tensor],
-        size_divisibility: int = 0,
-        pad_value: float = 0.0,
-        padding_constraints: dict[str, int] | None = None,
-    ) -> ImageList:
-        """Pad `(..., H, W)` tensors to one size.
-
-        Args:
-            size_divisibility: height and width are rounded up to a multiple of it when > 1.
-            padding_constraints: `square_size` pads to a square of at least that side, `size_divisibility` as above.
-        """
-        constraints = padding_constraints or {}
-        divisor = constraints.get("size_divisibility", size_divisibility)
-        sizes = [(int(t.shape[-2]), int(t.shape[-1])) for t in tensors]
-        height, width = (max(s[i] for s in sizes) for i in (0, 1))
-        if constraints.get("square_size", 0) > 0:
-            height = width = max(height, width, constraints["square_size"])
-        if divisor > 1:
-            height, width = (-(-side // divisor) * divisor for side in (height, width))
-        padded = [
-            F.pad(t, (0, width - w, 0, height - h), value=pad_value) for t, (h, w) in zip(tensors, sizes, strict=True)
-        ]
-        return ImageList(torch.stack(padded).contiguous(), sizes)
 
 
 @dataclass
