@@ -20,6 +20,8 @@ from detrex_ext.errors import UserError
 from detrex_ext.runtime import LazyConfig, instantiate
 from detrex_ext.runtime.standalone.lazy import PACKAGE
 
+from .options import check_options
+
 Overlay = str | os.PathLike | tuple[str | os.PathLike, Mapping[str, Any]]
 _PACKAGE_DIR = Path(__file__).resolve().parents[1]
 _SUFFIXES = (".py", ".yaml", ".yml")
@@ -116,13 +118,13 @@ def load_config(
 
     Raises:
         UserError: a missing file, an error in a config or overlay (file, line and the line itself), an override
-            that does not fit.
+            that does not fit, values that cannot be meant (`options.check_options`).
     """
     cfg = _load(find_config(path))
     for overlay in overlays:
         name, options = overlay if isinstance(overlay, tuple) else (overlay, {})
         cfg = apply_overlay(cfg, name, **options)
-    return LazyConfig.apply_overrides(cfg, list(overrides))
+    return check_options(LazyConfig.apply_overrides(cfg, list(overrides)))
 
 
 def apply_overlay(cfg: DictConfig, name_or_path: str | os.PathLike, **options: Any) -> DictConfig:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detrex_ext.checkpoint import Checkpointer, load_weights, read_checkpoint
+from detrex_ext.config.options import check_options
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, default_setup
 
@@ -40,6 +41,7 @@ def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     Raises:
         UserError: no checkpoint, or one of other classes or of another model.
     """
+    check_options(cfg)
     path, output_dir = cfg.train.init_checkpoint, folder.named(cfg.train.output_dir)
     if getattr(args, "resume", False):
         saved = Checkpointer.newest(output_dir)

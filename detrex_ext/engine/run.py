@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from detrex_ext.checkpoint import Checkpointer
+from detrex_ext.config import build
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import (
     IterationTimer,
@@ -18,15 +19,15 @@ from detrex_ext.runtime import (
     create_ddp_model,
     default_setup,
     default_writers,
-    instantiate,
 )
 
 from . import folder, setup
+from .best_metric import check_metric
 from .ema import EMAHook, ModelEMA
 from .eval_hook import EvalHook
 from .evaluation import run_evaluation
 from .hooks import BestCheckpointer, PeriodicCheckpointer, PeriodicWriter
-from .optim import build_optimizer
+from .optim import build_optimizer, clipping
 from .precision import Precision
 from .signals import SignalHook
 from .trainer import Trainer
@@ -60,6 +61,10 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     classes = setup.Classes.of(loader.dataset)
     setup.set_num_classes(cfg, classes, loader.dataset.json)
     evaluation = setup.build_evaluation(cfg, loader.dataset)
+    if evaluation is not None and cfg.train.best_checkpoint.enabled:
+        ema = cfg.train.model_ema
+        both = ema.enabled and not ema.use_ema_weights_for_eval_only
+        check_metric(cfg.train.best_checkpoint.metric, evaluation[1], ("", "ema/") if both else ("",))
     model = setup.build_model(cfg)
     if saved is None:
         setup.init_weights(cfg, model, classes)
@@ -89,7 +94,7 @@ class _Run:
         self.results: dict[str, Any] = {}
         optimizer = build_optimizer(cfg, model)
         wrapped = create_ddp_model(model, **cfg.train.ddp)  # gives every rank the weights of rank 0
-        opts, clip = cfg.train.model_ema, cfg.train.clip_grad
+        opts = cfg.train.model_ema
         self.ema = ModelEMA(model, opts.decay, opts.warmup, opts.device) if opts.enabled else None
         self.trainer = Trainer(
             wrapped,
@@ -97,7 +102,7 @@ class _Run:
             optimizer,
             precision=Precision(cfg.train.device, **cfg.train.amp),
             accumulate_steps=cfg.train.accumulate_steps,
-            clip_grad=dict(clip.params) if clip.enabled else None,
+            clip_grad=clipping(cfg.train.clip_grad),
             log_period=cfg.train.log_period,
         )
         more = {setup.EMA_KEY: self.ema} if self.ema else {}
@@ -114,7 +119,7 @@ class _Run:
             SignalHook(),
             IterationTimer(),
             EMAHook(self.ema) if self.ema else None,
-            LRScheduler(scheduler=instantiate(self.cfg.lr_multiplier)),
+            LRScheduler(scheduler=build(self.cfg.lr_multiplier, "lr_multiplier")),
             PeriodicCheckpointer(self.checkpointer, t.checkpointer.period, t.checkpointer.max_to_keep),
             EvalHook(t.eval_period, self.evaluate, t.output_dir, key) if evaluate else None,
             BestCheckpointer(self.checkpointer, t.eval_period, best.metric, best.mode)
