@@ -19,10 +19,12 @@ from detrex_ext.runtime.standalone.calls import locate
 from .options_arguments import LATE, NOT_ABOVE
 from .options_keys import KEYS, SECTIONS
 from .options_targets import Argument, arguments, is_ours
-from .options_types import UNKNOWN, Option, entries, item, plain
+from .options_types import UNKNOWN, Option, entries, fits, item, plain
 from .options_words import fault, nearest, shown
 
 _SECTION = dict[str, Any]
+_Fault = tuple[str, list[str], bool]
+"""The key that a person would change, lines of the message, and whether the key itself is what is wrong."""
 
 
 def check_options(cfg: DictConfig, sections: Sequence[str] | None = None) -> DictConfig:
@@ -39,8 +41,9 @@ def check_options(cfg: DictConfig, sections: Sequence[str] | None = None) -> Dic
         UserError: every option that cannot be used, with what is expected and the nearest value that would do.
     """
     found: dict[str, list[str]] = {}
-    for key, lines in _faults(cfg, "", sections):
-        found.setdefault(key, lines)
+    for key, lines, own in _faults(cfg, "", sections):
+        if own or key not in found:  # of the places that take a value the one that states it knows best
+            found[key] = lines
     if found:
         parts = list(found.values())
         if len(parts) == 1:
@@ -50,27 +53,38 @@ def check_options(cfg: DictConfig, sections: Sequence[str] | None = None) -> Dic
     return cfg
 
 
-def _faults(
-    node: DictConfig | ListConfig, prefix: str, only: Sequence[str] | None = None
-) -> Iterator[tuple[str, list[str]]]:
-    """(key, lines of the message) of each fault in a node; the key is the one that a person would change."""
+def allows(cfg: DictConfig, key: str, value: Any) -> bool:
+    """Whether the declaration of a key, where there is one, takes a value of another type than the one it has now."""
+    *path, last = key.split(".")
+    node: Any = cfg
+    for part in path:
+        node = item(node, int(part) if isinstance(node, ListConfig) else part)
+    target = None if isinstance(node, ListConfig) else _target(node, "")
+    known = arguments(target)[0].get(last) if callable(target) else None
+    argument = _declared(key, known)
+    return argument is not None and argument.kind is not Any and fits(value, argument.kind)
+
+
+def _faults(node: DictConfig | ListConfig, prefix: str, only: Sequence[str] | None = None) -> Iterator[_Fault]:
+    """The faults of a node."""
     target = _target(node, prefix)
     if isinstance(target, list):
-        yield f"{prefix}_target_", target
+        yield f"{prefix}_target_", target, True
         target = None
     known, open_ended = arguments(target) if target is not None else ({}, True)
     names = list(range(len(node))) if isinstance(node, ListConfig) else [n for n in node.keys() if n != "_target_"]
     for name in names if only is None else only:
         key = f"{prefix}{name}"
         if not open_ended and name not in known:
-            yield key, _no_such_argument(key, target, known)
+            yield key, _no_such_argument(key, target, known), True
             continue
         value = item(node, name)
         argument = _declared(key, known.get(name))
         if argument is not None:
             source = _source(node, name, key)
             late = argument.option.null and value is None and source != key
-            yield from () if late else _checked(source, plain(value), argument)
+            for lines in () if late else _checked(source, plain(value), argument):
+                yield source, lines, source == key
         child = node._get_node(name)
         if isinstance(child, DictConfig | ListConfig) and not (child._is_interpolation() or child._is_none()):
             yield from _faults(child, f"{key}.")
@@ -78,30 +92,29 @@ def _faults(
         yield from _together(node, prefix, target, known)
 
 
-def _checked(key: str, value: Any, argument: Argument) -> Iterator[tuple[str, list[str]]]:
+def _checked(key: str, value: Any, argument: Argument) -> Iterator[list[str]]:
     wrong = fault(value, argument.kind, argument.option)
     if wrong:
         lines = [f"{key}={shown(value)}: {wrong}"]
         default = _shipped(key) if argument.default is UNKNOWN else argument.default
         near = nearest(value, argument.kind, argument.option, default)
-        yield key, lines + ([] if near is UNKNOWN else [f"the nearest that would do: {key}={shown(near)}"])
+        yield lines + ([] if near is UNKNOWN else [f"the nearest that would do: {key}={shown(near)}"])
 
 
-def _together(
-    node: DictConfig, prefix: str, target: Any, known: dict[str, Argument]
-) -> Iterator[tuple[str, list[str]]]:
+def _together(node: DictConfig, prefix: str, target: Any, known: dict[str, Argument]) -> Iterator[_Fault]:
     """Arguments that are missing, or do not suit each other."""
     name = getattr(target, "__name__", "")
     if is_ours(target):
         needed = [n for n, a in known.items() if a.default is UNKNOWN and n not in node and (name, n) not in LATE]
         for missing in needed:
-            yield f"{prefix}{missing}", [f"{prefix}{missing}: {name} needs it, and nothing is given"]
+            yield f"{prefix}{missing}", [f"{prefix}{missing}: {name} needs it, and nothing is given"], True
     for _, small, large in (row for row in NOT_ABOVE if row[0] == name):
         low, high = (plain(item(node, n)) if n in node else None for n in (small, large))
         most = max((v for v in entries(low) if isinstance(v, int)), default=0)
         if isinstance(high, int) and most > high > 0:
             key, other = _source(node, small, f"{prefix}{small}"), _source(node, large, f"{prefix}{large}")
-            yield key, [f"{key}={shown(low)}: expected at most {other}, which is {high}", f"for example {other}={most}"]
+            text = f"{key}={shown(low)}: expected at most {other}, which is {high}"
+            yield key, [text, f"for example {other}={most}"], False
 
 
 def _target(node: DictConfig | ListConfig, prefix: str) -> Any:

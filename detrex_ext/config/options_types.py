@@ -115,6 +115,8 @@ def is_list(kind: Any) -> bool:
 
 def is_numeric(kind: Any) -> bool:
     """Whether a number is among what an annotation allows."""
+    if get_origin(kind) is Callable:
+        return False
     return kind in (int, float) or any(is_numeric(arg) for arg in get_args(kind))
 
 

@@ -39,7 +39,8 @@ def fault(value: Any, kind: Any, option: Option) -> str:
         limits = f", {bounds(option)}" if is_numeric(kind) and bounds(option) else ""
         return f"expected {described(kind, option)}{limits}{unit}, found {_found(value)}"
     listed = isinstance(value, list | tuple)
-    for one in entries(value):
+    held = not is_section(kind) or get_args(kind)[1:] != (Any,)  # in a section of anything all is free
+    for one in entries(value) if held else ():
         if isinstance(one, Real) and not isinstance(one, bool) and not option.holds(one):
             return f"expected {bounds(option, one)}{unit}{', each' if listed else ''}"
         if isinstance(one, str) and option.choices and one not in option.choices:
@@ -64,7 +65,8 @@ def nearest(value: Any, kind: Any, option: Option, default: Any) -> Any:
         tries += [option.least] if option.least is not None and value < option.least else []
         tries += [option.most] if option.most is not None and value > option.most else []
     for one in (*tries, default):
-        if one is not None and one is not UNKNOWN and not fault(plain(one), kind, option):
+        known = one is not None and one is not UNKNOWN and not isinstance(one, DictConfig)
+        if known and not fault(plain(one), kind, option):
             return one
     return UNKNOWN
 
@@ -82,7 +84,8 @@ def described(kind: Any, option: Option = _PLAIN) -> str:
         return _WORDS[kind]
     if is_section(kind) or is_list(kind):
         what, one = ("section", args[1:]) if is_section(kind) else ("list", args[:1])
-        return f"a {what}" + (f" of {_MANY.get(one[0], 'parts')}" if one and one[0] is not Any else "")
+        many = _MANY.get(one[0], "sections" if is_section(one[0]) else "parts") if one else ""
+        return f"a {what}" + (f" of {many}" if one and one[0] is not Any else "")
     return "a part (a section with _target_)"
 
 

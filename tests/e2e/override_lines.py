@@ -81,7 +81,8 @@ class Start:
         self.folder = folder
         places = [f"dataset.{part}_json={data}/{part}.json" for part in ("train", "val")]
         places += [f"dataset.{part}_images={data}/images" for part in ("train", "val")]
-        self.common = [*places, "train.device=cpu", "train.init_checkpoint=''", f"train.output_dir={folder}/run"]
+        quick = [f"dataloader.{part}.num_workers=0" for part in ("train", "test")]
+        self.common = [*places, *quick, "train.device=cpu", "train.init_checkpoint=''", f"train.output_dir={folder}/run"]
 
     def __call__(self, line: str, host: str = "small", *more: str) -> tuple[str, str]:
         """(``accepted``, ``refused``, ``traceback`` or ``hang``; message or the traceback's last line)."""
@@ -150,7 +151,7 @@ def main() -> None:
         for host, line in chosen:
             what, message = start(line, host)
             counts[what] += 1
-            print(f"{what:10}{host.split('_')[0]:9} {shown(line)}   {message.splitlines()[0][:200] if message else ''}", flush=True)
+            print(f"{what:10}{host.split('_')[0]:9} {shown(line)}   {message.partition(chr(10))[0][:200]}", flush=True)
             logging.shutdown()
     print(dict(counts))
 
