@@ -127,7 +127,7 @@ FOREIGN: dict[str, dict[str, Option]] = {
         "eps": Option(float, least=0, most=0.1, meaning="added to the denominator"),
         "amsgrad": Option(bool, meaning="the AMSGrad variant"),
         "nesterov": Option(bool, meaning="Nesterov's momentum"),
-        "maximize": Option(Literal[False], meaning="losses are minimised"),
+        "maximize": Option(Literal[False], meaning="losses are minimized"),
         "foreach": Option(bool | None, meaning="one kernel for many parameters; null = where it is faster"),
         "fused": Option(bool | None, meaning="one kernel for the whole step; null = as torch chooses"),
     },

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from detrex_ext.config import config_roots, get_config
 from detrex_ext.runtime.standalone.calls import locate
@@ -77,11 +77,9 @@ def _keys() -> Iterator[str]:
         home: Any = data if key.startswith(("dataset.", "dataloader.")) else train
         if key.startswith("optimizer."):
             home = {"optimizer": get_config("common/optim.py").AdamW}
-        value: Any = home
-        for part in key.split("."):
-            value = value[part] if value is not None and part in value else None
-        known = value is not None or key.endswith("short_edge")
-        yield _row(key, Argument(option.type or str, value if known else UNKNOWN, option), option.meaning)
+        value = OmegaConf.select(OmegaConf.create(home, flags={"allow_objects": True}), key, default=UNKNOWN)
+        if value is not UNKNOWN:  # an option of before is taken, but not shown
+            yield _row(key, Argument(option.type or str, value, option), option.meaning)
 
 
 def _constructor(target: Any, name: str, stated: dict[str, dict[str, list[str]]]) -> Iterator[str]:

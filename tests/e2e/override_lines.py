@@ -82,7 +82,8 @@ class Start:
         places = [f"dataset.{part}_json={data}/{part}.json" for part in ("train", "val")]
         places += [f"dataset.{part}_images={data}/images" for part in ("train", "val")]
         quick = [f"dataloader.{part}.num_workers=0" for part in ("train", "test")]
-        self.common = [*places, *quick, "train.device=cpu", "train.init_checkpoint=''", f"train.output_dir={folder}/run"]
+        run = ["train.device=cpu", "train.init_checkpoint=''", f"train.output_dir={folder}/run"]
+        self.common = [*places, *quick, *run]
 
     def __call__(self, line: str, host: str = "small", *more: str) -> tuple[str, str]:
         """(``accepted``, ``refused``, ``traceback`` or ``hang``; message or the traceback's last line)."""
@@ -91,7 +92,7 @@ class Start:
         base = [x for x in base if host != "adamixer_r50_12ep" or "encoder" not in x]
         argv = ["train", "--config-file", host, *base, *self.common, *more, *([line] if line else [])]
         err = io.StringIO()
-        with contextlib.chdir(self.folder) if hasattr(contextlib, "chdir") else _chdir(self.folder), _limit(SECONDS):
+        with _folder(self.folder), _limit(SECONDS):
             try:
                 with mock.patch.object(Trainer, "run_step", side_effect=_FirstStep), contextlib.redirect_stderr(err):
                     with contextlib.redirect_stdout(io.StringIO()):
@@ -111,7 +112,7 @@ class Start:
 
 
 @contextlib.contextmanager
-def _chdir(folder: Path) -> Iterator[None]:
+def _folder(folder: Path) -> Iterator[None]:
     before = os.getcwd()
     os.chdir(folder)
     try:
