@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from .config import build
+from .config.options import check_options
 from .errors import UserError
 from .runtime import instantiate
 from .runtime.standalone.calls import locate
@@ -54,6 +55,7 @@ def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen:
                     "  set model.num_classes in the config"
                 )
             cfg.model.num_classes = num_classes
+    check_options(cfg, ("model",))  # no more: what else a checkpoint's config names is not imported
     model = strip_training_only(build(cfg.model, "model")).eval()
     return model.requires_grad_(False) if frozen else model
 

@@ -18,8 +18,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "plot": ("plot", "draw the curves of runs"),
 }
 
-# A disk that is full, or closed to this person, is no fault of the program.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+# A disk that is full or closed to this person, or a name that it cannot hold, is no fault of the program.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from detrex_ext.runtime import instantiate
 from . import files
 from .lazy import LazyConfig
 from .located import located
+from .options import check_options
 from .upgrade import absolute, upgrade
 
 Overlay = str | os.PathLike | tuple[str | os.PathLike, Mapping[str, Any]]
@@ -68,14 +69,14 @@ def load_config(
 
     Raises:
         UserError: a missing file, an error in a config or overlay (file, line and the line itself), an override
-            that does not fit.
+            that does not fit, values that cannot be meant (`options.check_options`).
     """
     with _one_load():
         cfg = absolute(_load(files.find_config(path)))
         for overlay in overlays:
             name, options = overlay if isinstance(overlay, tuple) else (overlay, {})
             cfg = apply_overlay(cfg, name, **options)
-    return upgrade(LazyConfig.apply_overrides(upgrade(cfg), list(overrides)))
+    return check_options(upgrade(LazyConfig.apply_overrides(upgrade(cfg), list(overrides))))
 
 
 def apply_overlay(cfg: DictConfig, name_or_path: str | os.PathLike, **options: Any) -> DictConfig:

@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from detrex_ext.config.options import allows
 from detrex_ext.errors import UserError
 
 from .keys import (
@@ -171,7 +172,7 @@ class _Override:
             fits = isinstance(value, str)
         else:
             fits = True
-        if not fits:
+        if not fits and not allows(self.cfg, key, value):
             wanted = f"expected {type_name(expected)}, found {show(value)}"
             raise UserError(f"{key} {self.where}: {wanted}; it is now {short(expected)}")
         return value

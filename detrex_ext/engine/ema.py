@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detrex_ext.runtime import HookBase
+from detrex_ext.runtime.devices import usable_device
 from detrex_ext.structures.placing import moved
 
 
@@ -27,6 +28,8 @@ class ModelEMA:
 
     def __init__(self, model: nn.Module, decay: float = 0.999, warmup: bool = False, device: str = "") -> None:
         self.model, self.decay, self.warmup, self.updates = model, decay, warmup, 0
+        if device:
+            usable_device(device, "train.model_ema.device")
         self._state = {k: v.detach().clone().to(device or v.device) for k, v in model.state_dict().items()}
 
     def restart(self) -> None:

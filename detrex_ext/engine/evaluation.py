@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detrex_ext.checkpoint import RunFolder, find_weights, load_state
 from detrex_ext.checkpoint.weights import AVERAGE_KEY
+from detrex_ext.config.options import check_options
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
 from detrex_ext.structures import strip_training_only
@@ -47,6 +48,7 @@ def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     Raises:
         UserError: no checkpoint, or one of other classes or of another model.
     """
+    check_options(cfg)
     output_dir = named(cfg.train.output_dir)
     source = RunFolder(output_dir) if getattr(args, "resume", False) else cfg.train.init_checkpoint
     if not source:

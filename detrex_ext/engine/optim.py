@@ -41,6 +41,17 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
         del params["model"]
 
 
+def clipping(clip: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Arguments of ``clip_grad_norm_`` from ``train.clip_grad``.
+
+    None where nothing is to be clipped, which ``max_norm=0`` asks for too, as in the official DETR.
+    """
+    if clip["enabled"] and clip["params"]["max_norm"] == 0:
+        logger.info("train.clip_grad.params.max_norm=0: gradients are not clipped")
+        return None
+    return dict(clip["params"]) if clip["enabled"] else None
+
+
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Restores moments; learning rates, weight decays and the like stay those of the config now in use.
 

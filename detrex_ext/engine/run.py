@@ -12,17 +12,19 @@ from torch import nn
 
 from detrex_ext.checkpoint import Checkpointer, RunFolder
 from detrex_ext.checkpoint.weights import AVERAGE, EVALUATED, TRAINED, WORDS, evaluated_by, rule
+from detrex_ext.config import build
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import comm, create_ddp_model, instantiate
+from detrex_ext.runtime import comm, create_ddp_model
 
 from . import setup
+from .best_metric import check_metric
 from .checkpoint_hooks import BestCheckpointer, PeriodicCheckpointer
 from .claim import Claim, named
 from .ema import EMAHook, ModelEMA
 from .eval_hook import EvalHook
 from .evaluation import run_evaluation
 from .hooks import IterationTimer, LRScheduler, PeriodicWriter
-from .optim import build_optimizer
+from .optim import build_optimizer, clipping
 from .precision import Precision
 from .signals import SignalHook
 from .start import begin
@@ -61,6 +63,8 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool) -> dict[str, 
     classes = setup.Classes.of(loader.dataset)
     setup.set_num_classes(cfg, classes, getattr(loader.dataset, "json", "the training data"))
     evaluation = setup.build_evaluation(cfg, loader.dataset)
+    if evaluation is not None and cfg.train.best_checkpoint.enabled:
+        check_metric(cfg.train.best_checkpoint.metric, evaluation[1])
     model = setup.build_model(cfg)
     if saved is None:
         setup.init_weights(cfg, model, classes)
@@ -85,7 +89,7 @@ class _Run:
         self.results: dict[str, Any] = {}
         optimizer = build_optimizer(cfg, model)
         wrapped = create_ddp_model(model, **cfg.train.ddp)  # gives every rank the weights of rank 0
-        opts, clip = cfg.train.model_ema, cfg.train.clip_grad
+        opts = cfg.train.model_ema
         self.ema = ModelEMA(model, opts.decay, opts.warmup, opts.device) if opts.enabled else None
         self.evaluated = AVERAGE if self.ema and opts.average else TRAINED
         self.trainer = Trainer(
@@ -94,7 +98,7 @@ class _Run:
             optimizer,
             precision=Precision(cfg.train.device, **cfg.train.amp),
             accumulate_steps=cfg.train.accumulate_steps,
-            clip_grad=dict(clip.params) if clip.enabled else None,
+            clip_grad=clipping(cfg.train.clip_grad),
             log_period=cfg.train.log_period,
         )
         extra = {
@@ -121,7 +125,7 @@ class _Run:
             SignalHook(),
             IterationTimer(),
             EMAHook(self.ema) if self.ema else None,
-            LRScheduler(scheduler=instantiate(self.cfg.lr_multiplier)),
+            LRScheduler(scheduler=build(self.cfg.lr_multiplier, "lr_multiplier")),
             PeriodicCheckpointer(self.checkpointer, t.checkpointer.period, t.checkpointer.max_to_keep),
             EvalHook(t.eval_period, self.evaluate, folder=t.output_dir, key=key) if self.evaluation else None,
             self.best,

@@ -11,6 +11,7 @@ from torch import nn
 
 from detrex_ext.checkpoint import RunFolder, load_weights
 from detrex_ext.config import build, get_config, save_config, upgrade
+from detrex_ext.config.options import check_options
 from detrex_ext.data import Classes, check_before_training, check_same_classes
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
@@ -33,14 +34,10 @@ def settle(cfg: DictConfig) -> None:
             "  configs/small.py shows one that is whole"
         )
     upgrade(cfg)
+    check_options(cfg)
     _fill(cfg.train, get_config("common/train.py").train)
     if cfg.train.fast_dev_run.enabled:
         cfg.train.update(max_iter=20, eval_period=10, log_period=1)
-    for key in ("max_iter", "log_period", "accumulate_steps"):
-        if cfg.train[key] < 1:
-            raise UserError(f"train.{key}={cfg.train[key]}: expected at least 1")
-    if cfg.train.checkpointer.period < 1:
-        raise UserError(f"train.checkpointer.period={cfg.train.checkpointer.period}: expected at least 1")
 
 
 def _fill(cfg: DictConfig, defaults: DictConfig) -> None:

@@ -71,6 +71,12 @@ class CocoEvaluator:
             self.parts.append(SuppressedEvaluator(same, nms))
         self.reset()
 
+    def metric_names(self) -> list[str]:
+        """What ``evaluate`` gives, as ``task/name``; a ``*`` stands for what only the model knows."""
+        classes = self.class_names if len(self.class_names) > 1 else []
+        names = [f"{self.task}/{name}" for name in (*AP_NAMES, *(f"AP-{name}" for name in classes))]
+        return names + [name for part in self.parts for name in part.metric_names()]
+
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
         """Held while ``model`` runs, see ``inference_on_dataset``."""

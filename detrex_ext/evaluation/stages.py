@@ -69,6 +69,11 @@ class StageEvaluator:
         self.errors: StageErrors = StageErrors(len(self.class_names), self.thresholds)
         self.files: dict[int, str] = {}
 
+    def metric_names(self) -> list[str]:
+        """What ``evaluate`` gives, as ``task/name``; the number of stages is the model's."""
+        names = ("AP_stage*", "TPF", "FPE", "recoverable", "grief", "AP_top100", "AP_oracle")
+        return [f"stages/{name}" for name in names]
+
     def watch(self, model: nn.Module) -> AbstractContextManager[None]:
         """Read what ``model.decoder`` returns while this is held; a ``UserError`` if there is no such part."""
         return self._sets.watch(model)

@@ -43,6 +43,10 @@ class SuppressedEvaluator:
         """Forget all predictions."""
         self.boxes.reset()
 
+    def metric_names(self) -> list[str]:
+        """What ``evaluate`` gives, as ``task/name``."""
+        return self.boxes.metric_names()
+
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
         """Read what ``model.decoder`` returns while this is held.

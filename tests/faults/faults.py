@@ -303,4 +303,18 @@ FAULTS = (
         "else TRAINED",
         ("tests/unit/test_run_folder.py",),
     ),
+    Fault(
+        "a bound of an option is not a value of it",
+        "config/options_types.py",
+        "value >= self.least",
+        "value > self.least",
+        ("tests/unit/test_config_options.py",),
+    ),
+    Fault(
+        "a norm of zero clips every gradient to nothing",
+        "engine/optim.py",
+        'clip["params"]["max_norm"] == 0',
+        'clip["params"]["max_norm"] is None',
+        ("tests/unit/test_config_options.py",),
+    ),
 )

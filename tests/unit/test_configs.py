@@ -140,10 +140,8 @@ def test_the_sqr_overlay_lies_over_any_host(name):
 @pytest.mark.parametrize(
     "option, message",
     [
-        ("model.strategies.sqr.window=0", "window must be at least 1"),
         ("model.strategies.sqr.start_stage=3", "start_stage=3: nothing is recollected, the last stage is 2"),
         ("model.strategies.dac.first_stage=3", "first_stage=3: no auxiliary set is supervised, the last stage is 2"),
-        ("model.decoder.chunk=0", "chunk must be at least 1"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused_before_training(option, message):

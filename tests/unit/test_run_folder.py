@@ -16,6 +16,7 @@ import torch
 
 from detrex_ext.checkpoint import RunFolder, find_weights
 from detrex_ext.checkpoint.weights import evaluated_by, rule
+from detrex_ext.config import load_config
 from detrex_ext.engine import claim
 from detrex_ext.engine.claim import Claim
 from detrex_ext.errors import UserError
@@ -128,6 +129,15 @@ class TestWeights:
         assert evaluated_by(old) == evaluated_by({"evaluated": "ema_state"}) == "ema_state"
         assert evaluated_by({**old, "config": "use_ema_weights_for_eval_only: false"}) == evaluated_by({}) == "model"
         assert rule(False, "model") == "no averaged weights (train.model_ema.enabled=false)"
+
+
+    def test_the_former_key_of_a_config_still_says_which(self, tmp_path, messages):
+        former = "train.model_ema.use_ema_weights_for_eval_only"
+        text = "train: {model_ema: {enabled: true, use_ema_weights_for_eval_only: false}}"
+        (tmp_path / "config.yaml").write_text(text)
+        for cfg in (load_config("small", (), [f"{former}=false"]), load_config(tmp_path / "config.yaml")):
+            assert cfg.train.model_ema.average is False and "use_ema" not in str(cfg)
+        assert f"'{former}' is called 'train.model_ema.average' now" in messages.text
 
 
 class TestMetrics:

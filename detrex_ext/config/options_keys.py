@@ -1,0 +1,91 @@
+"""Declared options that are no argument of a constructor, by their key. Defaults stand in `configs/common`."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from .options_types import Option
+
+_MAX_ITER, _EDGE = 10**9, 16384
+_DEVICE = "(cpu|cuda|mps|xpu|hpu|npu)(:[0-9]+)?"
+_ANY_SEED = 2**63 - 1
+
+KEYS: dict[str, Option] = {
+    "train.output_dir": Option(str | None, meaning="folder of the run: checkpoints, metrics, log, config"),
+    "train.init_checkpoint": Option(
+        str | None, meaning="weights to start from: a file, a run folder, http(s) or detectron2://; '' = random weights"
+    ),
+    "train.max_iter": Option(int, least=1, most=_MAX_ITER, unit="iterations", meaning="length of the training"),
+    "train.device": Option(str, pattern=_DEVICE, meaning="where the model runs: cpu, cuda, or cuda:1 with one process"),
+    "train.seed": Option(
+        int, least=-_ANY_SEED, most=_ANY_SEED, meaning="of weights, order and augmentation; below 0: drawn and logged"
+    ),
+    "train.amp.enabled": Option(bool, meaning="mixed precision"),
+    "train.amp.dtype": Option(str, choices=("bf16", "fp16"), meaning="bf16 needs no loss scaling; fp16 scales losses"),
+    "train.ddp.broadcast_buffers": Option(bool, meaning="statistics of norms follow rank 0 in every step"),
+    "train.ddp.find_unused_parameters": Option(bool, meaning="needed where a step leaves parameters out"),
+    "train.ddp.fp16_compression": Option(bool, meaning="gradients travel between processes as fp16"),
+    "train.accumulate_steps": Option(
+        int, least=1, most=65536, meaning="parts that the batch of a process is run in, with the gradients of the whole"
+    ),
+    "train.reference_batch": Option(
+        int, least=1, most=10**6, unit="images", meaning="batch that the learning rate was chosen for; only printed"
+    ),
+    "train.clip_grad.enabled": Option(bool, meaning="whether gradients are clipped"),
+    "train.clip_grad.params.max_norm": Option(
+        float, least=0, most=10**6, meaning="norm that the gradient is scaled down to; 0 = no clipping"
+    ),
+    "train.clip_grad.params.norm_type": Option(float, above=0, below=1000, most=math.inf, meaning="order of that norm"),
+    "train.fast_dev_run.enabled": Option(bool, meaning="20 iterations with an evaluation, to see that all is in place"),
+    "train.checkpointer.period": Option(
+        int, least=1, most=_MAX_ITER, unit="iterations", meaning="between two checkpoints"
+    ),
+    "train.checkpointer.max_to_keep": Option(
+        int | None, least=0, most=_MAX_ITER, unit="files", meaning="periodic checkpoints that stay; 0 or null = all"
+    ),
+    "train.best_checkpoint.enabled": Option(bool, meaning="keep the best evaluated weights in model_best.pth"),
+    "train.best_checkpoint.metric": Option(str, meaning="of the evaluation, such as `bbox/AP50` or `bbox/AP-<class>`"),
+    "train.best_checkpoint.mode": Option(str, choices=("max", "min"), meaning="which of two values is better"),
+    "train.eval_period": Option(
+        int, least=0, most=_MAX_ITER, unit="iterations", meaning="between two evaluations; 0 = only at the end"
+    ),
+    "train.log_period": Option(int, least=1, most=_MAX_ITER, unit="iterations", meaning="between two lines of the log"),
+    "train.model_ema.enabled": Option(bool, meaning="keep an exponential moving average of the weights"),
+    "train.model_ema.decay": Option(float, least=0, below=1, meaning="share of the past in an update"),
+    "train.model_ema.warmup": Option(bool, meaning="the decay of update t is min(decay, (1 + t) / (10 + t))"),
+    "train.model_ema.device": Option(
+        str, pattern=f"({_DEVICE})?", meaning="where the average is kept: cpu, cuda or cuda:1; '' = beside the model"
+    ),
+    "train.model_ema.average": Option(bool, meaning="evaluate, choose the best by, and predict with the average"),
+    "train.overwrite": Option(bool, meaning="start over in a folder that holds another run, which goes"),
+    "train.channels_last": Option(bool, meaning="memory format of convolutions"),
+    "train.cudnn_benchmark": Option(bool, meaning="cuDNN tries its algorithms for each new size"),
+    "train.float32_precision": Option(
+        str | None,
+        choices=("", "highest", "high", "medium"),
+        meaning="of fp32 matrix products: high and medium allow TF32 and bf16; '' = as torch has it",
+    ),
+    "dataset.train_json": Option(meaning="annotation file of the training data, in COCO's format"),
+    "dataset.train_images": Option(meaning="folder of its images; '' = looked for beside the file"),
+    "dataset.val_json": Option(meaning="annotation file of the validation data; '' = nothing is evaluated"),
+    "dataset.val_images": Option(meaning="folder of its images; '' = looked for beside the file"),
+    "dataset.short_edge": Option(
+        int | list[int], least=1, most=_EDGE, unit="pixels", meaning="short side that images are resized to"
+    ),
+    "dataset.long_edge": Option(
+        int | None, least=1, most=_EDGE, unit="pixels", meaning="longest that the long side may become"
+    ),
+    "dataloader.train.total_batch_size": Option(
+        int, least=1, most=65536, unit="images", meaning="of a step, over all processes"
+    ),
+    "dataloader.train.mapper.is_train": Option(Literal[True], meaning="a training needs the annotations"),
+    "optimizer.lr": Option(float, above=0, most=100, meaning="learning rate of everything that has none of its own"),
+}
+
+# What is a section: no value may stand in its place.
+SECTIONS = {
+    *("model", "optimizer", "lr_multiplier"),
+    *("dataloader", "dataloader.train", "dataloader.test", "dataloader.evaluator"),
+    *(".".join(parts[:n]) for parts in (key.split(".") for key in KEYS) for n in range(1, len(parts))),
+}

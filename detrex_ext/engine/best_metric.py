@@ -1,0 +1,36 @@
+"""Whether the evaluation of a training gives the metric that its best weights are chosen by."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from detrex_ext.errors import UserError
+
+_SHOWN = 24
+
+
+def check_metric(metric: str, evaluator: Any, prefixes: Sequence[str] = ("",)) -> None:
+    """Refuses a metric that will never be there, before anything is trained.
+
+    Args:
+        metric: ``train.best_checkpoint.metric``.
+        evaluator: what says by ``metric_names()`` what it gives; any is taken where it does not say.
+        prefixes: of the names, where several kinds of weights are evaluated.
+
+    Raises:
+        UserError: there is no such metric; names those there are.
+    """
+    if not hasattr(evaluator, "metric_names"):
+        return
+    names = [f"{prefix}{name}" for prefix in prefixes for name in evaluator.metric_names()]
+    if any(fnmatchcase(metric, name) for name in names if "*" in name) or metric in names:
+        return
+    near = difflib.get_close_matches(metric, names, 3)
+    hint = f"\n  did you mean {' or '.join(near)}?" if near else ""
+    listed = ", ".join(names[:_SHOWN]) + (f", ... ({len(names)})" if len(names) > _SHOWN else "")
+    raise UserError(
+        f"train.best_checkpoint.metric={metric}: the evaluation gives no such metric{hint}\n  it gives: {listed}"
+    )
