@@ -117,11 +117,7 @@ def check_annotations(annotations: list, images: dict, index: dict, names: dict,
     xywh_P4 = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     area_P = np.where(np.isnan(table[:, 5]), xywh_P4[:, 2] * xywh_P4[:, 3], table[:, 5])
 
-    hw = np.full((len(index) + 1, 2), np.nan)  # the last row is the one of images that are not in the list
-    for image_id, image in images.items():
-        if is_size(image.get("height")) and is_size(image.get("width")):
-            hw[index[image_id]] = image["height"], image["width"]
-    faults = _box_faults(xywh_P4, hw[image_P])
+    faults = _box_faults(xywh_P4, _sizes(images, index)[image_P])
     visible_P = usable_P & ~crowd_P
     for kind, fault_P in faults.items():
         for p in np.flatnonzero(fault_P & visible_P):
@@ -137,6 +133,15 @@ def check_annotations(annotations: list, images: dict, index: dict, names: dict,
     known_P = (image_P >= 0) & (class_P >= 0)
     columns = dict(image_P=image_P, class_P=class_P, xywh_P4=xywh_P4, area_P=area_P, crowd_P=crowd_P)
     return {name: column[known_P] for name, column in columns.items()}
+
+
+def _sizes(images: dict, index: dict) -> np.ndarray:
+    """(N + 1, 2) height, width; NaN where not known, as in the last row, of images that are not in the list."""
+    hw = np.full((len(index) + 1, 2), np.nan)
+    for image_id, image in images.items():
+        if is_size(image.get("height")) and is_size(image.get("width")):
+            hw[index[image_id]] = image["height"], image["width"]
+    return hw
 
 
 def _has_listed_id(ann: dict) -> bool:
