@@ -18,7 +18,7 @@ from detrex_ext.runtime import instantiate
 from . import files
 from .lazy import LazyConfig
 from .located import located
-from .upgrade import absolute, upgrade
+from .upgrade import absolute, one_size, upgrade
 
 Overlay = str | os.PathLike | tuple[str | os.PathLike, Mapping[str, Any]]
 _shipped: dict[str, DictConfig] | None = None
@@ -71,7 +71,7 @@ def load_config(
             that does not fit.
     """
     with _one_load():
-        cfg = absolute(_load(files.find_config(path)))
+        cfg = one_size(absolute(_load(files.find_config(path))))
         for overlay in overlays:
             name, options = overlay if isinstance(overlay, tuple) else (overlay, {})
             cfg = apply_overlay(cfg, name, **options)

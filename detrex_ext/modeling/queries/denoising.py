@@ -15,6 +15,7 @@ from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, in
 from detrex_ext.structures import Given, Memory, Pairs, Queries, Slot, SupervisedSet, Targets
 from detrex_ext.structures.queries import cat
 
+from ..sizes import require_classes
 from .base import QuerySource
 
 
@@ -45,11 +46,12 @@ class DenoisingQueries(QuerySource):
         label_noise_ratio: float = 0.5,
         box_noise_scale: float = 1.0,
     ) -> None:
+        require_classes(num_classes)
         super().__init__()
         if not source.places:
             host = type(getattr(source, "source", source)).__name__
             raise ValueError(f"denoising needs a source that can place a box; {host} cannot")
-        self.source, self.num_classes = source, num_classes
+        self.source, self.num_classes, self.dim = source, num_classes, dim
         self.number, self.groups = number, groups
         self.label_noise_ratio, self.box_noise_scale = label_noise_ratio, box_noise_scale
         self.label_enc = nn.Embedding(num_classes, dim)

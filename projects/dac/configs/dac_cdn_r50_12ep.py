@@ -12,7 +12,7 @@ from .dac_deformable_plus_r50_12ep import dataloader, dataset, lr_multiplier, mo
 
 model.queries.update(num_classes="${model.num_classes}", num_queries=900)
 model.queries = L(DenoisingQueries)(
-    source=model.queries, num_classes="${model.num_classes}", dim=256, number=100, box_noise_scale=0.4
+    source=model.queries, num_classes="${model.num_classes}", dim="${model.dim}", number=100, box_noise_scale=0.4
 )
 model.rules.dn = L(Rule)(matcher=L(GivenMatcher)(), terms="${model.rules.main.terms}")
 model.postprocess.update(top_k=300, nms=0.8)
