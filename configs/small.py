@@ -19,31 +19,30 @@ optimizer = get_config("common/optim.py").AdamW
 lr_multiplier = get_config("common/schedule.py").lr_multiplier_constant_cosine
 train = get_config("common/train.py").train
 
+model.update(dim=128, num_levels=3)
 model.backbone = L(BasicResNet)(
     stem=[16, 32], widths=[32, 64, 128, 192], blocks=[1, 1, 1, 1], out_features=["res3", "res4", "res5"]
 )
-model.neck = L(PAFPN)(in_channels=dict(res3=64, res4=128, res5=192), out_channels=128)
+model.neck = L(PAFPN)(in_channels=dict(res3=64, res4=128, res5=192), out_channels="${model.dim}")
 model.encoder = L(FlattenEncoder)()
 model.queries = L(DenoisingQueries)(
     source=L(TwoStageQueries)(
         num_classes="${model.num_classes}",
         num_queries=60,
-        dim=128,
+        dim="${model.dim}",
         content="learned",
         score="max",
         supervise="selected",
         anchor_size=0.08,
     ),
     num_classes="${model.num_classes}",
-    dim=128,
+    dim="${model.dim}",
     groups=2,
     label_noise_ratio=0.5,
     box_noise_scale=0.4,
     inverse_sigmoid_eps="${model.decoder.inverse_sigmoid_eps}",
 )
 model.decoder.update(
-    dim=128,
-    num_levels=3,
     ffn_dim=512,
     dropout=0.0,
     num_layers=3,

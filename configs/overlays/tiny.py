@@ -10,17 +10,9 @@ from detrex_ext.modeling.backbones import BasicResNet, swap_backbone
 from detrex_ext.runtime import LazyCall as L
 
 WIDTHS = dict(res2=32, res3=64, res4=128, res5=192)
-# sizes by the name that every part gives them
+# `dim` is the whole model's; the others are of every part that has them
 SIZES = dict(
-    dim=128,
-    out_channels=128,
-    ffn_dim=512,
-    num_layers=3,
-    dropout=0.0,
-    num_queries=40,
-    number=20,
-    in_points=16,
-    out_points=16,
+    dim=128, ffn_dim=512, num_layers=3, dropout=0.0, num_queries=40, number=20, in_points=16, out_points=16
 )
 # attention over a whole map diverges or stands still at the rate that suits sampling, as does dynamic mixing
 LEARNING_RATES = dict(DETRDecoder=2e-4, DABDecoder=5e-4, AdaMixerDecoder=3e-4)
@@ -42,18 +34,16 @@ def apply(cfg, **sizes):
         swap_backbone(cfg, L(BasicResNet)(widths=list(WIDTHS.values())[:3], blocks=[1, 1, 1]), WIDTHS)
     else:
         swap_backbone(cfg, L(BasicResNet)(widths=list(WIDTHS.values())), WIDTHS)
-    for part in ("neck", "encoder", "queries", "decoder"):
-        _resize(cfg.model[part], {**sizes, "num_layers": 1} if part == "encoder" else sizes)
+    cfg.model.dim = sizes.pop("dim")
+    parts = [cfg.model.neck, cfg.model.encoder, cfg.model.decoder, cfg.model.queries]
+    while "source" in parts[-1]:
+        parts.append(parts[-1].source)
+    for part in parts:
+        part.update({name: size for name, size in sizes.items() if name in part})
+    if "num_layers" in cfg.model.encoder:
+        cfg.model.encoder.num_layers = 1
     decoder = cfg.model.decoder
     for name in ("order", "eval_order"):
         if decoder.get(name):
             decoder[name] = [min(layer, sizes["num_layers"] - 1) for layer in decoder[name]]
     return cfg
-
-
-def _resize(node, sizes):
-    for key in list(node):
-        if isinstance(node._get_node(key), type(node)):
-            _resize(node[key], sizes)
-        elif key in sizes:
-            node[key] = sizes[key]

@@ -19,7 +19,7 @@ from . import files
 from .lazy import LazyConfig
 from .located import located
 from .options import check_options
-from .upgrade import absolute, upgrade
+from .upgrade import absolute, one_size, upgrade
 
 Overlay = str | os.PathLike | tuple[str | os.PathLike, Mapping[str, Any]]
 _shipped: dict[str, DictConfig] | None = None
@@ -72,7 +72,7 @@ def load_config(
             that does not fit, values that cannot be meant (`options.check_options`).
     """
     with _one_load():
-        cfg = absolute(_load(files.find_config(path)))
+        cfg = one_size(absolute(_load(files.find_config(path))))
         for overlay in overlays:
             name, options = overlay if isinstance(overlay, tuple) else (overlay, {})
             cfg = apply_overlay(cfg, name, **options)

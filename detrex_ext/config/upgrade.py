@@ -15,6 +15,13 @@ _log = logging.getLogger(__name__)
 _RELATIVE = re.compile(r"\$\{(\.+)")
 # arguments that are dicts of parts, whatever takes them
 _PARTS = ("strategies", "rules", "terms")
+_LEVELLED = ("encoder", "decoder")
+# one key of the whole model -> those that its parts have of it
+_SIZES = {
+    "dim": ("neck.out_channels", "encoder.dim", "queries.dim", "queries.source.dim", "decoder.dim"),
+    "num_levels": ("neck.num_outs", "encoder.num_levels", "decoder.num_levels"),
+    "num_heads": ("encoder.num_heads", "decoder.num_heads"),
+}
 
 
 def upgrade(cfg: Any) -> Any:
@@ -35,7 +42,19 @@ def upgrade(cfg: Any) -> Any:
             holder[key] = name
         if key in _PARTS and isinstance(holder, DictConfig) and "_target_" in holder:
             as_call(child)
+    _levels(cfg)
     return cfg
+
+
+def _levels(cfg: DictConfig) -> None:
+    """``model.encoder.num_levels``, once the key for all parts of DINO, still is, where no other part has its own."""
+    here, there = (OmegaConf.select(cfg, f"model.{part}", throw_on_resolution_failure=False) for part in _LEVELLED)
+    if not all(isinstance(part, DictConfig) and "num_levels" in part for part in (here, there)):
+        return
+    ours, theirs = (part._get_node("num_levels")._value() for part in (here, there))
+    if isinstance(ours, int) and theirs == "${model.num_levels}" and ours != cfg.model.num_levels:
+        cfg.model.num_levels, here.num_levels = ours, "${model.num_levels}"
+        _log.warning("'model.encoder.num_levels' is called 'model.num_levels' now")
 
 
 def as_call(node: Any) -> None:
@@ -72,6 +91,23 @@ def absolute(cfg: DictConfig) -> DictConfig:
         value = child._value()
         if isinstance(value, str) and _RELATIVE.search(value):
             holder[key] = _RELATIVE.sub(lambda dots, of=holder: "${" + _prefix(of, len(dots[1]) - 1), value)
+    return cfg
+
+
+def one_size(cfg: DictConfig) -> DictConfig:
+    """Gives a detector's config of before the one key of each size that its parts agree on, in place."""
+    model = cfg.get("model")
+    target = model.get("_target_") if isinstance(model, DictConfig) else None
+    if getattr(target, "__name__", str(target).rpartition(".")[2]) != "Detector":
+        return cfg
+    for size, names in _SIZES.items():
+        found = {key: OmegaConf.select(model, key) for key in names}
+        found = {key: value for key, value in found.items() if isinstance(value, int)}
+        if size in model or len(set(found.values())) != 1:
+            continue
+        model[size] = next(iter(found.values()))
+        for key in found:
+            OmegaConf.update(model, key, f"${{model.{size}}}")
     return cfg
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detrex_ext.structures import Features, Memory, Queries, SupervisedSet, Targets
 
 from .preprocess import Images, Preprocess
+from .sizes import require_classes, shared_size
 
 if TYPE_CHECKING:
     from detrex_ext.criterion import Rule
@@ -28,6 +29,12 @@ class Detector(nn.Module):
             ``training_only``.
         rules: the host's supervision by group (``main``, ``enc``, ``dn``, ...). Strategies derive theirs from it. Empty
             for a model that only predicts: nothing of the training code is then imported.
+        dim: C, the width of all parts behind the backbone. A config says it here, and its parts refer to it.
+        num_levels: L, feature levels of neck, encoder and decoder; None where they have no such option.
+        num_heads: attention heads of encoder and decoder, for a config's parts to refer to; they may differ.
+
+    Raises:
+        UserError: parts of different width or number of levels, or an unknown number of classes.
     """
 
     def __init__(
@@ -42,11 +49,19 @@ class Detector(nn.Module):
         num_classes: int,
         strategies: Mapping[str, Strategy] | None = None,
         rules: Mapping[str, Rule] | None = None,
+        dim: int | None = None,
+        num_levels: int | None = None,
+        num_heads: int | None = None,
     ) -> None:
+        require_classes(num_classes)
         super().__init__()
         self.preprocess, self.backbone, self.neck = preprocess, backbone, neck
         self.encoder, self.queries, self.decoder = encoder, queries, decoder
         self.postprocess, self.num_classes = postprocess, num_classes
+        sized = {"neck": neck, "encoder": encoder, "queries": queries, "decoder": decoder}
+        self.dim = shared_size("dim", dim, **sized)
+        self.num_levels = shared_size("num_levels", num_levels, **sized)
+        self.num_heads = num_heads
         for kind, given in (("strategies", strategies), ("rules", rules)):
             for name, part in (given or {}).items():
                 if isinstance(part, Mapping):

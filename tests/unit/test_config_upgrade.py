@@ -55,6 +55,14 @@ def instantiate_on_meta(cfg):
 
 
 @pytest.mark.parametrize("name", THEN)
+def test_a_size_of_a_config_of_before_has_one_key(name):
+    cfg = load_config(BEFORE / f"{name}.yaml", (), ["model.dim=64", "model.num_heads=4"])
+    model = instantiate_on_meta(cfg)
+    assert (model.dim, model.decoder.dim, model.queries.source.dim) == (64, 64, 64)
+    assert load_config(BEFORE / f"{name}.yaml", ["tiny"]).model.decoder.dim == 128
+
+
+@pytest.mark.parametrize("name", THEN)
 def test_overlays_and_overrides_reach_into_a_config_of_before(name):
     cfg = load_config(
         BEFORE / f"{name}.yaml",

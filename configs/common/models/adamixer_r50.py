@@ -21,14 +21,17 @@ model = L(Detector)(
     # statistics are constant, scales and shifts are trained
     backbone=L(ResNet)(depth=50, out_features=["res2", "res3", "res4", "res5"], freeze_at=2, norm="EvalBN"),
     neck=L(ChannelMapper)(
-        in_channels=dict(res2=256, res3=512, res4=1024, res5=2048), out_channels=256, norm="GN", shared_norm=True
+        in_channels=dict(res2=256, res3=512, res4=1024, res5=2048),
+        out_channels="${model.dim}",
+        norm="GN",
+        shared_norm=True,
     ),
     encoder=L(FlattenEncoder)(),
-    queries=L(WholeImageQueries)(num_queries=100, dim=256),
+    queries=L(WholeImageQueries)(num_queries=100, dim="${model.dim}"),
     decoder=L(AdaMixerDecoder)(
         num_classes="${model.num_classes}",
-        dim=256,
-        num_heads=8,
+        dim="${model.dim}",
+        num_heads="${model.num_heads}",
         groups=4,
         in_points=32,
         out_points=128,
@@ -39,6 +42,8 @@ model = L(Detector)(
     ),
     postprocess=L(Postprocess)(top_k=100),
     num_classes=None,
+    dim=256,
+    num_heads=8,
     strategies=L("builtins.dict")(),
     rules=L("builtins.dict")(
         main=L(Rule)(

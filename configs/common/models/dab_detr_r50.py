@@ -21,10 +21,10 @@ model = L(Detector)(
         pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375], parity_padding=False
     ),
     backbone=L(ResNet)(depth=50, out_features=["res5"], freeze_at=1, norm="FrozenBN"),
-    neck=L(InputProj)(in_channels=2048, out_channels=256),
+    neck=L(InputProj)(in_channels=2048, out_channels="${model.dim}"),
     encoder=L(DenseEncoder)(
-        dim=256,
-        num_heads=8,
+        dim="${model.dim}",
+        num_heads="${model.num_heads}",
         ffn_dim=2048,
         dropout=0.0,
         num_layers=6,
@@ -32,11 +32,11 @@ model = L(Detector)(
         scale_position=True,
         prelu=True,
     ),
-    queries=L(AnchorQueries)(num_queries=300, dim=256, num_patterns=0),
+    queries=L(AnchorQueries)(num_queries=300, dim="${model.dim}", num_patterns=0),
     decoder=L(DABDecoder)(
         num_classes="${model.num_classes}",
-        dim=256,
-        num_heads=8,
+        dim="${model.dim}",
+        num_heads="${model.num_heads}",
         ffn_dim=2048,
         dropout=0.0,
         num_layers=6,
@@ -45,6 +45,8 @@ model = L(Detector)(
     ),
     postprocess=L(Postprocess)(top_k=300),
     num_classes=None,
+    dim=256,
+    num_heads=8,
     strategies=L("builtins.dict")(),
     rules=L("builtins.dict")(
         main=L(Rule)(

@@ -20,16 +20,26 @@ model = L(Detector)(
         pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375], parity_padding=False
     ),
     backbone=L(ResNet)(depth=50, out_features=["res3", "res4", "res5"], freeze_at=1, norm="FrozenBN"),
-    neck=L(ChannelMapper)(in_channels=dict(res3=512, res4=1024, res5=2048), out_channels=256, num_outs=4),
-    encoder=L(DeformableEncoder)(
-        dim=256, num_heads=8, num_levels=4, num_points=4, ffn_dim=1024, dropout=0.1, num_layers=6
+    neck=L(ChannelMapper)(
+        in_channels=dict(res3=512, res4=1024, res5=2048),
+        out_channels="${model.dim}",
+        num_outs="${model.num_levels}",
     ),
-    queries=L(LearnedQueries)(num_queries=300, dim=256),
+    encoder=L(DeformableEncoder)(
+        dim="${model.dim}",
+        num_heads="${model.num_heads}",
+        num_levels="${model.num_levels}",
+        num_points=4,
+        ffn_dim=1024,
+        dropout=0.1,
+        num_layers=6,
+    ),
+    queries=L(LearnedQueries)(num_queries=300, dim="${model.dim}"),
     decoder=L(DeformableDecoder)(
         num_classes="${model.num_classes}",
-        dim=256,
-        num_heads=8,
-        num_levels=4,
+        dim="${model.dim}",
+        num_heads="${model.num_heads}",
+        num_levels="${model.num_levels}",
         num_points=4,
         ffn_dim=1024,
         dropout=0.1,
@@ -40,6 +50,9 @@ model = L(Detector)(
     ),
     postprocess=L(Postprocess)(top_k=300),
     num_classes=None,
+    dim=256,
+    num_heads=8,
+    num_levels=4,
     strategies=L("builtins.dict")(),
     rules=L("builtins.dict")(
         main=L(Rule)(

@@ -20,14 +20,23 @@ model = L(Detector)(
         pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375], parity_padding=False
     ),
     backbone=L(ResNet)(depth=50, out_features=["res5"], freeze_at=1, norm="FrozenBN"),
-    neck=L(InputProj)(in_channels=2048, out_channels=256),
-    encoder=L(DenseEncoder)(dim=256, num_heads=8, ffn_dim=2048, dropout=0.1, num_layers=6, temperature=10000.0),
-    queries=L(PositionQueries)(num_queries=100, dim=256),
+    neck=L(InputProj)(in_channels=2048, out_channels="${model.dim}"),
+    encoder=L(DenseEncoder)(
+        dim="${model.dim}", num_heads="${model.num_heads}", ffn_dim=2048, dropout=0.1, num_layers=6, temperature=10000.0
+    ),
+    queries=L(PositionQueries)(num_queries=100, dim="${model.dim}"),
     decoder=L(DETRDecoder)(
-        num_classes="${model.num_classes}", dim=256, num_heads=8, ffn_dim=2048, dropout=0.1, num_layers=6
+        num_classes="${model.num_classes}",
+        dim="${model.dim}",
+        num_heads="${model.num_heads}",
+        ffn_dim=2048,
+        dropout=0.1,
+        num_layers=6,
     ),
     postprocess=L(Postprocess)(top_k=None),
     num_classes=None,
+    dim=256,
+    num_heads=8,
     strategies=L("builtins.dict")(),
     rules=L("builtins.dict")(
         main=L(Rule)(

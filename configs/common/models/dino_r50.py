@@ -1,6 +1,4 @@
 """DINO with a ResNet-50 (arXiv 2203.03605): Deformable-DETR with mixed selection, denoising and look-forward-twice.
-
-`model.encoder.num_levels` is the number of levels of every part.
 """
 
 from detrex_ext import get_config
@@ -11,26 +9,24 @@ from detrex_ext.runtime import LazyCall as L
 
 model = get_config("common/models/deformable_detr_r50.py").model
 
-model.neck.num_outs = "${model.encoder.num_levels}"
 model.encoder.update(ffn_dim=2048, dropout=0.0, temperature=10000.0, offset=-0.5, checkpoint=False)
 model.queries = L(DenoisingQueries)(
     source=L(TwoStageQueries)(
         num_classes="${model.num_classes}",
         num_queries=900,
-        dim=256,
+        dim="${model.dim}",
         content="learned",
         score="max",
         supervise="selected",
     ),
     num_classes="${model.num_classes}",
-    dim=256,
+    dim="${model.dim}",
     number=100,
     label_noise_ratio=0.5,
     box_noise_scale=1.0,
     inverse_sigmoid_eps="${model.decoder.inverse_sigmoid_eps}",
 )
 model.decoder.update(
-    num_levels="${model.encoder.num_levels}",
     ffn_dim=2048,
     dropout=0.0,
     refine=True,

@@ -22,6 +22,7 @@ from detrex_ext.layers.xyzr import refine_xyzr, xyzr_to_boxes
 from detrex_ext.structures import Memory, Queries
 from detrex_ext.structures.placing import placed
 
+from ..sizes import require_classes
 from .deformable import reset_head
 from .staged import StagedDecoder, drop_scratch
 
@@ -82,6 +83,7 @@ class AdaMixerDecoder(StagedDecoder):
         eval_order: Sequence[int] | None = None,
         chunk: int | None = None,
     ) -> None:
+        require_classes(num_classes)
         super().__init__(num_layers, order, eval_order, chunk)
         self.dim, self.groups, self.in_points = dim, groups, in_points
         self.strides, self.mask_padding = tuple(strides), mask_padding

@@ -17,6 +17,7 @@ from detrex_ext.layers.mlp import FFN, MLP
 from detrex_ext.layers.position import sine_boxes
 from detrex_ext.structures import Memory, Queries
 
+from ..sizes import require_classes
 from .deformable import reset_head
 from .staged import StagedDecoder, drop_scratch
 
@@ -65,6 +66,7 @@ class DABDecoder(StagedDecoder):
         chunk: int | None = None,
         inverse_sigmoid_eps: float = LOGIT_EPS,
     ) -> None:
+        require_classes(num_classes)
         super().__init__(num_layers, order, eval_order, chunk)
         self.layers = nn.ModuleList(
             DABDecoderLayer(dim, num_heads, ffn_dim, dropout, first=i == 0) for i in range(num_layers)

@@ -19,6 +19,7 @@ from detrex_ext.layers.ms_deform_attn import MSDeformAttn, level_cells
 from detrex_ext.layers.position import sine_boxes
 from detrex_ext.structures import Memory, Queries
 
+from ..sizes import require_classes
 from .staged import StagedDecoder, drop_scratch
 
 
@@ -79,6 +80,7 @@ class DeformableDecoder(StagedDecoder):
         chunk: int | None = None,
         inverse_sigmoid_eps: float = LOGIT_EPS,
     ) -> None:
+        require_classes(num_classes)
         super().__init__(num_layers, order, eval_order, chunk)
         if position not in ("given", "reference"):
             raise ValueError(f"position must be 'given' or 'reference', got '{position}'")
@@ -91,7 +93,8 @@ class DeformableDecoder(StagedDecoder):
         )
         self.ref_point_head = MLP(2 * dim, dim, dim, 2) if position == "reference" else None
         self.norm = nn.LayerNorm(dim) if post_norm else None
-        self.dim, self.inverse_sigmoid_eps = dim, checked_logit_eps(inverse_sigmoid_eps)
+        self.dim, self.num_levels = dim, num_levels
+        self.inverse_sigmoid_eps = checked_logit_eps(inverse_sigmoid_eps)
         for p in self.parameters():
             if p.dim() > 1:
                 nn.init.xavier_uniform_(p)

@@ -13,6 +13,7 @@ from detrex_ext.layers.attention import MultiheadAttention, key_mask
 from detrex_ext.layers.mlp import FFN, MLP
 from detrex_ext.structures import Memory, Queries
 
+from ..sizes import require_classes
 from .staged import StagedDecoder
 
 
@@ -52,7 +53,9 @@ class DETRDecoder(StagedDecoder):
         eval_order: Sequence[int] | None = None,
         chunk: int | None = None,
     ) -> None:
+        require_classes(num_classes)
         super().__init__(num_layers, order, eval_order, chunk)
+        self.dim = dim
         self.layers = nn.ModuleList(DETRDecoderLayer(dim, num_heads, ffn_dim, dropout) for _ in range(num_layers))
         self.post_norm_layer = nn.LayerNorm(dim)
         for p in self.parameters():

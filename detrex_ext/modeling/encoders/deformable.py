@@ -65,7 +65,7 @@ class DeformableEncoder(nn.Module):
             for _ in range(num_layers)
         )
         self.level_embeds = nn.Parameter(torch.empty(num_levels, dim))
-        self.dim, self.temperature, self.offset = dim, temperature, offset
+        self.dim, self.num_levels, self.temperature, self.offset = dim, num_levels, temperature, offset
         self.checkpoint = checkpoint
         for p in self.parameters():
             if p.dim() > 1:

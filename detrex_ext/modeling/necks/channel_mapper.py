@@ -39,6 +39,7 @@ class ChannelMapper(nn.Module):
         extra = 0 if num_outs is None else num_outs - len(inputs)
         if extra < 0:
             raise ValueError(f"num_outs {num_outs} is less than the {len(inputs)} inputs {list(self.in_features)}")
+        self.out_channels, self.num_levels = out_channels, len(inputs) + extra
         self.norm = make_norm(norm, out_channels) if shared_norm else None
         norm = None if shared_norm else norm
         self.convs = nn.ModuleList(_Level(c, out_channels, kernel_size, 1, norm) for c in inputs)

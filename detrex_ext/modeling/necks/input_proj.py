@@ -20,6 +20,7 @@ class InputProj(nn.Module):
         super().__init__()
         self.input_proj = nn.Conv2d(in_channels, out_channels, 1)
         self.in_feature = in_feature
+        self.out_channels, self.num_levels = out_channels, 1
 
     def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """Maps by name, (B, C, H, W) -> one level (B, out_channels, H, W)."""

@@ -26,6 +26,7 @@ class PAFPN(nn.Module):
     def __init__(self, in_channels: Mapping[str, int], out_channels: int = 128, norm: Norm = "BN") -> None:
         super().__init__()
         self.in_features = tuple(in_channels)
+        self.out_channels, self.num_levels = out_channels, len(in_channels)
         steps = len(in_channels) - 1
 
         def smooth(stride: int = 1) -> ConvNorm:

@@ -21,6 +21,7 @@ from detrex_ext.layers.box_ops import (
 from detrex_ext.structures import Given, Memory, Pairs, Queries, Slot, SupervisedSet, Targets
 from detrex_ext.structures.queries import cat
 
+from ..sizes import require_classes
 from .base import QuerySource
 
 
@@ -53,11 +54,12 @@ class DenoisingQueries(QuerySource):
         box_noise_scale: float = 1.0,
         inverse_sigmoid_eps: float = LOGIT_EPS,
     ) -> None:
+        require_classes(num_classes)
         super().__init__()
         if not source.places:
             host = type(getattr(source, "source", source)).__name__
             raise ValueError(f"denoising needs a source that can place a box; {host} cannot")
-        self.source, self.num_classes = source, num_classes
+        self.source, self.num_classes, self.dim = source, num_classes, dim
         self.number, self.groups = number, groups
         self.label_noise_ratio, self.box_noise_scale = label_noise_ratio, box_noise_scale
         self.inverse_sigmoid_eps = checked_logit_eps(inverse_sigmoid_eps)

@@ -22,6 +22,7 @@ class LearnedQueries(QuerySource):
 
     def __init__(self, num_queries: int = 300, dim: int = 256) -> None:
         super().__init__()
+        self.dim = dim
         self.query_embedding = nn.Embedding(num_queries, 2 * dim)
         self.reference_points = nn.Linear(dim, 2)
         nn.init.xavier_normal_(self.reference_points.weight)
@@ -55,6 +56,7 @@ class PositionQueries(QuerySource):
 
     def __init__(self, num_queries: int = 100, dim: int = 256) -> None:
         super().__init__()
+        self.dim = dim
         self.query_embed = nn.Embedding(num_queries, dim)
 
     def rows(self) -> nn.Embedding:

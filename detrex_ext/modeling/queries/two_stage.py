@@ -14,6 +14,7 @@ from detrex_ext.structures import Given, Memory, Prior, Queries, SupervisedSet, 
 
 from ..decoders.deformable import reset_head
 from ..encoders.deformable import cell_centres
+from ..sizes import require_classes
 from .base import Extra, QuerySource, slots_of
 
 
@@ -42,6 +43,7 @@ class TwoStageQueries(QuerySource):
         supervise: str = "all",
         anchor_size: float = 0.05,
     ) -> None:
+        require_classes(num_classes)
         super().__init__()
         for name, value, known in (
             ("content", content, ("projected", "learned", "mixed", "memory")),

@@ -27,6 +27,7 @@ class WholeImageQueries(QuerySource):
 
     def __init__(self, num_queries: int = 100, dim: int = 256) -> None:
         super().__init__()
+        self.dim = dim
         self.content = nn.Embedding(num_queries, dim)
 
     def rows(self) -> nn.Embedding:

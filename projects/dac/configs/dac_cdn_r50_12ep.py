@@ -14,7 +14,7 @@ model.queries.update(num_classes="${model.num_classes}", num_queries=900)
 model.queries = L(DenoisingQueries)(
     source=model.queries,
     num_classes="${model.num_classes}",
-    dim=256,
+    dim="${model.dim}",
     number=100,
     box_noise_scale=0.4,
     inverse_sigmoid_eps="${model.decoder.inverse_sigmoid_eps}",

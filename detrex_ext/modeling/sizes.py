@@ -1,0 +1,61 @@
+"""Sizes that the parts of a detector share, and what a person reads who changes one part alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from detrex_ext.errors import UserError
+
+# what each part calls its width (C) and its number of levels (L); a part without them takes any
+_NAMES = {
+    "dim": {"neck": "out_channels", "encoder": "dim", "queries": "dim", "decoder": "dim"},
+    "num_levels": {"neck": "num_levels", "encoder": "num_levels", "decoder": "num_levels"},
+}
+
+
+def require_classes(num_classes: int | None) -> None:
+    """Says what to do where a model is built before its number of classes is known.
+
+    Raises:
+        UserError: it is None.
+    """
+    if num_classes is None:
+        raise UserError(
+            "model.num_classes is null: a training reads it from its data, a model built without data needs it\n"
+            "  cfg.model.num_classes = 80 (COCO's), or model.num_classes=80 on the command line"
+        )
+
+
+def shared_size(size: str, stated: int | None, **parts: nn.Module | None) -> int | None:
+    """A size that all parts have.
+
+    Args:
+        size: ``dim`` or ``num_levels``.
+        stated: what the config says of the whole model; it gives way to parts that agree on something else.
+        parts: by the name of the detector's argument; query sources are looked into.
+
+    Returns:
+        The size; None where nobody has it.
+
+    Raises:
+        UserError: the parts differ; names those that do, and the key for all.
+    """
+    found = dict(_found(_NAMES[size], parts))
+    if len(set(found.values())) <= 1:
+        return next(iter(found.values()), stated)
+    if stated is None:
+        stated = next(iter(found.values()))
+    wrong = ", ".join(f"model.{key}={value}" for key, value in found.items() if value != stated)
+    raise UserError(f"{wrong}, but model.{size}={stated}: set model.{size}, it is the one key for all parts")
+
+
+def _found(names: dict[str, str], parts: dict[str, nn.Module | None]) -> Iterator[tuple[str, int]]:
+    for part, attribute in names.items():
+        key, module = part, parts[part]
+        while module is not None:
+            value = getattr(module, attribute, None)
+            if isinstance(value, int):
+                yield f"{key}.{attribute}", value
+            key, module = f"{key}.source", getattr(module, "source", None) if part == "queries" else None
