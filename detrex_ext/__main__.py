@@ -1,4 +1,4 @@
-"""``python -m detrex_ext VERB ...``"""
+"""What ``python -m detrex_ext VERB ...`` runs."""
 
 import sys
 

@@ -23,7 +23,8 @@ def rows_by_name(state: dict[str, Tensor], model: nn.Module, then: Sequence[str]
     Args:
         state: tensors by the model's names.
         model: of classes ``now``; its values are used, and not changed.
-        then, now: class names of the file and of the model, by index.
+        then: class names of the file, by index.
+        now: class names of the model, by index.
 
     Returns:
         what was done; nothing where the lists are the same.

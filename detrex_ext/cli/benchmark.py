@@ -1,5 +1,7 @@
 """`python -m detrex_ext benchmark`: time and memory on this machine.
 
+For example::
+
     python -m detrex_ext benchmark step --config-file small --strategies sqr,dac+sqr
     python -m detrex_ext benchmark step --only "480 px" --repeats 3
     python -m detrex_ext benchmark criterion --json criterion.json
@@ -61,7 +63,8 @@ def main(
 
     Args:
         argv: the verb's arguments.
-        cells, notes: instead of those of :mod:`detrex_ext.benchmark`, of the same arguments: what is measured beside.
+        cells: instead of :func:`detrex_ext.benchmark.suites.cells`, of the same arguments.
+        notes: instead of :func:`detrex_ext.benchmark.report.notes`, of the same arguments.
 
     Raises:
         UserError: an unknown strategy or device, or a file that cannot be written.

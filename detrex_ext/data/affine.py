@@ -44,6 +44,7 @@ class RandomAffine:
         self.fill = tuple(int(v + 0.5) for v in fill)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample under a random map; boxes are clipped, and those of which too little is left are dropped."""
         height, width = sample.hw
         zoom = rng.uniform(*self.log_scale)
         bend = rng.uniform(-self.aspect, self.aspect) / 2
@@ -94,6 +95,7 @@ class RandomChannelGain:
         self.std_31 = np.array(std, dtype=np.float64)[:, None]
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample with other levels; the boxes stay."""
         factor = rng.uniform(1 - self.gain, 1 + self.gain, size=(3, 1))
         shift = rng.uniform(-self.shift, self.shift, size=(3, 1)) * self.std_31
         levels = (np.arange(256)[None] - self.mean_31) * factor + self.mean_31 + shift

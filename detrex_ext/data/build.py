@@ -168,7 +168,8 @@ def build_test_loader(
     """The evaluation loader of this rank: every image once over all ranks, contiguous parts in order.
 
     Args:
-        dataset, mapper: as in training; `mapper.is_train` is False.
+        dataset: as in training.
+        mapper: one whose `is_train` is False.
         num_workers: loader processes.
         batch_size: images per batch of this rank.
         cache: keep decoded images in memory between evaluations (num_workers=0).

@@ -86,14 +86,14 @@ def check_images(images: list[dict], report: Report) -> dict:
 def check_annotations(annotations: list, images: dict, index: dict, names: dict, report: Report) -> dict:
     """Add what is wrong with the annotations, and their counts per class and size, to the report.
 
+    It returns columns of the boxes of these images and classes: image_P, class_P, xywh_P4, area_P, crowd_P.
+
     Args:
         annotations: the file's list.
         images: image id -> entry, of what `check_images` found sound.
         index: image id -> number of the image.
         names: category id -> class name, by class index.
-
-    Returns:
-        Columns of the boxes of these images and classes: image_P, class_P, xywh_P4, area_P, crowd_P.
+        report: takes the faults and the counts.
     """
     class_of = {category_id: k for k, category_id in enumerate(names)}
     seen: set = set()

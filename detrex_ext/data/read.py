@@ -71,6 +71,7 @@ def check_files(entries: Sequence[dict], report: Report, decode: bool) -> None:
 
     Args:
         entries: dicts of file_name, relative to `report.images`, height and width (None: not known).
+        report: takes the faults.
         decode: decode every file whole; False: only open them (header and size).
     """
 

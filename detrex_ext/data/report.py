@@ -99,10 +99,12 @@ class Report:
 
     @property
     def errors(self) -> list[Finding]:
+        """Findings with which a training would fail or learn nonsense."""
         return [f for f in self.findings.values() if f.severity == "error"]
 
     @property
     def warnings(self) -> list[Finding]:
+        """Findings that are dealt with, but worth a look."""
         return [f for f in self.findings.values() if f.severity == "warning"]
 
     def raise_errors(self, kinds: Collection[str] | None = None) -> None:

@@ -41,7 +41,8 @@ def write(root: str | Path, num_train: int = 600, num_val: int = 100, size: int 
 
     Args:
         root: folder, made if absent.
-        num_train, num_val: images per split.
+        num_train: images of the training split, at least 1.
+        num_val: images of the validation split, at least 1.
         size: side of the square images, in pixels; at least 48.
         seed: not negative.
 

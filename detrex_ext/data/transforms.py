@@ -81,6 +81,7 @@ class Resize:
         self.shape = (shape, shape) if isinstance(shape, int) else (int(shape[0]), int(shape[1]))
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample at that size; nothing is drawn from `rng`."""
         return resize_to(sample, *self.shape)
 
 
@@ -115,6 +116,7 @@ class ResizeShortestEdge:
         self.fixed = len(set(lengths)) == 1
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample at a size drawn from `rng`, unless there is only one."""
         if self.fixed:
             short = self.lengths[0]
         elif self.style == "range":
@@ -135,6 +137,7 @@ class RandomFlip:
         self.prob, self.horizontal = prob, horizontal
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample itself, or mirrored; the image is then a view."""
         if rng.random() >= self.prob:
             return sample
         height, width = sample.hw
@@ -155,6 +158,7 @@ class RandomTranspose:
         self.prob = prob
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample itself, or with x and y exchanged; the image is then a view."""
         height, width = sample.hw
         if rng.random() >= self.prob or height != width:
             return sample
@@ -186,6 +190,7 @@ class RandomCrop:
         return int(rng.integers(min(side, low), min(side, high) + 1))
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample in the cut; the image is a view, and boxes may lie outside of it."""
         height, width = sample.hw
         crop_h, crop_w = self._side(height, 0, rng), self._side(width, 1, rng)
         top = int(rng.integers(height - crop_h + 1))

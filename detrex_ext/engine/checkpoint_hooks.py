@@ -49,6 +49,11 @@ class PeriodicCheckpointer(HookBase):
             self.checkpointer.tag_last_checkpoint(folder.final.name)
 
     def after_step(self) -> None:
+        """Save what is due and drop old files.
+
+        Raises:
+            Interrupted: a signal asked to stop; a checkpoint was written before.
+        """
         folder, iteration, stopping = self.checkpointer.folder, self.trainer.iter, self.trainer.stopping
         if (iteration + 1) % self.period == 0 or stopping:
             self.checkpointer.save(folder.periodic(iteration).stem, iteration=iteration)
@@ -86,16 +91,19 @@ class BestCheckpointer(HookBase):
         self.best_iter: int | None = None
 
     def before_train(self) -> None:
+        """Save the weights a resumed run starts from, if they were evaluated and are the best."""
         start = self.trainer.start_iter
         if is_due(self.period, start, self.trainer.max_iter):
             with at_iteration(self.trainer, start - 1):
                 self._check(start - 1)
 
     def after_step(self) -> None:
+        """Save the weights if they were evaluated and are the best."""
         if is_due(self.period, self.trainer.iter + 1, self.trainer.max_iter):
             self._check(self.trainer.iter)
 
     def after_train(self) -> None:
+        """As `after_step`, for the evaluation at the end of a training that ended well."""
         if self.trainer.iter >= self.trainer.max_iter:
             with at_iteration(self.trainer, self.trainer.max_iter - 1):
                 self._check(self.trainer.max_iter)
@@ -117,7 +125,9 @@ class BestCheckpointer(HookBase):
         self.best = self.best_iter = None
 
     def state_dict(self) -> dict[str, Any]:
+        """The best value so far and the iteration it is of; None before the first."""
         return {"best": self.best, "best_iter": self.best_iter}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the best of an earlier run."""
         self.best, self.best_iter = state["best"], state["best_iter"]

@@ -65,9 +65,11 @@ class ModelEMA:
             _copy(own, self.model)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The average by the model's names; the tensors themselves, not copies."""
         return dict(self._state)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy an average in; a missing name is a KeyError, a further one is ignored."""
         for name, average in self._state.items():
             average.copy_(state[name])
 
@@ -85,10 +87,13 @@ class EMAHook(HookBase):
         self.ema = ema
 
     def after_step(self) -> None:
+        """Take the weights of this step into the average."""
         self.ema.update()
 
     def state_dict(self) -> dict[str, Any]:
+        """The count of updates; the average itself is the checkpoint's ``ema_state``."""
         return {"updates": self.ema.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set the count of updates, on which the warm-up depends."""
         self.ema.updates = state["updates"]

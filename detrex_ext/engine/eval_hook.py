@@ -35,10 +35,12 @@ class EvalHook(HookBase):
         folder: str | os.PathLike = "",
         key: str = "",
     ) -> None:
-        """
+        """Periods are counted from iteration 0, in a resumed run too.
+
         Args:
             eval_period: iterations; 0 = only at the end.
             eval_function: () -> nested dicts of numbers, or nothing; called on every rank.
+            eval_after_train: evaluate at the end too.
             folder: the run's, where they are kept; "" = nowhere.
             key: what the metrics depend on beside the weights; metrics under another key are not taken.
         """
@@ -47,16 +49,19 @@ class EvalHook(HookBase):
         self._key = key
 
     def before_train(self) -> None:
+        """Evaluate the state a resumed run starts from, if that was due."""
         start = self.trainer.start_iter
         if is_due(self._period, start, self.trainer.max_iter):
             with at_iteration(self.trainer, start - 1):
                 self._do_eval()
 
     def after_step(self) -> None:
+        """Evaluate where the period says so, but for the last iteration."""
         if is_due(self._period, self.trainer.iter + 1, self.trainer.max_iter):
             self._do_eval()
 
     def after_train(self) -> None:
+        """Evaluate if the training ended well, and let go of the function."""
         # max_iter is reached only by a training that ended well
         if self._eval_after_train and self.trainer.iter >= self.trainer.max_iter:
             self._do_eval()

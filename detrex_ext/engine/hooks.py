@@ -31,11 +31,13 @@ class IterationTimer(HookBase):
         self._total_timer = Timer()
 
     def before_train(self) -> None:
+        """Start the clock of the whole training."""
         self._start_time = time.perf_counter()
         self._total_timer.reset()
         self._total_timer.pause()
 
     def after_train(self) -> None:
+        """Log iterations, seconds per iteration and the time spent on hooks."""
         total = time.perf_counter() - self._start_time
         in_steps = self._total_timer.seconds()
         count = self.trainer.storage.iter + 1 - self.trainer.start_iter - self._warmup_iter
@@ -47,10 +49,12 @@ class IterationTimer(HookBase):
         _log.info(f"Total training time: {_clock(total)} ({_clock(total - in_steps)} on hooks)")
 
     def before_step(self) -> None:
+        """Start the clock of the iteration."""
         self._step_timer.reset()
         self._total_timer.resume()
 
     def after_step(self) -> None:
+        """Store `time` in seconds; during the warm-up set the total clock back instead."""
         done = self.trainer.storage.iter - self.trainer.start_iter + 1
         if done >= self._warmup_iter:
             self.trainer.storage.put_scalars(time=self._step_timer.seconds())
@@ -72,7 +76,8 @@ class LRScheduler(HookBase):
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer | None = None, scheduler: ParamScheduler | None = None) -> None:
-        """
+        """What is None comes from the trainer when the training starts.
+
         Args:
             optimizer: the trainer's by default.
             scheduler: of the factor on the learning rates; the trainer's by default.
@@ -81,6 +86,7 @@ class LRScheduler(HookBase):
         self._scheduler: LRMultiplier | None = None
 
     def before_train(self) -> None:
+        """Set the rates of the first iteration; of a resumed training, those of its place in the schedule."""
         self._optimizer = self._optimizer or self.trainer.optimizer
         if self.trainer.iter > 0:
             for group in self._optimizer.param_groups:
@@ -92,6 +98,7 @@ class LRScheduler(HookBase):
         self._group = _representative_group(self._optimizer)
 
     def after_step(self) -> None:
+        """Store the rate this iteration had, then set that of the next."""
         lr = self._optimizer.param_groups[self._group]["lr"]
         self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
         if self.trainer.iter + 1 < self.trainer.max_iter:
@@ -127,6 +134,7 @@ class PeriodicWriter(HookBase):
         self._writers, self._period = list(writers), period
 
     def before_train(self) -> None:
+        """Write the line of metrics.json that a run stopped after its checkpoint still owes."""
         # a run that stopped between its checkpoint and this hook: the line of that iteration is still to be written
         if self.trainer.start_iter > 0 and self.trainer.start_iter % self._period == 0:
             for writer in self._writers:
@@ -134,12 +142,14 @@ class PeriodicWriter(HookBase):
                     writer.write()
 
     def after_step(self) -> None:
+        """Write every `period` iterations and after the last."""
         done = self.trainer.iter + 1
         if done % self._period == 0 or done == self.trainer.max_iter:
             for writer in self._writers:
                 writer.write()
 
     def after_train(self) -> None:
+        """Write once more if the training ended well, and close the writers."""
         for writer in self._writers:
             if self.trainer.iter >= self.trainer.max_iter:  # an evaluation at the end may have stored more
                 writer.write()

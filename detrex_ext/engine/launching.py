@@ -40,8 +40,12 @@ def launch(
     group, and more are spawned on this machine.
 
     Args:
+        main_func: picklable, where processes are spawned.
         num_gpus_per_machine: processes per machine, on the CPU too.
+        num_machines: machines of the job; `launch` runs once on each.
+        machine_rank: number of this machine, from 0.
         dist_url: `tcp://host:port` of machine 0; None or "auto" picks a free port of this machine.
+        args: of `main_func`.
         timeout: of the collectives.
         device: "cuda" or "cpu", as the config says; None takes the GPUs there are.
 

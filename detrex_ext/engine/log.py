@@ -63,8 +63,12 @@ def setup_logger(
 
     Args:
         output: a `.txt` or `.log` file, or a folder for `log.txt`; other ranks write to `....rank<r>`.
-        color: colours, where standard output is a terminal.
+        distributed_rank: of this process.
+        color: colors, where standard output is a terminal.
+        name: of the logger.
         abbrev_name: what stands for `name` on the console.
+        enable_propagation: hand records on to the loggers above, too.
+        configure_stdout: False leaves standard output alone.
     """
     logger = logging.getLogger(name)
     wanted = (output, distributed_rank, color, abbrev_name, enable_propagation, configure_stdout)

@@ -64,27 +64,33 @@ class TrainerBase(host().TrainerBase):
                 self.after_train()
 
     def run_step(self) -> None:
+        """One iteration: batch, losses, gradients, update. Subclasses write it."""
         raise NotImplementedError
 
     def before_train(self) -> None:
+        """Run the hooks' `before_train` in order."""
         for hook in self._hooks:
             hook.before_train()
 
     def after_train(self) -> None:
+        """Run the hooks' `after_train` in order, with the storage at the iteration where the training stopped."""
         self.storage.iter = self.iter
         for hook in self._hooks:
             hook.after_train()
 
     def before_step(self) -> None:
+        """Set the storage to this iteration, then run the hooks' `before_step`."""
         self.storage.iter = self.iter
         for hook in self._hooks:
             hook.before_step()
 
     def after_backward(self) -> None:
+        """Run the hooks' `after_backward`; `run_step` calls it before the update."""
         for hook in self._hooks:
             hook.after_backward()
 
     def after_step(self) -> None:
+        """Run the hooks' `after_step` in order."""
         for hook in self._hooks:
             hook.after_step()
 
@@ -101,6 +107,7 @@ class TrainerBase(host().TrainerBase):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave; a state whose hook is not registered is ignored with a warning."""
         self.iter = state_dict["iteration"]
         self._saved_scalars = state_dict.get("scalars", {})
         hooks = dict(self._named_hooks())

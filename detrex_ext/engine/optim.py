@@ -28,6 +28,7 @@ class LrFactor:
         self.factors, self.default = dict(factors), default
 
     def __call__(self, name: str) -> float:
+        """The factor of the parameter of that full name."""
         return next((factor for part, factor in self.factors.items() if part in name), self.default)
 
 

@@ -51,8 +51,10 @@ def preserved() -> Iterator[None]:
 
 
 class RngState:
-    """The states of all ranks as one entry of a checkpoint. Loading keeps them until ``restore``: between the two,
-    a run builds things that draw numbers."""
+    """The states of all ranks as one entry of a checkpoint.
+
+    Loading keeps them until ``restore``: between the two, a run builds things that draw numbers.
+    """
 
     def __init__(self) -> None:
         self._saved: list[dict[str, Any]] | None = None
@@ -62,6 +64,7 @@ class RngState:
         return {"ranks": comm.all_gather(get_state())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keep the states of all ranks for ``restore``; no generator changes yet."""
         self._saved = state["ranks"]
 
     def restore(self) -> None:

@@ -37,10 +37,12 @@ class SignalHook(HookBase):
         self._noted: float | None = None
 
     def before_train(self) -> None:
+        """Take over the signals, in the main thread only: Python allows it nowhere else."""
         if threading.current_thread() is threading.main_thread():
             self._previous = {s: signal.signal(s, self._note) for s in self.SIGNALS}
 
     def after_train(self) -> None:
+        """Give the signals back to their former handlers."""
         self._restore()
 
     def _note(self, number: int, frame: Any) -> None:

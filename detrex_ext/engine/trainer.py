@@ -36,7 +36,7 @@ class Trainer(TrainerBase):
         optimizer: over the model's parameters.
         precision: autocast and loss scaling.
         accumulate_steps: micro-batches a batch is run in. Losses are those of the whole batch where their
-            normalisers depend on objects or images only (see ``detrex_ext.criterion.normalizers``).
+            normalizers depend on objects or images only (see ``detrex_ext.criterion.normalizers``).
         clip_grad: arguments of ``clip_grad_norm_``, or None.
         log_period: iterations between transfers of losses from the device.
 
@@ -73,6 +73,7 @@ class Trainer(TrainerBase):
         self._saved_max_iter: int | None = None
 
     def before_train(self) -> None:
+        """Open the loader at the first iteration, restore the generators, then run the hooks."""
         if hasattr(self.loader, "set_start"):
             self.loader.set_start(self.start_iter)
         self._batches = iter(self.loader)
@@ -86,6 +87,7 @@ class Trainer(TrainerBase):
         super().before_train()
 
     def run_step(self) -> None:
+        """One update of the weights; a FloatingPointError where a loss or the gradient norm is not finite."""
         start = time.perf_counter()
         batch = next(self._batches)
         data_time = time.perf_counter() - start
@@ -189,6 +191,7 @@ class Trainer(TrainerBase):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave; where ``max_iter`` differs, that of this run holds."""
         super().load_state_dict(state)
         self._saved_max_iter = state.get("max_iter")
         load_optimizer_state(self.optimizer, state["optimizer"])

@@ -22,6 +22,7 @@ class EventWriter:
     """Something that writes the open event storage somewhere."""
 
     def write(self) -> None:
+        """Write what is new in the storage that `get_event_storage` finds."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -47,6 +48,7 @@ class CommonMetricPrinter(EventWriter):
         return str(datetime.timedelta(seconds=int(seconds)))
 
     def write(self) -> None:
+        """Log the line; nothing at the write that follows a finished training."""
         storage = get_event_storage()
         if storage.iter == self._max_iter:
             return  # the final write of a training: only what the evaluation added
@@ -79,6 +81,7 @@ class JSONWriter(EventWriter):
         self._file = open(json_file, "a", encoding="utf-8")
 
     def write(self) -> None:
+        """Append the iterations that are newer than the last line, and flush them to the disk."""
         storage = get_event_storage()
         lines: dict[int, dict[str, Any]] = defaultdict(dict)
         for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window).items():
@@ -93,6 +96,7 @@ class JSONWriter(EventWriter):
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
@@ -116,6 +120,7 @@ class TensorboardXWriter(EventWriter):
         return self._writer
 
     def write(self) -> None:
+        """Add the scalars since the last call, and all images, which leave the storage."""
         writer, storage = self._open(), get_event_storage()
         if not writer:
             return
@@ -130,6 +135,7 @@ class TensorboardXWriter(EventWriter):
         storage.clear_images()
 
     def close(self) -> None:
+        """Close the event file, if one was opened."""
         if self._writer:
             self._writer.close()
 

@@ -80,10 +80,10 @@ def from_detrex(
 
 
 def as_guest(model: Mapping[str, Any]) -> DictConfig:
-    """A detrex config's ``model`` as a config of ours: ``model = as_guest(model)`` in the config file.
+    """The ``model`` of a detrex config as a config of ours.
 
-    Its values keep their places under ``model.guest``, but for the number of classes: ``model.num_classes`` is the one
-    place for it. Overlays and ``model.strategies`` work as for any model.
+    The config file says ``model = as_guest(model)``. The values keep their places under ``model.guest``, but for the
+    number of classes: ``model.num_classes`` is the one place for it. Overlays and ``model.strategies`` work as usual.
     """
     guest = _on_cpu(model)
     none = LazyCall("builtins.dict")()

@@ -36,7 +36,8 @@ def iou_of_corners(a: Corners, b: Corners, eps: float = EPS) -> tuple[Tensor, Te
     """IoU and union of boxes given as separate coordinates that broadcast.
 
     Args:
-        a, b: corners.
+        a: x0, y0, x1, y1 of some boxes.
+        b: those of the others.
         eps: added to the denominator. 0 adds nothing, as in the code of DETR, Deformable-DETR, H-DETR and DAC-DETR; an
             area below ``TINY`` then counts as that, so that empty boxes have an IoU of 0.
 
@@ -51,7 +52,7 @@ def iou_of_corners(a: Corners, b: Corners, eps: float = EPS) -> tuple[Tensor, Te
 
 
 def giou_of_corners(a: Corners, b: Corners, eps: float = EPS) -> Tensor:
-    """Generalised IoU of boxes given as separate coordinates that broadcast.
+    """Generalized IoU of boxes given as separate coordinates that broadcast.
 
     IoU - (C - U) / (C + eps), with C the smallest enclosing box (Rezatofighi et al. 2019, algorithm 1) and ``eps`` as
     for :func:`iou_of_corners`.

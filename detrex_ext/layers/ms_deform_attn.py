@@ -106,10 +106,11 @@ class MSDeformAttn(nn.Module):
         value_BSHD: Tensor,
         shapes: Shapes,
     ) -> Tensor:
-        """x + out(sampled).
+        """Queries plus what they sampled, (B, T, C).
 
         Args:
-            x_BTC, pos_BTC: queries and their positions.
+            x_BTC: queries.
+            pos_BTC: their positions, added before offsets and weights are predicted; or None.
             center_BTL2: reference point on each level's map, (x, y) in [0, 1].
             unit_BTL2: what one unit of offset is, in the same coordinates; both may have 1 for a broadcast T or L.
             value_BSHD: from :meth:`project`.

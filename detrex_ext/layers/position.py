@@ -39,7 +39,9 @@ def sine_map(
     Args:
         pad_BHW: True = padding.
         num_feats: channels of each axis.
-        temperature, offset: of the code.
+        temperature: base of the channels' wavelengths.
+        offset: added to the count of a cell, which starts at 1; -0.5 is the center of the cell.
+        dtype: of the code.
         parity_padding: as detrex outside the valid area, for models that look there: a column without a valid cell
             counts no rows, a row without one no columns.
 
@@ -71,6 +73,8 @@ def sine_boxes(
 
     Args:
         boxes_BT4: normalized cxcywh.
+        num_feats: channels of each coordinate.
+        temperature: as in :func:`sine_map`.
         order: coordinate of each block of ``num_feats`` channels; the default is y, x, w, h (DAB-DETR), Deformable's
             two-stage code is x, y, w, h.
 

@@ -22,6 +22,7 @@ def level_weights(z: Tensor, strides: Sequence[int], tau: float = 2.0) -> Tensor
     Args:
         z: (...) log2 of a scale in pixels.
         strides: pixels per cell of each level.
+        tau: the larger, the more even the weights.
 
     Returns:
         (..., L).

@@ -104,8 +104,7 @@ class Detector(nn.Module):
     ) -> tuple[Queries, Memory, list[SupervisedSet]]:
         """All that comes before the decoder: the initial queries, the memory, and the sets emitted on the way.
 
-        Args:
-            images_B3HW, valid_hw_B2, targets: as in :meth:`core`.
+        The arguments are those of :meth:`core`.
         """
         maps = self.neck(self.backbone(images_B3HW))
         features = Features.from_maps(list(maps), valid_hw_B2, (images_B3HW.shape[2], images_B3HW.shape[3]))

@@ -36,7 +36,8 @@ def own_device(name: str | torch.device, option: str, processes: int) -> torch.d
     It is the current GPU whose memory and random numbers are meant where none is named.
 
     Args:
-        name, option: as for :func:`usable_device`.
+        name: such as "cpu", "cuda" or "cuda:1".
+        option: what it was given by, for messages.
         processes: of the job.
 
     Raises:

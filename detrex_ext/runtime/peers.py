@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def detrex_msda_op() -> Callable | None:
-    """detrex's multi-scale deformable attention with its compiled kernel, or None.
+    """The multi-scale deformable attention of detrex with its compiled kernel, or None.
 
     Returns:
         `MultiScaleDeformableAttnFunction.apply(value_BSHC, shapes_L2, starts_L, locations_BQHLP2, weights_BQHLP,

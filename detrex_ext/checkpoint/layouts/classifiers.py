@@ -36,7 +36,7 @@ def _is_classifier(keys: Collection[str]) -> bool:
 
 
 def _timm_names(keys: Collection[str], model_keys: Collection[str]) -> Names:
-    """timm's extractor of maps flattens some containers: ``stages.0`` becomes ``stages_0``.
+    """The extractor of maps in timm flattens some containers: ``stages.0`` becomes ``stages_0``.
 
     What the extractor lacks, its classifier and parts behind the last map, is left out.
     """

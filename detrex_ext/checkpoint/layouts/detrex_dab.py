@@ -43,7 +43,7 @@ def names(keys: Collection[str], model_keys: Collection[str]) -> Names:
 
 
 def write(state: State) -> State:
-    """detrex's names of our tensors, without the aliases of the box head."""
+    """Our tensors under the names of detrex, without the aliases of the box head."""
     out: State = {}
     for key, value in state.items():
         # denoising is training only, and detrex's of another kind

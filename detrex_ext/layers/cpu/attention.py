@@ -28,7 +28,7 @@ def _on_cpu(q: Tensor, mask: Tensor | None, learns: bool) -> bool:
 
 
 def fits_padded(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> bool:
-    """torch's fused kernel of a CPU wants values as wide as queries."""
+    """The fused kernel of torch for a CPU wants values as wide as queries."""
     return dropout == 0.0 and q.shape[-1] > v.shape[-1] and _on_cpu(q, mask, learns=False)
 
 
@@ -58,8 +58,10 @@ def fits_by_hand(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dr
 
 
 def by_hand(q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, mask: Tensor, dropout: float = 0.0) -> Tensor:
-    """:func:`detrex_ext.layers.attention.attention` by its formula, under an additive mask that broadcasts to
-    (B, H, L, M): (B, H, L, D of the values)."""
+    """:func:`detrex_ext.layers.attention.attention` by its formula: (B, H, L, D of the values).
+
+    The mask is additive and broadcasts to (B, H, L, M).
+    """
     map_BHLM = ((q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHMD.transpose(-1, -2) + mask).softmax(-1)
     if dropout:
         map_BHLM = (drop_here if fits(map_BHLM, dropout) else F.dropout)(map_BHLM, dropout)

@@ -80,8 +80,10 @@ def _compare_triton(device: torch.device) -> None:
 
 
 def choose(value_BSHD: Tensor, at_BTHLK2: Tensor | None = None) -> str:
-    """The backend ``auto`` stands for: the environment variable ``DETREX_EXT_MS_DEFORM``, or the best for the device
-    and, on a CPU, the number of points: few of them are gathered one by one.
+    """The backend ``auto`` stands for.
+
+    It is that of the environment variable ``DETREX_EXT_MS_DEFORM``, or the best for the device and, on a CPU, the
+    number of points: few of them are gathered one by one.
 
     A graph that is being traced, compiled or exported gets ``torch``, which is made of ordinary operators.
     """

@@ -91,7 +91,8 @@ class StagedDecoder(nn.Module):
         """All sets of all stages, tagged with step, group and path.
 
         Args:
-            q, mem: initial queries, and what they attend to.
+            q: initial queries.
+            mem: what they attend to.
             strategies: act between the stages, in training only.
             act: they act in an evaluation too, on the layers of ``eval_order``.
         """

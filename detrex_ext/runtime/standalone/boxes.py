@@ -27,6 +27,8 @@ class BoxMode(IntEnum):
 
         Args:
             box: list or tuple of 4, or an (N, 4) array or tensor. It is not modified.
+            from_mode: what the numbers are.
+            to_mode: what they become; the same as `from_mode` gives `box` itself.
 
         Returns:
             Boxes of the type that came in.
@@ -62,9 +64,11 @@ class Boxes:
         self.tensor = tensor
 
     def clone(self) -> Boxes:
+        """Boxes with a tensor of their own."""
         return Boxes(self.tensor.clone())
 
     def to(self, *args: Any, **kwargs: Any) -> Boxes:
+        """Boxes whose tensor went through `Tensor.to`, then made float32 again."""
         return Boxes(self.tensor.to(*args, **kwargs))
 
     def area(self) -> Tensor:
@@ -93,6 +97,7 @@ class Boxes:
 
     @property
     def device(self) -> torch.device:
+        """Device of the tensor."""
         return self.tensor.device
 
     def __getitem__(self, item: int | slice | Tensor) -> Boxes:

@@ -22,6 +22,7 @@ class LazyCall:
         self._target = target
 
     def __call__(self, **kwargs: Any) -> DictConfig:
+        """The node: the arguments, and the target under `_target_`. Nothing is called."""
         target = self._target
         if dataclasses.is_dataclass(target):
             target = to_name(target)

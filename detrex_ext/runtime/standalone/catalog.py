@@ -52,14 +52,17 @@ class Metadata(SimpleNamespace):
         super().__setattr__(key, value)
 
     def as_dict(self) -> dict[str, Any]:
+        """The attributes as a new dict."""
         return dict(self.__dict__)
 
     def set(self, **kwargs: Any) -> Metadata:
+        """Set attributes and return itself; a changed value is an AssertionError."""
         for key, value in kwargs.items():
             setattr(self, key, value)
         return self
 
     def get(self, key: str, default: Any = None) -> Any:
+        """The attribute, or `default` where it was not set."""
         return self.__dict__.get(key, default)
 
 

@@ -1,6 +1,6 @@
 """Ranks and collectives of Python objects on torch.distributed, with detectron2's names.
 
-Without an initialised process group everything behaves as one process.
+Without an initialized process group everything behaves as one process.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ def _distributed() -> bool:
 
 
 def get_world_size() -> int:
+    """Number of processes of the job, over all machines."""
     return dist.get_world_size() if _distributed() else 1
 
 
 def get_rank() -> int:
+    """Number of this process in the job, from 0."""
     return dist.get_rank() if _distributed() else 0
 
 
@@ -47,6 +49,11 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
 
 
 def get_local_process_group() -> dist.ProcessGroup:
+    """The group of this machine's ranks.
+
+    Raises:
+        AssertionError: `create_local_process_group` was not called.
+    """
     if _LOCAL_PROCESS_GROUP is None:
         raise AssertionError("the local process group is missing: start processes through launch()")
     return _LOCAL_PROCESS_GROUP
@@ -58,6 +65,7 @@ def get_local_rank() -> int:
 
 
 def is_main_process() -> bool:
+    """True on rank 0."""
     return get_rank() == 0
 
 
@@ -73,7 +81,7 @@ def synchronize() -> None:
 
 @functools.lru_cache
 def _gloo_group(default: dist.ProcessGroup) -> dist.ProcessGroup:
-    """All ranks on gloo: objects are pickled on the CPU. Cached per process group that was initialised."""
+    """All ranks on gloo: objects are pickled on the CPU. Cached per process group that was initialized."""
     return default if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
@@ -105,6 +113,7 @@ def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwar
     """Wrap in DistributedDataParallel where there is more than one process.
 
     Args:
+        model: on this rank's device.
         fp16_compression: send gradients as fp16.
         **kwargs: for DistributedDataParallel; `device_ids` defaults to this rank's GPU, none on the CPU.
     """

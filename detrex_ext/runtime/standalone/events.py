@@ -24,6 +24,7 @@ def get_event_storage() -> EventStorage:
 
 
 def has_event_storage() -> bool:
+    """True inside of `with EventStorage(...)`."""
     return bool(_STACK)
 
 
@@ -45,6 +46,7 @@ class EventStorage:
         """Add a number.
 
         Args:
+            name: the open `name_scope` goes before it.
             value: anything `float` takes.
             smoothing_hint: whether readers should look at a median instead of the last value; one per name.
             cur_iter: iteration it belongs to; the current one by default.
@@ -57,11 +59,12 @@ class EventStorage:
         self._latest_scalars[name] = (value, cur_iter)
 
     def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: Any) -> None:
+        """Add a number per keyword; the other arguments are those of `put_scalar`."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
 
     def put_image(self, img_name: str, img_tensor: Any) -> None:
-        """Add a picture (3, H, W): uint8, or float in 0..1."""
+        """Add an image (3, H, W): uint8, or float in 0..1."""
         self._vis_data.append((img_name, img_tensor, self._iter))
 
     def history(self, name: str) -> HistoryBuffer:
@@ -71,6 +74,7 @@ class EventStorage:
         return self._history[name]
 
     def histories(self) -> dict[str, HistoryBuffer]:
+        """Name -> history of all scalars; the mapping itself, not a copy."""
         return self._history
 
     def latest(self) -> dict[str, tuple[float, int]]:
@@ -98,13 +102,16 @@ class EventStorage:
         return count
 
     def smoothing_hints(self) -> dict[str, bool]:
+        """Name -> whether a median should be shown instead of the last value."""
         return self._smoothing_hints
 
     def step(self) -> None:
+        """Go to the next iteration."""
         self._iter += 1
 
     @property
     def iter(self) -> int:
+        """The iteration to which what is put belongs."""
         return self._iter
 
     @iter.setter
@@ -122,6 +129,7 @@ class EventStorage:
             self._current_prefix = previous
 
     def clear_images(self) -> None:
+        """Drop the images; a writer that took them calls it."""
         self._vis_data = []
 
     def __enter__(self) -> EventStorage:

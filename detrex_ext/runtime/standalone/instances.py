@@ -49,12 +49,15 @@ class Instances:
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
+        """True if there is a field of that name."""
         return name in self._fields
 
     def remove(self, name: str) -> None:
+        """Drop a field; a KeyError if there is none of that name."""
         del self._fields[name]
 
     def get(self, name: str) -> Any:
+        """The field itself, not a copy; a KeyError if there is none of that name."""
         return self._fields[name]
 
     def get_fields(self) -> dict[str, Any]:

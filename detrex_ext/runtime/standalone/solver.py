@@ -39,7 +39,8 @@ class WarmupParamScheduler(CompositeParamScheduler):
         warmup_method: str = "linear",
         rescale_interval: bool = False,
     ) -> None:
-        """
+        """The warm-up replaces the beginning of `scheduler`, or with `rescale_interval` goes before it.
+
         Args:
             scheduler: value over progress 0..1 of the training.
             warmup_factor: the first value is `warmup_factor * scheduler(0)`.
@@ -67,6 +68,7 @@ class ClampedLR:
     """`get_lr` of a multiplier schedule, defined at and beyond the end of the training too."""
 
     def get_lr(self) -> list[float]:
+        """Rate of each group at `last_epoch` iterations."""
         progress = min(max(self.last_epoch, 0) / max(self._max_iter, 1), _LAST_PROGRESS)
         multiplier = self._multiplier(progress)
         return [base * multiplier for base in self.base_lrs]
@@ -78,8 +80,10 @@ class LRMultiplier(ClampedLR, torch.optim.lr_scheduler.LRScheduler):
     def __init__(
         self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
     ) -> None:
-        """
+        """The rates of iteration `last_iter + 1` are set at once.
+
         Args:
+            optimizer: its groups must hold `initial_lr` where `last_iter` is 0 or more.
             multiplier: an fvcore schedule; its values multiply the base learning rates.
             max_iter: length of the training in iterations.
             last_iter: the last iteration that was done; -1 for a training from the start.
@@ -108,8 +112,12 @@ def get_default_optimizer_params(
     """Parameter groups of the trainable parameters, each once; equal hyper-parameters share a group.
 
     Args:
+        model: its frozen parameters are left out; in a config it is given when the model is built.
+        base_lr: learning rate; None = the optimizer's.
+        weight_decay: weight decay; None = the optimizer's.
         weight_decay_norm: weight decay of the parameters of norm layers.
         bias_lr_factor: factor on the learning rate of biases; other than 1 needs `base_lr`.
+        weight_decay_bias: weight decay of biases.
         lr_factor_func: factor on `base_lr` by the parameter's full name, for example `layers.0.weight`.
         overrides: hyper-parameters by the last part of the parameter's name.
 
