@@ -29,7 +29,7 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
     add("--num-machines", type=int, default=1, help="machines of the job")
     add("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
     add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; on one machine a free port is found")
-    add("--overlay", action="extend", type=_names, default=[], metavar="A,B", help="overlays, applied in this order")
+    add("--overlay", action="extend", type=names, default=[], metavar="A,B", help="overlays, applied in this order")
     add("opts", nargs="*", metavar="key=value", help="overrides of the config: key=value, +new.key=value")
     return parser
 
@@ -42,5 +42,6 @@ def is_run(args: argparse.Namespace, key: str) -> bool:
     return os.path.isdir(args.config_file) and not any(opt.lstrip("+").startswith(f"{key}=") for opt in args.opts)
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
+    """The names in a list with commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
