@@ -56,7 +56,7 @@ def load(
         origin, known = found.path, found.data
         if weights is not None:
             origin, known = os.fspath(source), {} if os.path.isdir(source) else read_checkpoint(source)
-        cfg = _config_of(known, origin)
+        cfg = config_in(known, origin)
         if not trust:
             check_trusted(cfg, origin)
     class_names, category_ids = _classes(found.data, cfg)
@@ -98,7 +98,7 @@ def _config_named(source: str | os.PathLike) -> str:
         ) from error
 
 
-def _config_of(data: dict[str, Any], path: str) -> DictConfig:
+def config_in(data: dict[str, Any], path: str) -> DictConfig:
     """The config inside a checkpoint, or beside it in its run folder."""
     beside = RunFolder(path if os.path.isdir(path) else Path(path).parent).config
     try:

@@ -71,14 +71,14 @@ class Predictor:
             raise ValueError(f"threshold={threshold} must lie in [0, 1], batch_size={batch_size} be 1 or more")
         batch: list[dict] = []
         for image in images:
-            batch.append(self._input(as_rgb(image)))
+            batch.append(self.as_input(as_rgb(image)))
             if len(batch) == batch_size:
                 yield from self._run(batch, threshold)
                 batch = []
         if batch:
             yield from self._run(batch, threshold)
 
-    def _input(self, rgb: np.ndarray) -> dict:
+    def as_input(self, rgb: np.ndarray) -> dict:
         """An input dict of the model: transformed as in evaluation, with the size it came in."""
         sample = Sample(rgb, np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
         rng = np.random.default_rng(0)

@@ -1,5 +1,7 @@
-"""What a model is made of and what it does, beyond AP."""
+"""What a model is made of and what it does, beyond AP: a module or a folder for each topic."""
 
-from .summary import Part, Summary, summarise
+from .summary import Part, Summary, summarize
 
-__all__ = ["Part", "Summary", "summarise"]
+summarise = summarize  # its former name
+
+__all__ = ["Part", "Summary", "summarize"]

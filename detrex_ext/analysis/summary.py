@@ -6,18 +6,18 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
-from detrex_ext.errors import UserError
-from detrex_ext.layers.ms_deform_backends import FORCE
-from detrex_ext.structures import Memory, Queries, SupervisedSet
-
+from ..errors import UserError
+from ..layers.ms_deform_backends import FORCE
+from ..structures import Memory, Queries, SupervisedSet
 from .costs import COUNTED, Costs, shapes_only
-from .stage_report import aligned
+from .table import table
 
 PARTS = ("backbone", "neck", "encoder", "queries", "decoder")
 GIGA, MEBI = 1e9, 2**20
@@ -76,15 +76,15 @@ class Summary:
             f"GFLOPs: {COUNTED}",
             "peak: tensors in use at once, without weights and without scratch memory inside operators",
         )
-        return "\n".join([*aligned(rows), "", *flow, "", *notes])
+        return "\n".join([table(rows), "", *flow, "", *notes])
 
 
-def summarise(model: nn.Module, height: int = 800, width: int = 1333, batch: int = 1) -> Summary:
+def summarize(model: nn.Module, height: int = 800, width: int = 1333, batch: int = 1) -> Summary:
     """Counts a detector and one inference pass of it, without computing it: shapes are enough.
 
     Args:
         model: a ``Detector`` of any device, in evaluation or training mode; not changed.
-        height, width, batch: of the pictures, all of one size.
+        height, width, batch: of the images, all of one size.
 
     Raises:
         UserError: a model of other parts.
@@ -121,32 +121,24 @@ def _parameters(module: nn.Module, model: nn.Module, name: str) -> tuple[int, in
 
 def _forward(model: nn.Module, shape: torch.Size, dtype: torch.dtype, parts: list[Part]) -> tuple[float, float]:
     """Runs the model on shapes alone and fills in what each part cost and gave; returns (GFLOPs, peak MiB) of all."""
-    costs = Costs()
-    start: dict[str, int] = {}
-    peaks: list[int] = []
+    costs, start, peaks = Costs(), {}, []
 
-    def before(part: Part) -> Any:
-        def hook(*_: Any) -> None:
-            peaks.append(costs.peak)
-            costs.restart()
-            start[part.name] = costs.flops
+    def before(part: Part, *_: Any) -> None:
+        peaks.append(costs.peak)
+        costs.restart()
+        start[part.name] = costs.flops
 
-        return hook
-
-    def after(part: Part) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            peaks.append(costs.peak)
-            part.peak_mib = costs.peak / MEBI
-            part.gflops = (costs.flops - start[part.name]) / GIGA
-            part.output = list(_described(output))
-
-        return hook
+    def after(part: Part, module: nn.Module, args: Any, output: Any) -> None:
+        peaks.append(costs.peak)
+        part.peak_mib = costs.peak / MEBI
+        part.gflops = (costs.flops - start[part.name]) / GIGA
+        part.output = list(_described(output))
 
     with ExitStack() as stack:
         for part in parts:
             module = getattr(model, part.name)
-            for handle in (module.register_forward_pre_hook(before(part)), module.register_forward_hook(after(part))):
-                stack.callback(handle.remove)
+            stack.callback(module.register_forward_pre_hook(partial(before, part)).remove)
+            stack.callback(module.register_forward_hook(partial(after, part)).remove)
         stack.callback(model.train, model.training)
         for mode in (mock.patch.dict(os.environ, {FORCE: "torch"}), torch.no_grad(), shapes_only(), costs):
             stack.enter_context(mode)

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+
+from ..analysis.costs import Costs
 
 Work = Callable[[], Any]
 CALLS = 3  # of what is measured alone: the later ones find the caches of the first
@@ -101,38 +100,15 @@ def _peak(build: Callable[[], Work], device: str, threads: int) -> float:
     return peak_mib(device)
 
 
-class _Bytes(TorchDispatchMode):
-    """Counts bytes that operators read and write; views move none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
-            self.total += sum(x.numel() * x.element_size() for x in tensors if x.layout == torch.strided)
-        return out
-
-
-def _addmm_(total: Sequence[int], a: Sequence[int], b: Sequence[int], *_: Any, **__: Any) -> int:
-    """Operations of a product added in place, from shapes: torch counts ``addmm`` alone."""
-    return 2 * a[0] * a[1] * b[1]
-
-
 def work_of(work: Work) -> tuple[float, float]:
     """(operations, bytes) of one call: those of products and convolutions, and what operators read and write.
 
     Bytes are counted as if no operator found its input in a cache, so they are an upper bound.
     """
-    flops, moved = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_}), _Bytes()
-    with flops:
-        work()
-    with moved:
+    with Costs(sampling=False) as costs:
         work()
     gc.collect()
-    return float(flops.get_total_flops()), float(moved.total)
+    return float(costs.flops), float(costs.moved)
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from detrex_ext.errors import UserError
 
-from .outputs import make_folder
+from .analyze_inputs import add_run, config_of, output_of, weights_of
 
 _DESCRIPTION = """\
 Draws, stage by stage, the queries nearest to an object: before the stage, after its self-attention and after its
@@ -29,52 +30,47 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file")
-    add("picture", metavar="PICTURE", help="a picture file")
-    add("--output", required=True, metavar="DIR", help="folder for attention.png and attention.json")
+    add_run(parser, "attention", "IMAGE")
     add("--object", type=int, default=1, metavar="N", help="which of the model's detections, best first (default 1)")
     add("--queries", type=int, default=8, metavar="N", help="queries to draw at most (default 8)")
     add("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
-    add("--no-average", action="store_true", help="the trained weights, not the averaged ones")
-    add("--config-file", metavar="F", help="config of the model, for a checkpoint that holds none")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(main=_run)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> dict[str, Any]:
     if args.object < 1 or args.queries < 2:
         raise UserError(f"--object {args.object} --queries {args.queries}: expected 1 or more, and 2 or more")
-    from detrex_ext.analysis.attention import gather, watch_attention
-    from detrex_ext.analysis.attention_drawing import draw_gathering
-    from detrex_ext.analysis.stage_report import aligned
+    from detrex_ext.analysis.attention import draw_gathering, gather, watch_attention
+    from detrex_ext.analysis.table import table
     from detrex_ext.api import load
     from detrex_ext.checkpoint.files import write_json
-    from detrex_ext.modeling.decoders.staged import StagedDecoder
+    from detrex_ext.inference import check_trusted
     from detrex_ext.predictor import as_rgb
 
-    source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
+    (image,), cfg = args.about, config_of(args)
+    weights = weights_of(cfg.train.init_checkpoint, args)
+    if os.path.isdir(args.run):
+        check_trusted(cfg, args.run)
     average = False if args.no_average else None
-    predictor, rgb = load(source, weights=weights, device=args.device, average=average), as_rgb(args.picture)
-    decoder = getattr(predictor.model, "decoder", None)
-    if not isinstance(decoder, StagedDecoder):
-        raise UserError(f"{args.model}: its model has no staged decoder, whose attention could be watched")
-    output = make_folder(args.output)
-    with watch_attention(decoder) as moments:
-        detections = predictor.predict(rgb, threshold=0.0)
+    predictor, rgb = load(cfg, weights=weights, device=args.device, average=average), as_rgb(image)
+    output = output_of(cfg, args, "attention")
+    predictions, moments = watch_attention(predictor.model, [predictor.as_input(rgb)])
+    detections = predictions[0]["instances"].to("cpu")
     if args.object > len(detections):
-        raise UserError(f"--object {args.object}: the model has {len(detections)} detections on {args.picture}")
+        raise UserError(f"--object {args.object}: the model has {len(detections)} detections on {image}")
     at, (height, width) = args.object - 1, rgb.shape[:2]
     box = detections.pred_boxes.tensor[at]
     label, score = int(detections.pred_classes[at]), float(detections.scores[at])
     found = gather(moments, box / box.new_tensor([width, height, width, height]), label, score, args.queries)
     draw_gathering(rgb, found).save(output / "attention.png")
     name = predictor.class_names[label]
-    head = {"picture": args.picture, "class": name, "score": score, "box": box.tolist()}
+    head = {"picture": image, "class": name, "score": score, "box": box.tolist()}
     report = {**head, "queries": found.query_N.tolist(), "moments": found.rows()}
     write_json(report, output / "attention.json")
     shown = [["stage", "near", "iou", "score", "similarity"]]
     for row in report["moments"]:
         values = (f"{row[key]:.3f}" for key in ("iou", "score", "similarity"))
         shown.append([f"{row['stage']} {row['moment']}", str(row["near"]), *values])
-    print(f"{name}, score {score:.2f}, in {args.picture}", *aligned(shown), sep="\n")
-    print(f"drawn in {output / 'attention.png'}, figures in {output / 'attention.json'}")
-    return 0
+    print(f"{name}, score {score:.2f}, in {image}", table(shown), sep="\n")
+    print(f"drawn in {output / 'attention.png'}, metrics in {output / 'attention.json'}")
+    return report

@@ -1,40 +1,95 @@
-"""What every `analyze` verb that evaluates a checkpoint asks for: a config or run folder, weights, validation data."""
+"""What the `analyze` verbs ask for: a run, a checkpoint or a config, weights, validation data, and where to write."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
 
-from .arguments import is_run
-from .outputs import check_file, make_folder
+from .arguments import names
+from .outputs import make_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 WEIGHTS = "train.init_checkpoint"
+_CHECKPOINTS = (".pth", ".pt", ".pkl")
 
 
-def add_common(parser: argparse.ArgumentParser, name: str) -> None:
-    """Adds the arguments that say which model, and where ``name`` + ".json" goes."""
+def add_config(parser: argparse.ArgumentParser, *positional: str, json: str | None = None) -> None:
+    """Adds the grammar of all verbs: what they are about, overrides, overlays, and where a JSON goes.
+
+    Args:
+        parser: of the verb.
+        positional: what comes before the overrides, the run or config first.
+        json: argparse's ``nargs`` of ``--json``.
+    """
+    parser.usage = f"%(prog)s {' '.join(positional)} [key=value ...] [options]"
+    parser.set_defaults(positional=positional)
     add = parser.add_argument
-    add("--config-file", required=True, metavar="F", help="config file, short name, or run folder")
-    add("--overlay", default="", metavar="A,B", help="overlays to lay over the config, in order")
-    add("opts", nargs="*", metavar="key=value", help="overrides, such as train.init_checkpoint=model_final.pth")
+    add("words", nargs="*", metavar=positional[0], help="run folder, checkpoint, config file or short name")
+    add("--overlay", action="extend", type=names, default=[], metavar="A,B", help="overlays, applied in this order")
+    add("--json", nargs=json, const=json and "", metavar="FILE", help="write the JSON there; - for standard output")
+    add("--config-file", metavar="F", help=argparse.SUPPRESS)
+
+
+def add_run(parser: argparse.ArgumentParser, name: str, *positional: str) -> None:
+    """Adds ``add_config``'s arguments, and those that say which weights, and where ``name`` + ".json" goes."""
+    add_config(parser, "RUN", *positional)
+    add = parser.add_argument
     add("--no-average", action="store_true", help="the trained weights, also where there are averaged ones")
     add("--output", metavar="DIR", help=f"folder to write to (default: {name}/ in the run, or in train.output_dir)")
-    add("--json", metavar="FILE", help=f"a copy of {name}.json")
+
+
+def settle(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Tells the words apart: ``args.run`` is what the verb is about, ``args.opts`` are the overrides.
+
+    Spellings of before are taken, each with a line that says the new one.
+    """
+    words, count = args.words, len(args.positional)
+    given = args.config_file is not None
+    if args.what == "model" and args.json not in (None, "-"):
+        follows = args.json  # where the flag stood alone, as it did before, this is what came after it
+        if not follows or "=" in follows or not (words or given):
+            words, args.json = [*words, *([follows] if follows else [])], "-"
+            print("analyze model: --json without a file is now --json -", file=sys.stderr)
+    if given:
+        told = f"--config-file {args.config_file} is now: analyze {args.what} {args.config_file}"
+        if count > 1 and words:  # there it was the config of a checkpoint
+            words = [args.config_file, *words[1:], f"{WEIGHTS}={words[0]}"]
+            told += f" {words[1]} {words[-1]}" if len(words) > 2 else ""
+        else:
+            words = [args.config_file, *words]
+        print(told, file=sys.stderr)
+    if len(words) < count or any("=" in word and not os.path.exists(word) for word in words[:count]):
+        parser.error(f"analyze {args.what} needs {' and '.join(args.positional)} before the overrides")
+    args.run, args.about, args.opts = words[0], words[1:count], words[count:]
 
 
 def config_of(args: argparse.Namespace) -> DictConfig:
-    """The config that these arguments say."""
-    from detrex_ext.config import load_config
+    """The config that the arguments say.
 
-    more = ["++train.model_ema.average=false"] if getattr(args, "no_average", False) else []
-    return load_config(args.config_file, [name for name in args.overlay.split(",") if name], [*args.opts, *more])
+    Raises:
+        UserError: there is none, or an overlay or override does not fit it.
+    """
+    from detrex_ext.api import config_in
+    from detrex_ext.checkpoint import read_checkpoint
+    from detrex_ext.config import apply_overlay, load_config
+    from detrex_ext.inference import check_trusted
+    from detrex_ext.runtime import LazyConfig
+
+    overrides = [*args.opts, *(["++train.model_ema.average=false"] if getattr(args, "no_average", False) else [])]
+    if not _is_checkpoint(args):
+        return load_config(args.run, args.overlay, overrides)
+    cfg = config_in(read_checkpoint(args.run), args.run)
+    check_trusted(cfg, args.run)
+    for overlay in args.overlay:
+        cfg = apply_overlay(cfg, overlay)
+    return LazyConfig.apply_overrides(cfg, overrides)
 
 
 def output_of(cfg: DictConfig, args: argparse.Namespace, name: str) -> Path:
@@ -43,11 +98,11 @@ def output_of(cfg: DictConfig, args: argparse.Namespace, name: str) -> Path:
     The log of the evaluation goes the same way: ``train.output_dir`` is set to where it belongs.
 
     Raises:
-        UserError: it cannot be written to, or the file of ``--json`` cannot.
+        UserError: it cannot be written to.
     """
-    check_file(args.json, "--json")
-    if args.output or os.path.isdir(args.config_file):  # a run folder may have been moved since it was written
-        cfg.train.output_dir = args.output or args.config_file
+    run = os.path.dirname(args.run) or "." if _is_checkpoint(args) else args.run
+    if args.output or os.path.isdir(run):  # a run folder may have been moved since it was written
+        cfg.train.output_dir = args.output or run
     return make_folder(args.output or os.path.join(cfg.train.output_dir, name))
 
 
@@ -67,15 +122,30 @@ def truth_of(cfg: DictConfig) -> str:
 
 
 def weights_of(stated: str, args: argparse.Namespace) -> str:
-    """The checkpoint: that of a run folder, unless an override names one, as a config may name what it started from.
+    """The checkpoint: that of the run, unless an override names one, as a config may name what it started from.
 
     Raises:
         UserError: there is none.
     """
     from detrex_ext.checkpoint import find_weights
 
-    if is_run(args, WEIGHTS):
-        return find_weights(args.config_file).path
+    if is_run(args):
+        return find_weights(args.run).path
+    if _is_checkpoint(args) and not _overridden(args):
+        return args.run
     if not stated:
-        raise UserError("which weights? name them by train.init_checkpoint=PATH, or a run folder by --config-file")
+        raise UserError("which weights? name them by train.init_checkpoint=PATH, or name a run folder or a checkpoint")
     return stated
+
+
+def _is_checkpoint(args: argparse.Namespace) -> bool:
+    return args.run.endswith(_CHECKPOINTS)
+
+
+def is_run(args: argparse.Namespace) -> bool:
+    """Whether the weights are those of a run folder: no override names others."""
+    return os.path.isdir(args.run) and not _overridden(args)
+
+
+def _overridden(args: argparse.Namespace) -> bool:
+    return any(opt.lstrip("+").startswith(f"{WEIGHTS}=") for opt in args.opts)

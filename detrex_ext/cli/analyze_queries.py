@@ -6,14 +6,14 @@ import argparse
 import copy
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detrex_ext.errors import UserError
 
-from .analyze_inputs import WEIGHTS, add_common, config_of, output_of, truth_of, weights_of
-from .arguments import is_run
+from .analyze_inputs import add_run, config_of, is_run, output_of, truth_of, weights_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -43,42 +43,52 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add_common(parser, "queries")
+    add_run(parser, "queries")
     add("--affinity", choices=_AFFINITIES, default="mix", help="of a query and an object (default mix)")
     add("--thresholds", default="0.6,0.7,0.8", metavar="T,T", help="of the affinity (default 0.6,0.7,0.8)")
     add("--streams", default=",".join(_STREAMS), metavar="S,S", help="which queries (default main,aux,no_sa)")
     add("--stage", type=int, metavar="N", help="decoder stage to show, from 1 (default: the last); the JSON has all")
     add("--beside", action="append", default=[], metavar="JSON", help="queries.json of another run, to draw beside")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(main=_run)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> dict[str, Any]:
     thresholds, streams = _numbers(args.thresholds), args.streams.split(",")
     if not set(streams) <= set(_STREAMS) or len(set(streams)) < len(streams):
         raise UserError(f"--streams {args.streams}: expected some of {', '.join(_STREAMS)}, each once")
     others = [_read(path) for path in args.beside]
-    from detrex_ext.analysis.query_report import QueryReport
+    from detrex_ext.analysis.queries import QueryReport, draw_queries
     from detrex_ext.checkpoint.files import write_json
-    from detrex_ext.visualization.query_curves import draw_queries
 
     cfg = config_of(args)
     rows = [{"checkpoint": path, "iteration": steps} for path, steps in _checkpoints(cfg, args)]
-    label = "/".join(Path(args.config_file if is_run(args, WEIGHTS) else rows[0]["checkpoint"]).resolve().parts[-2:])
+    label = "/".join(Path(args.run if is_run(args) else rows[0]["checkpoint"]).resolve().parts[-2:])
     report = QueryReport(label, args.affinity, thresholds, streams, rows)
+    _check_stage(args.stage, cfg, label)
     for other in others:
         report.check_like(other)
         other.index(args.stage if len(rows) > 1 else None)
     output = output_of(cfg, args, "queries")
     for done, row in enumerate(rows, 1):
         row |= _count(cfg, args, row["checkpoint"], thresholds, streams)
-        report.index(args.stage)
         write_json(replace(report, checkpoints=rows[:done]).to_dict(), output / "queries.json")
-    if args.json:
-        write_json(report.to_dict(), args.json)
     print(report.text(args.stage))
+    if args.json not in (None, "-"):
+        write_json(report.to_dict(), args.json)  # not lost where the curves cannot be drawn
     draw_queries([report, *others], output / "queries.png", args.stage)
-    print(f"figures in {args.json or output / 'queries.json'}, curves in {output / 'queries.png'}")
-    return 0
+    print(f"metrics in {output / 'queries.json'}, curves in {output / 'queries.png'}")
+    return report.to_dict()
+
+
+def _check_stage(stage: int | None, cfg: DictConfig, run: str) -> None:
+    """Refuses a stage that the config's decoder does not have, before anything is evaluated."""
+    if stage is None:
+        return
+    from detrex_ext.inference import build_for_inference
+
+    order = getattr(build_for_inference(cfg, num_classes=1).decoder, "eval_order", ())
+    if not 1 <= stage <= len(order):
+        raise UserError(f"--stage {stage}: the decoder of {run} has stages 1 to {len(order)}")
 
 
 def _count(
@@ -86,7 +96,7 @@ def _count(
 ) -> dict[str, Any]:
     """What ``QueryEvaluator`` writes of a checkpoint."""
     from detrex_ext import engine
-    from detrex_ext.evaluation import QueryEvaluator
+    from detrex_ext.analysis.queries import QueryEvaluator
     from detrex_ext.runtime import LazyCall
 
     cfg, truth = copy.deepcopy(cfg), truth_of(cfg)
@@ -96,7 +106,7 @@ def _count(
         file = Path(folder) / "counts.json"
         cfg.dataloader.evaluator = LazyCall(QueryEvaluator)(json=truth, output=str(file), **counted)
         if not engine.evaluate(cfg, args):
-            raise UserError(f"nothing to analyse: {truth} has no images or no objects")
+            raise UserError(f"nothing to analyze: {truth} has no images or no objects")
         return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -111,7 +121,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _read(path: str) -> Any:
-    from detrex_ext.analysis.query_report import QueryReport
+    from detrex_ext.analysis.queries import QueryReport
 
     try:
         return QueryReport.from_dict(json.loads(Path(path).read_text()))
@@ -123,9 +133,9 @@ def _checkpoints(cfg: DictConfig, args: argparse.Namespace) -> list[tuple[str, i
     """(path, steps made) of all checkpoints of a run folder by age; else the one that the config names."""
     from detrex_ext.checkpoint import RunFolder
 
-    if not is_run(args, WEIGHTS):
+    if not is_run(args):
         return [(weights_of(cfg.train.init_checkpoint, args), None)]
-    found = RunFolder(args.config_file).checkpoints()
+    found = RunFolder(args.run).checkpoints()
     return [(str(path), iteration + 1) for iteration, path in found] or [(weights_of("", args), None)]
 
 
@@ -134,6 +144,6 @@ def _start(cfg: DictConfig) -> str:
     from detrex_ext.config import parts
 
     for strategy in parts(cfg.model.get("strategies")).values():
-        if strategy and "DivideAndConquer" in str(strategy.get("_target_")):
+        if isinstance(strategy, Mapping) and "DivideAndConquer" in str(strategy.get("_target_")):
             return strategy.get("start", "shared")
     return "shared"

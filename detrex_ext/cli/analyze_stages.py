@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from typing import Any
 
 from detrex_ext.errors import UserError
 
-from .analyze_inputs import add_common, config_of, output_of, truth_of, weights_of
+from .analyze_inputs import add_run, config_of, output_of, truth_of, weights_of
 
 _DESCRIPTION = """\
 Evaluates a checkpoint and shows, for every decoder stage, AP of the best class of each query, and for the last stage
@@ -16,7 +18,7 @@ Evaluates a checkpoint and shows, for every decoder stage, AP of the best class 
   recoverable  missed objects that an earlier stage had found with a score above 0.1
   grief        exacerbated and recoverable errors among all errors
   oracle       AP of the 100 best (query, class) pairs if each query took its best stage, beside "top 100" without that
-Writes stages.json and, of the pictures that lost most by fading, fading_*.png.
+Writes stages.json and, of the images that lost most by fading, fading_*.png.
 """
 
 
@@ -29,35 +31,35 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add_common(parser, "stages")
+    add_run(parser, "stages")
     add("--iou", default="0.75", metavar="T", help="IoU thresholds: one, several (0.5,0.75), or all (default 0.75)")
-    add("--pictures", type=int, default=8, metavar="N", help="worst fadings to draw, all stages in a row (default 8)")
-    parser.set_defaults(run=_run)
+    add("--images", type=int, default=8, metavar="N", help="worst fadings to draw, all stages in a row (default 8)")
+    add("--pictures", type=int, help=argparse.SUPPRESS)
+    parser.set_defaults(main=_run)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> dict[str, Any]:
     thresholds = _thresholds(args.iou)
-    if args.pictures < 0:
-        raise UserError(f"--pictures {args.pictures}: expected 0 or more")
+    if args.pictures is not None:
+        args.images = args.pictures
+        print(f"--pictures {args.pictures} is now --images {args.pictures}", file=sys.stderr)
+    if args.images < 0:
+        raise UserError(f"--images {args.images}: expected 0 or more")
     from detrex_ext import engine
-    from detrex_ext.checkpoint.files import write_whole
-    from detrex_ext.evaluation import StageEvaluator
-    from detrex_ext.evaluation.stages import REPORT_FILE
+    from detrex_ext.analysis.stages import REPORT_FILE, StageEvaluator
     from detrex_ext.runtime import LazyCall
 
     cfg = config_of(args)
     cfg.train.init_checkpoint = weights_of(cfg.train.init_checkpoint, args)
     truth, output = truth_of(cfg), output_of(cfg, args, "stages")
     cfg.dataloader.evaluator = LazyCall(StageEvaluator)(
-        json=truth, thresholds=thresholds, output_dir=str(output), pictures=args.pictures
+        json=truth, thresholds=thresholds, output_dir=str(output), images=args.images
     )
     if not engine.evaluate(cfg, args):
-        raise UserError(f"nothing to analyse: {truth} has no images or no annotations")
-    if args.json:
-        write_whole(args.json, lambda file: file.write((output / REPORT_FILE).read_bytes()))
+        raise UserError(f"nothing to analyze: {truth} has no images or no annotations")
     drawn = f", the worst fadings in {output}/fading_*.png" if any(output.glob("fading_*.png")) else ""
-    print(f"figures in {args.json or output / REPORT_FILE}{drawn}")
-    return 0
+    print(f"metrics in {output / REPORT_FILE}{drawn}")
+    return json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
 
 
 def _thresholds(text: str) -> list[float]:

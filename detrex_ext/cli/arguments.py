@@ -37,7 +37,7 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
 def add_overlay(parser: argparse.ArgumentParser) -> None:
     """Adds ``--overlay A,B``, which may be repeated: a list of overlays, in order."""
     parser.add_argument(
-        "--overlay", action="extend", type=_names, default=[], metavar="A,B", help="overlays, applied in this order"
+        "--overlay", action="extend", type=names, default=[], metavar="A,B", help="overlays, applied in this order"
     )
 
 
@@ -49,8 +49,13 @@ def is_run(args: argparse.Namespace, key: str) -> bool:
     return os.path.isdir(args.config_file) and not any(opt.lstrip("+").startswith(f"{key}=") for opt in args.opts)
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"'{text}' has an empty name; overlays are written without blanks, as sqr,dac")
-    return names
+def names(text: str) -> list[str]:
+    """The names in a list with commas.
+
+    Raises:
+        argparse.ArgumentTypeError: one is empty, as where a blank follows a comma.
+    """
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"'{text}' has an empty name; names are written without blanks, as sqr,dac")
+    return found

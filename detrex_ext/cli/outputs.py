@@ -26,12 +26,12 @@ def make_folder(path: str | os.PathLike, option: str = "--output") -> Path:
 
 
 def check_file(path: str | os.PathLike | None, option: str) -> None:
-    """Checks that a file can be written; None is none.
+    """Checks that a file can be written; None is none, "-" standard output.
 
     Raises:
         UserError: a folder is there, or its own folder is not.
     """
-    if path is None:
+    if path in (None, "-"):
         return
     folder = Path(path).resolve().parent
     if Path(path).is_dir() or not folder.is_dir():

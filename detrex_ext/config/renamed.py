@@ -7,6 +7,11 @@ from __future__ import annotations
 
 # `_target_` of a config: where the class or function was -> where it is.
 TARGETS: dict[str, str] = {
+    "detrex_ext.evaluation.QueryEvaluator": "detrex_ext.analysis.queries.QueryEvaluator",
+    "detrex_ext.evaluation.StageEvaluator": "detrex_ext.analysis.stages.StageEvaluator",
+    "detrex_ext.evaluation.queries.QueryEvaluator": "detrex_ext.analysis.queries.QueryEvaluator",
+    "detrex_ext.evaluation.stages.StageEvaluator": "detrex_ext.analysis.stages.StageEvaluator",
+    "detrex_ext.matching.by_score.ScoreMatcher": "detrex_ext.matching.ScoreMatcher",
     "detrex_ext.data.cache.SampleCache": "detrex_ext.data.mapper.SampleCache",
     "detrex_ext.data.fetch.MappedDataset": "detrex_ext.data.mapper.MappedDataset",
     "detrex_ext.evaluation.truth.GroundTruth": "detrex_ext.data.ground_truth.GroundTruth",

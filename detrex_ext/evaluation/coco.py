@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from ..analysis.stages import StageEvaluator
 from ..checkpoint.files import write_json
 from ..data.ground_truth import BoxTable, GroundTruth, read_ground_truth
 from ..errors import UserError
 from ..runtime import comm
-from .figures import AP_NAMES, Figures, coco_figures, fast_available
-from .stages import StageEvaluator
-from .suppressed import SuppressedEvaluator
+from ..structures import SupervisedSet
+from .coco_metrics import AP_NAMES, coco_metrics, fast_available
+from .nms import NmsEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ RESULTS_FILE = "coco_instances_results.json"
 
 
 class CocoEvaluator:
-    """The six COCO figures and the AP of each class, x 100, on one annotation file.
+    """The six COCO metrics and the AP of each class, x 100, on one annotation file.
 
     Predictions are kept as small arrays; ranks are joined by image, so that the number of processes, and images that
     were shown twice to fill up a shard, change nothing.
@@ -37,9 +38,9 @@ class CocoEvaluator:
         max_dets: detections counted per image and class; 10 or more.
         fast: use faster-coco-eval (True), pycocotools (False), or the first if installed (None).
         stages: add what ``StageEvaluator`` gives at IoU 0.75, as task "stages" (``dataloader.evaluator.stages=true``).
-        nms: add the figures that post-processing with this ``nms`` would have, as task "bbox_nms", from the same pass
+        nms: add the metrics that post-processing with this ``nms`` would have, as task "bbox_nms", from the same pass
             (``dataloader.evaluator.nms=0.8``); None = not.
-        task: name of the figures.
+        task: name of the metrics.
 
     Raises:
         UserError: the file is missing or has no usable categories. ValueError: another argument.
@@ -65,10 +66,10 @@ class CocoEvaluator:
         self.json = self.truth.json
         self.class_names, self.category_ids = map(list, self.truth.classes)
         self.image_ids = self.truth.image_ids
-        self.parts: list[StageEvaluator | SuppressedEvaluator] = [StageEvaluator(self.truth)] if stages else []
+        self.parts: list[StageEvaluator | NmsEvaluator] = [StageEvaluator(self.truth)] if stages else []
         if nms is not None:
             same = CocoEvaluator(self.truth, max_dets=max_dets, fast=fast, task=f"{task}_nms")
-            self.parts.append(SuppressedEvaluator(same, nms))
+            self.parts.append(NmsEvaluator(same, nms))
         self.reset()
 
     def metric_names(self) -> list[str]:
@@ -77,43 +78,52 @@ class CocoEvaluator:
         names = [f"{self.task}/{name}" for name in (*AP_NAMES, *(f"AP-{name}" for name in classes))]
         return names + [name for part in self.parts for name in part.metric_names()]
 
-    @contextmanager
-    def watch(self, model: nn.Module) -> Iterator[None]:
-        """Held while ``model`` runs, see ``inference_on_dataset``."""
-        with ExitStack() as watching:
-            for part in self.parts:
-                watching.enter_context(part.watch(model))
-            yield
+    @property
+    def needs_sets(self) -> bool:
+        """Whether more than predictions is looked at, see :class:`~detrex_ext.evaluation.loop.Evaluator`."""
+        return bool(self.parts)
+
+    def prepare(self, model: nn.Module) -> None:
+        """Raises a ``UserError`` where the model does not offer what the options ask for."""
+        for part in self.parts:
+            getattr(part, "prepare", lambda model: None)(model)
 
     def reset(self) -> None:
         """Forget all predictions."""
         for part in self.parts:
             part.reset()
-        self._images: list[int] = []
-        self._found: list[np.ndarray] = []
+        self._found: dict[int, np.ndarray] = {}
 
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+    def process(
+        self,
+        inputs: Sequence[Mapping[str, Any]],
+        outputs: Sequence[Mapping[str, Any]],
+        sets: Sequence[SupervisedSet] | None = None,
+    ) -> None:
         """Take the predictions of a batch.
 
         Args:
             inputs: each with ``image_id``.
-            outputs: each ``{"instances": Instances}`` with pred_boxes (XYXY, pixels of the original picture), scores
+            outputs: each ``{"instances": Instances}`` with pred_boxes (XYXY, pixels of the original image), scores
                 and pred_classes.
+            sets: what the decoder emitted, for ``stages`` and ``nms``.
 
         Raises:
             UserError: an image that the annotation file does not have.
+            RuntimeError: no sets, where an option needs them.
         """
+        if self.parts and sets is None:
+            raise RuntimeError("stages and nms need sets: detrex_ext.evaluation.inference_on_dataset gives them")
         for part in self.parts:
-            part.process(inputs, outputs)
+            part.process(inputs, outputs, sets)
         for given, output in zip(inputs, outputs, strict=True):
-            image = self.truth.index_of(given)
             instances = output["instances"]
             columns = [instances.pred_boxes.tensor, instances.scores[:, None], instances.pred_classes[:, None]]
-            self._images.append(image)
-            self._found.append(np.concatenate([c.detach().float().cpu().numpy() for c in columns], axis=1))
+            rows = np.concatenate([c.detach().float().cpu().numpy() for c in columns], axis=1)
+            self._found[self.truth.index_of(given)] = rows
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """The figures of everything taken since ``reset``, of all ranks.
+        """The metrics of everything taken since ``reset``, of all ranks.
 
         Returns:
             ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>" where there is more than one}}``, x 100,
@@ -129,41 +139,29 @@ class CocoEvaluator:
         return results
 
     def _boxes(self) -> dict[str, dict[str, float]]:
-        counts = np.array([len(x) for x in self._found], dtype=np.int64)
-        flat = np.concatenate(self._found) if self._found else np.zeros((0, 6), dtype=np.float32)
-        gathered = comm.gather((np.array(self._images, dtype=np.int64), counts, flat))
+        gathered = comm.gather(self._found)
         if not comm.is_main_process():
             return {}
-        images, found = _join(gathered)
-        if not len(images):
+        rows = dict(chain.from_iterable(of_rank.items() for of_rank in gathered))
+        if not rows:
             logger.warning("nothing to evaluate: no predictions were made")
             return {}
-        if len(images) < len(self.image_ids):
-            logger.warning("predictions for %d of the %d images of %s", len(images), len(self.image_ids), self.json)
+        if len(rows) < len(self.image_ids):
+            logger.warning("predictions for %d of the %d images of %s", len(rows), len(self.image_ids), self.json)
+        found = _table(rows)
         self._check_classes(found)
         if self.output_dir is not None:
             self._write(found)
         if self.truth.boxes is None:
             kept = "" if self.output_dir else "; dataloader.evaluator.output_dir=DIR keeps what was found"
-            logger.warning("%s has no annotations: no figures%s", self.json, kept)
+            logger.warning("%s has no annotations: no metrics%s", self.json, kept)
             return {}
         if not len(found.image_P):
-            logger.warning("no objects were found in any of the %d images", len(images))
+            logger.warning("no objects were found in any of the %d images", len(rows))
             return {self.task: dict.fromkeys(AP_NAMES, math.nan)}
         size = len(self.image_ids), len(self.class_names)
-        figures = coco_figures(self.truth.boxes, found, *size, self.max_dets, self.fast)
-        return {self.task: self._results(figures)}
-
-    def _results(self, figures: Figures) -> dict[str, float]:
-        result = {name: 100 * float(v) for name, v in zip(AP_NAMES, figures.ap, strict=True)}
-        limits = ("AR1", "AR10", f"AR{self.max_dets}", "ARs", "ARm", "ARl")
-        recall = {name: 100 * float(v) for name, v in zip(limits, figures.ar, strict=True)}
-        logger.info("Evaluation results for %s:\n%s\n%s", self.task, _table(result, 6), _table(recall, 6))
-        if len(self.class_names) > 1:
-            per_class = dict(zip(self.class_names, 100 * figures.class_ap_K, strict=True))
-            logger.info("Per-category %s AP:\n%s", self.task, _table(per_class, 3))
-            result |= {f"AP-{name}": float(v) for name, v in per_class.items()}
-        return result
+        metrics = coco_metrics(self.truth.boxes, found, *size, self.max_dets, self.fast)
+        return {self.task: metrics.named(self.class_names, self.max_dets, self.task)}
 
     def _check_classes(self, found: BoxTable) -> None:
         known = len(self.class_names)
@@ -184,21 +182,10 @@ class CocoEvaluator:
         write_json(rows, self.output_dir / RESULTS_FILE, indent=None)
 
 
-def _join(gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, BoxTable]:
-    """Images seen, ascending, and their detections in that order; a repeated image counts once."""
-    images = np.concatenate([g[0] for g in gathered])
-    parts = [p for _, counts, flat in gathered if len(counts) for p in np.split(flat, np.cumsum(counts)[:-1])]
-    unique, first = np.unique(images, return_index=True)
-    chosen = [parts[i] for i in first]
-    flat = np.concatenate(chosen) if chosen else np.zeros((0, 6), dtype=np.float32)
-    xywh = np.concatenate([flat[:, :2], flat[:, 2:4] - flat[:, :2]], axis=1).astype(np.float64)
-    image_P = np.repeat(unique, [len(c) for c in chosen])
-    return unique, BoxTable(image_P, flat[:, 5].astype(np.int64), xywh, flat[:, 4].astype(np.float64))
-
-
-def _table(values: Mapping[str, float], columns: int) -> str:
-    """Names and figures side by side, ``columns`` pairs in a row."""
-    cells = [(str(name), f"{value:.3f}") for name, value in values.items()]
-    wide = max(len(name) for name, _ in cells)
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    return "\n".join("| " + " | ".join(f"{n:<{wide}} {v:>7}" for n, v in row) + " |" for row in rows)
+def _table(rows: Mapping[int, np.ndarray]) -> BoxTable:
+    """Detections of all images, by image; ``rows`` are (n, 6): XYXY, score, class."""
+    images = sorted(rows)
+    flat_P6 = np.concatenate([rows[image] for image in images])
+    xywh_P4 = np.concatenate([flat_P6[:, :2], flat_P6[:, 2:4] - flat_P6[:, :2]], axis=1).astype(np.float64)
+    image_P = np.repeat(np.array(images), [len(rows[image]) for image in images])
+    return BoxTable(image_P, flat_P6[:, 5].astype(np.int64), xywh_P4, flat_P6[:, 4].astype(np.float64))

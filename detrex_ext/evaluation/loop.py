@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from ..errors import UserError
 from ..runtime import comm
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,12 @@ _LOG_EVERY_S = 5.0
 
 
 class Evaluator(Protocol):
-    """What ``inference_on_dataset`` asks of an evaluator; detectron2's fit."""
+    """What ``inference_on_dataset`` asks of an evaluator; detectron2's fit.
+
+    One that looks at more than predictions says ``needs_sets = True``: its ``process`` then takes as a third argument
+    what the decoder emitted for the batch. Its ``prepare(model)``, if it has one, is called before the first batch and
+    may refuse the model; its ``strategies``, if it has any, act while the model runs.
+    """
 
     def reset(self) -> None: ...
 
@@ -40,13 +46,14 @@ def inference_on_dataset(
     Args:
         model: batch -> outputs.
         data_loader: with a length; gives batches.
-        evaluator: one, several (their results are merged), or None to measure time only. One that also has
-            ``watch(model)`` looks into the model: the context it returns is held while the model runs.
+        evaluator: one, several (their results are merged), or None to measure time only. However many need sets, the
+            model runs once for each batch.
 
     Returns:
         What the evaluators returned; empty where that is nothing.
 
     Raises:
+        UserError: an evaluator needs sets, and the model does not give them.
         ValueError: two evaluators return the same task.
     """
     evaluators = [] if evaluator is None else list(evaluator) if isinstance(evaluator, Sequence) else [evaluator]
@@ -54,19 +61,18 @@ def inference_on_dataset(
         each.reset()
     logger.info("Start inference on %d batches", len(data_loader))
     timer = _Timer(len(data_loader))
-    with evaluation_mode(model), torch.no_grad(), ExitStack() as watching:
-        for each in evaluators:
-            if hasattr(each, "watch"):
-                watching.enter_context(each.watch(model))
+    with evaluation_mode(model), torch.no_grad():
+        predict = _predictions_of(model, [each for each in evaluators if _needs_sets(each)])
         for inputs in data_loader:
-            timer.loaded()
-            outputs = model(inputs)
+            timer.lap("Dataloading")
+            outputs, sets = predict(inputs)
             if torch.cuda.is_initialized():
                 torch.cuda.synchronize()
-            timer.computed()
+            timer.lap("Inference")
             for each in evaluators:
-                each.process(inputs, outputs)
-            timer.evaluated()
+                each.process(inputs, outputs, *([sets] if _needs_sets(each) else []))
+            timer.lap("Eval")
+            timer.step()
     timer.report()
     results: dict[str, Any] = {}
     for each in evaluators:
@@ -75,6 +81,26 @@ def inference_on_dataset(
                 raise ValueError(f"two evaluators return results of task '{task}'")
             results[task] = values
     return results
+
+
+def _needs_sets(evaluator: Evaluator) -> bool:
+    return getattr(evaluator, "needs_sets", False)
+
+
+def _predictions_of(model: nn.Module, looking: Sequence[Evaluator]) -> Callable[[Any], tuple[Any, Any]]:
+    """Of a batch the model's predictions, and where evaluators are ``looking`` at them its sets, else None."""
+    if not looking:
+        return lambda inputs: (model(inputs), None)
+    if not hasattr(model, "predict_sets"):
+        raise UserError(
+            f"these metrics need the sets of a decoder, which {type(model).__name__} does not give: it has no "
+            "predict_sets\n  evaluate a detrex_ext model, or set dataloader.evaluator.stages=false and "
+            "dataloader.evaluator.nms=null"
+        )
+    for each in looking:
+        getattr(each, "prepare", lambda model: None)(model)
+    strategies = [s for each in looking for s in getattr(each, "strategies", ())]
+    return lambda inputs: model.predict_sets(inputs, strategies) if strategies else model.predict_sets(inputs)
 
 
 @contextmanager
@@ -96,25 +122,18 @@ class _Timer:
         self.total, self.done = total, 0
         self.warmup = min(_WARMUP, max(total - 1, 0))
         self._restart()
-        self.mark = self.last_log = time.perf_counter()
+        self.last_log = self.mark
 
     def _restart(self) -> None:
-        self.start = time.perf_counter()
+        self.start = self.mark = time.perf_counter()
         self.seconds = {"Dataloading": 0.0, "Inference": 0.0, "Eval": 0.0}
 
-    def _add(self, phase: str) -> None:
+    def lap(self, phase: str) -> None:
         now = time.perf_counter()
         self.seconds[phase] += now - self.mark
         self.mark = now
 
-    def loaded(self) -> None:
-        self._add("Dataloading")
-
-    def computed(self) -> None:
-        self._add("Inference")
-
-    def evaluated(self) -> None:
-        self._add("Eval")
+    def step(self) -> None:
         self.done += 1
         if self.done == self.warmup:
             self._restart()
@@ -128,7 +147,7 @@ class _Timer:
 
     @property
     def counted(self) -> int:
-        """Iterations whose time is in the figures."""
+        """Iterations whose time is in the means."""
         return max(self.done - self.warmup if self.done > self.warmup else self.done, 1)
 
     def report(self) -> None:
@@ -143,7 +162,7 @@ class _Timer:
 
 
 def print_csv_format(results: Mapping[str, Any]) -> None:
-    """Log results in detectron2's "copypaste" lines, four decimals; figures of single classes are left out."""
+    """Log results in detectron2's "copypaste" lines, four decimals; metrics of single classes are left out."""
     for task, values in results.items():
         if isinstance(values, Mapping):
             main = {k: v for k, v in values.items() if "-" not in k}

@@ -1,4 +1,4 @@
-"""Pictures for people: boxes on images, curves of runs."""
+"""Images for people: boxes on images, curves of runs."""
 
 from .curves import plot_curves, read_metrics
 from .draw import below, beside, draw_boxes

@@ -43,14 +43,14 @@ def plot_curves(runs: Sequence[str | Path], output: str | Path, names: Sequence[
 
     Args:
         runs: run folders.
-        output: the picture, ``.png``, ``.pdf`` or ``.svg``; its folder is made.
+        output: the image, ``.png``, ``.pdf`` or ``.svg``; its folder is made.
         names: scalars to draw instead, one panel each.
 
     Returns:
         The scalars drawn.
 
     Raises:
-        UserError: matplotlib is absent, a run has no metrics, none has one of ``names``, or ``output`` is no picture.
+        UserError: matplotlib is absent, a run has no metrics, none has one of ``names``, or ``output`` is no image.
     """
     require_matplotlib()
     series = {label: read_metrics(run) for label, run in zip(_labels(runs), runs, strict=True)}
@@ -83,7 +83,7 @@ def save(figure: Any, output: str | Path) -> None:
     """
     known = figure.canvas.get_supported_filetypes()
     if Path(output).suffix[1:].lower() not in known:
-        raise UserError(f"{output}: no picture's name\n  expected one that ends with .png, .pdf or .svg")
+        raise UserError(f"{output}: no image's name\n  expected one that ends with .png, .pdf or .svg")
     try:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, dpi=150)

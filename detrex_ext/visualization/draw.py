@@ -1,4 +1,4 @@
-"""Boxes, class names and scores on a picture, with Pillow."""
+"""Boxes, class names and scores on an image, with Pillow."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from math import ceil
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# A picture whose long side is shorter is enlarged, so that names can be read.
+# An image whose long side is shorter is enlarged, so that names can be read.
 _LEAST_LONG_SIDE = 640
-# Turning by the golden angle keeps the hues of neighbouring classes far apart.
+# Turning by the golden angle keeps the hues of neighboring classes far apart.
 _GOLDEN_TURN = 0.61803398875
 _Box = tuple[float, float, float, float]
-_Colour = tuple[int, int, int]
+_Color = tuple[int, int, int]
 
 
-def class_colour(index: int) -> _Colour:
-    """RGB of a class, the same in every picture."""
+def class_color(index: int) -> _Color:
+    """RGB of a class, the same in every image."""
     value = (1.0, 0.85, 0.7)[index // 8 % 3]
     return tuple(round(255 * v) for v in colorsys.hsv_to_rgb((0.02 + index * _GOLDEN_TURN) % 1, 0.85, value))
 
@@ -29,9 +29,9 @@ def draw_boxes(
     classes_N: Sequence[int],
     class_names: Sequence[str],
     scores_N: Sequence[float] | None = None,
-    colours: Mapping[int, _Colour] | None = None,
+    colors: Mapping[int, _Color] | None = None,
 ) -> Image.Image:
-    """A copy of the picture with boxes and "name 87%" labels; small pictures are enlarged.
+    """A copy of the image with boxes and "name 87%" labels; small images are enlarged.
 
     Args:
         image: RGB.
@@ -39,54 +39,54 @@ def draw_boxes(
         classes_N: index into ``class_names`` of each box.
         class_names: by class index.
         scores_N: in [0, 1]; None draws names alone.
-        colours: RGB by class index, where it is not ``class_colour``.
+        colors: RGB by class index, where it is not ``class_color``.
     """
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    scale = max(1.0, _LEAST_LONG_SIDE / max(picture.size))
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
-    canvas = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    scale = max(1.0, _LEAST_LONG_SIDE / max(image.size))
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    canvas = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(canvas)
     long_side = max(size)
     width = max(2, round(long_side / 400))
     font = ImageFont.load_default(max(12, long_side / 55))
     boxes = [tuple(float(v) * scale for v in box) for box in boxes_N4]
-    inks = [(colours or {}).get(int(k)) or class_colour(int(k)) for k in classes_N]
-    for box, colour in zip(boxes, inks, strict=True):
-        pen.rectangle(_ordered(box), outline=colour, width=width)
+    inks = [(colors or {}).get(int(k)) or class_color(int(k)) for k in classes_N]
+    for box, color in zip(boxes, inks, strict=True):
+        pen.rectangle(_ordered(box), outline=color, width=width)
     taken: list[_Box] = []
-    for i, (box, k, colour) in enumerate(zip(boxes, classes_N, inks, strict=True)):
+    for i, (box, k, color) in enumerate(zip(boxes, classes_N, inks, strict=True)):
         text = class_names[int(k)] + ("" if scores_N is None else f" {100 * float(scores_N[i]):.0f}%")
         place = _place(box, pen.textbbox((0, 0), text, font=font), canvas.size, taken)
         taken.append(place)
-        pen.rectangle(place, fill=colour)
-        pen.text((place[0] + 2, place[1] + 1), text, fill=_ink(colour), font=font)
+        pen.rectangle(place, fill=color)
+        pen.text((place[0] + 2, place[1] + 1), text, fill=_ink(color), font=font)
     return canvas
 
 
-def beside(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Pictures in one row, each under its title."""
+def beside(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    """Images in one row, each under its title."""
     font = ImageFont.load_default(20)
     bar, gap = 30, 6
-    height = max(p.height for p in pictures) + bar
-    # a title that is wider than its picture makes room for itself
-    widths = [max(p.width, 8 + ceil(font.getlength(t))) for p, t in zip(pictures, titles, strict=True)]
-    canvas = Image.new("RGB", (sum(widths) + gap * (len(pictures) - 1), height), "white")
+    height = max(p.height for p in images) + bar
+    # a title that is wider than its image makes room for itself
+    widths = [max(p.width, 8 + ceil(font.getlength(t))) for p, t in zip(images, titles, strict=True)]
+    canvas = Image.new("RGB", (sum(widths) + gap * (len(images) - 1), height), "white")
     pen, x = ImageDraw.Draw(canvas), 0
-    for picture, title, width in zip(pictures, titles, widths, strict=True):
+    for image, title, width in zip(images, titles, widths, strict=True):
         pen.text((x + 4, 3), title, fill="black", font=font)
-        canvas.paste(picture, (x, bar))
+        canvas.paste(image, (x, bar))
         x += width + gap
     return canvas
 
 
-def below(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures in one column."""
+def below(images: Sequence[Image.Image]) -> Image.Image:
+    """Images in one column."""
     gap = 6
-    size = max(p.width for p in pictures), sum(p.height for p in pictures) + gap * (len(pictures) - 1)
+    size = max(p.width for p in images), sum(p.height for p in images) + gap * (len(images) - 1)
     canvas, y = Image.new("RGB", size, "white"), 0
-    for picture in pictures:
-        canvas.paste(picture, (0, y))
-        y += picture.height + gap
+    for image in images:
+        canvas.paste(image, (0, y))
+        y += image.height + gap
     return canvas
 
 
@@ -114,6 +114,6 @@ def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _ink(colour: _Colour) -> str:
-    red, green, blue = colour
+def _ink(color: _Color) -> str:
+    red, green, blue = color
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrex_ext.analysis import summarise
+from detrex_ext.analysis import summarize
 from detrex_ext.analysis.costs import Costs, shapes_only
 from detrex_ext.cli import run
 from detrex_ext.cli.analyze import main
@@ -82,7 +82,7 @@ def narrow():
 def test_a_pass_on_shapes_costs_what_a_real_pass_costs(narrow, monkeypatch):
     monkeypatch.setenv("DETREX_EXT_MS_DEFORM", "torch")
     state = {k: v.clone() for k, v in narrow.state_dict().items()}
-    summary = summarise(narrow, 70, 100, batch=2)
+    summary = summarize(narrow, 70, 100, batch=2)
     with torch.no_grad(), Costs() as costs:
         narrow.core(torch.zeros(2, 3, 70, 100), torch.tensor([[70.0, 100.0]] * 2))
     assert summary.gflops * 1e9 == pytest.approx(costs.flops)
@@ -94,7 +94,7 @@ def test_a_pass_on_shapes_costs_what_a_real_pass_costs(narrow, monkeypatch):
 
 
 def test_the_flow_is_told_with_shapes(narrow):
-    summary = summarise(narrow.train(), 64, 96, batch=2)
+    summary = summarize(narrow.train(), 64, 96, batch=2)
     assert narrow.training
     flow = {part.name: part.output for part in summary.parts}
     assert flow["backbone"] == ["res3 2x8x8x12", "res4 2x8x4x6", "res5 2x8x2x3"]
@@ -107,7 +107,7 @@ def test_the_flow_is_told_with_shapes(narrow):
 
 def test_published_counts():
     model = build_for_inference(load_config(find_config("deformable_detr_r50_50ep")), 80, frozen=False)
-    summary = summarise(model, 224, 224)
+    summary = summarize(model, 224, 224)
     assert (summary.parameters, summary.trainable, summary.buffers) == (40_066_838, 40_057_430, 106_240)
     assert sum(part.parameters for part in summary.parts) == summary.parameters
     backbone = summary.parts[0]
@@ -132,12 +132,12 @@ COUNTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_published_count(name):
-    summary = summarise(build_for_inference(load_config(find_config(name)), 80, frozen=False), 64, 96)
+    summary = summarize(build_for_inference(load_config(find_config(name)), 80, frozen=False), 64, 96)
     assert (summary.parameters, summary.trainable, summary.buffers) == COUNTS[name]
 
 
 def test_command(capsys):
-    assert run(main, ["model", "--config-file", "small", "--size", "64x96", "--json", "--batch", "2", *NARROW]) == 0
+    assert run(main, ["model", "small", "--size", "64x96", "--json", "-", "--batch", "2", *NARROW]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["batch"] == 2 and [part["name"] for part in found["parts"]][0] == "backbone"
 
@@ -153,10 +153,10 @@ def test_command(capsys):
     ],
 )
 def test_bad_input_is_one_message(arguments, message, capsys):
-    assert run(main, ["model", "--config-file", "small", *arguments]) == 2
+    assert run(main, ["model", "small", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_model_of_other_parts_is_refused():
     with pytest.raises(UserError, match="no neck, encoder, queries, decoder"):
-        summarise(nn.ModuleDict({"backbone": nn.Linear(2, 2)}))
+        summarize(nn.ModuleDict({"backbone": nn.Linear(2, 2)}))

@@ -1,4 +1,4 @@
-"""Gathering and dispersing: what is watched, its figures, and `analyze attention`."""
+"""Gathering and dispersing: what is watched, its metrics, and `analyze attention`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import torch
 from contract.hosts import HOSTS, LAYERS, QUERIES
 from PIL import Image
 
-from detrex_ext.analysis.attention import MOMENTS, Moment, gather, watch_attention
-from detrex_ext.analysis.attention_drawing import _surroundings
+from detrex_ext.analysis.attention import MOMENTS, Moment, _surroundings, gather, watch_attention
 from detrex_ext.cli import dispatch
 from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy
 from detrex_ext.modeling.postprocess import class_scores
@@ -24,21 +23,22 @@ from detrex_ext.modeling.postprocess import class_scores
 @torch.no_grad()
 def test_moments_are_those_of_the_protocol(host):
     model = HOSTS[host]().eval()
-    decoder, seen = model.decoder, []
-    generator = torch.Generator().manual_seed(0)
+    decoder, generator, passes = model.decoder, torch.Generator().manual_seed(0), []
     batch = [{"image": torch.randint(0, 256, (3, 64, 96), generator=generator, dtype=torch.uint8)}]
-    handle = decoder.register_forward_pre_hook(lambda module, args: seen.append(args))
-    bare = [s for s in model.forward_sets(batch) if s.group == "main" and s.stage >= 0]
-    handle.remove()
-    with watch_attention(decoder) as moments:
-        sets = [s for s in model.forward_sets(batch) if s.group == "main" and s.stage >= 0]
-    assert "self_attend" not in vars(decoder) and "cross_attend" not in vars(decoder)
+    bare = model.forward_sets(batch)
+    images, _ = model.inputs(batch)
+    q, mem, _ = model.encode(images.images_B3HW, images.valid_hw_B2)
+    mem = decoder.prepare(mem)
+    model.backbone.register_forward_hook(lambda *_: passes.append(1))
+    predictions, moments = watch_attention(model, batch)
+    assert len(passes) == 1
+    (one,), (other,) = predictions, model(batch)
+    assert torch.equal(one["instances"].pred_boxes.tensor, other["instances"].pred_boxes.tensor)
+    assert torch.equal(one["instances"].scores, other["instances"].scores)
     assert [(m.stage, m.name) for m in moments] == [(i + 1, name) for i in range(LAYERS) for name in MOMENTS]
-    for after, a, b in zip(moments[2::3], sets, bare, strict=True):
-        assert torch.equal(a.logits_BQK, b.logits_BQK) and torch.equal(a.boxes_BQ4, b.boxes_BQ4)
-        assert torch.equal(after.score_QK, class_scores(a.logits_BQK[0], decoder.softmax))
-        assert torch.equal(after.boxes_Q4, box_cxcywh_to_xyxy(a.boxes_BQ4[0]))
-    q, mem, _ = seen[0]
+    for after, b in zip(moments[2::3], (s for s in bare if s.group == "main" and s.stage >= 0), strict=True):
+        assert torch.equal(after.score_QK, class_scores(b.logits_BQK[0], decoder.softmax))
+        assert torch.equal(after.boxes_Q4, box_cxcywh_to_xyxy(b.boxes_BQ4[0]))
     x = decoder.condition(0, q, mem)
     for moment, at in zip(moments, (x, decoder.self_attend(0, x)), strict=False):
         logits, boxes, _ = decoder.predict(0, at, mem)
@@ -48,7 +48,7 @@ def test_moments_are_those_of_the_protocol(host):
     assert not torch.equal(moments[0].content_QC, moments[1].content_QC) and len(moments[0].boxes_Q4) == QUERIES
 
 
-def test_figures_of_the_nearest_queries_equal_loops():
+def test_metrics_of_the_nearest_queries_equal_loops():
     """Nearness is decided after cross-attention, at any stage."""
     g = torch.Generator().manual_seed(0)
     moments = []
@@ -96,7 +96,7 @@ def test_surroundings_of_an_object_are_on_the_picture():
         assert [x.tolist() for x in found] == [low, high]
 
 
-def test_a_picture_is_drawn_stage_by_stage(tmp_path, capsys):
+def test_an_image_is_drawn_stage_by_stage(tmp_path, capsys):
     run = narrow_run.write(tmp_path)
     picture = sorted((tmp_path / "data" / "images").iterdir())[0]
     argv = ["analyze", "attention", str(run), str(picture), "--device", "cpu", "--output", str(tmp_path / "a" / "b")]

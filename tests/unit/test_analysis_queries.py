@@ -11,11 +11,9 @@ import torch
 from contract.hosts import HOSTS, LAYERS, QUERIES
 from data_sets import coco, write
 
-from detrex_ext.analysis.affinity import QueriesPerObject, affinity
-from detrex_ext.analysis.query_report import QueryReport
+from detrex_ext.analysis.queries import QueriesPerObject, QueryEvaluator, QueryReport, Streams, affinity
 from detrex_ext.errors import UserError
-from detrex_ext.evaluation import QueryEvaluator, inference_on_dataset
-from detrex_ext.evaluation.streams import decode_streams
+from detrex_ext.evaluation import inference_on_dataset
 from detrex_ext.matching.stack import stack_sets
 from detrex_ext.strategies import DivideAndConquer
 from detrex_ext.structures import SupervisedSet, Targets
@@ -129,17 +127,10 @@ def test_streams_are_those_of_a_training_without_chance(host):
     """The auxiliary stream is divide-and-conquer's own, and the plain path and what is predicted stay."""
     model = HOSTS[host]().eval()
     bare = model.forward_sets(inputs())
-    with decode_streams(model, ("main", "aux", "no_sa")):
-        sets = model.forward_sets(inputs())
-    assert not model.decoder.training and not model.decoder._forward_hooks and not model.decoder._forward_pre_hooks
+    sets = model.forward_sets(inputs(), [Streams(("main", "aux", "no_sa"))])
     for start, path in (("shared", "aux"), ("init", "no_sa")):
-        model.decoder.training = True
-        handle = model.decoder.register_forward_pre_hook(
-            lambda module, args, start=start: (*args[:2], [DivideAndConquer(start=start)])
-        )
-        wanted = [s for s in model.forward_sets(inputs()) if (s.group, s.path) == ("main", "aux")]
-        handle.remove()
-        model.decoder.training = False
+        trained = model.forward_sets(inputs(), [DivideAndConquer(start=start)])
+        wanted = [s for s in trained if (s.group, s.path) == ("main", "aux")]
         found = [s for s in sets if s.path == path]
         assert len(found) == len(wanted) == LAYERS
         for a, b in zip(found, wanted, strict=True):
@@ -180,13 +171,15 @@ def test_figures_of_an_evaluation(data, tmp_path):
 def test_an_affinity_or_stream_of_no_known_name_is_refused(data):
     with pytest.raises(ValueError, match="affinity must be one of mix, iou, aligned, got 'IoU'"):
         affinity(None, None, "IoU")
-    evaluator = QueryEvaluator(data, streams=("main", "dn"))
     with pytest.raises(ValueError, match="streams are some of main, aux, no_sa, got main, dn"):
-        inference_on_dataset(HOSTS["dab"](), [], evaluator)
+        QueryEvaluator(data, streams=("main", "dn"))
 
 
 def test_a_model_without_stages_is_refused(data):
     model = torch.nn.Linear(1, 1)
+    with pytest.raises(UserError, match="which Linear does not give"):
+        inference_on_dataset(model, [], QueryEvaluator(data))
+    model.predict_sets = None
     with pytest.raises(UserError, match="staged decoder; the decoder of Linear is NoneType"):
         inference_on_dataset(model, [], QueryEvaluator(data))
 

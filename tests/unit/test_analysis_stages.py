@@ -9,9 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from detrex_ext.analysis.stage_matching import Objects
-from detrex_ext.analysis.stage_report import StageRow
-from detrex_ext.analysis.stages import COCO_THRESHOLDS, StageErrors
+from detrex_ext.analysis.stages import COCO_THRESHOLDS, Objects, StageErrors, StageRow
 
 CLASSES = 3
 ONE_OBJECT = Objects(np.array([[0.0, 0.0, 100.0, 100.0]]), np.array([1]), np.array([False]))
@@ -337,8 +335,8 @@ def test_several_thresholds_are_added_up():
     )
     report = errors.result()
     assert [row.ap_L for row in report.rows] == [[1.0, 1.0], [0.0, 0.0]]
-    figures = report.figures()
-    assert (figures["AP_stage2"], figures["TPF"], figures["FPE"]) == (50.0, 100.0, 0.0)
+    metrics = report.metrics()
+    assert (metrics["AP_stage2"], metrics["TPF"], metrics["FPE"]) == (50.0, 100.0, 0.0)
     assert "0.5:0.85" in report.text() and report.to_dict()["overall"]["missed"] == 1
 
 
@@ -355,5 +353,5 @@ def test_bad_input_is_named():
         errors.add(0, np.zeros((2, 4, 5)), np.zeros((2, 4, 4)), NO_OBJECT)
     with pytest.raises(ValueError, match="between 0 and 1"):
         StageErrors(CLASSES, (75.0,))
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         errors.result()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from detrex_ext.cli import dispatch
 
-VERB = ["analyze", "queries-per-object", "--config-file"]
+VERB = ["analyze", "queries-per-object"]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_a_run_gives_table_json_and_curves(run, tmp_path, capsys):
     argv = [*VERB, str(run), "train.max_iter=10", "--thresholds", "0.3,0.1", "--stage", "2"]
     assert dispatch([*argv, "--output", str(tmp_path / "a"), "--json", str(tmp_path / "copy.json")]) == 0
     shown = capsys.readouterr().out
-    head = r"queries per object at stage 2, affinity mix, \d+ objects in 3 pictures\n"
+    head = r"queries per object at stage 2, affinity mix, \d+ objects in 3 images\n"
     assert re.search(head + r"checkpoint +stream +> 0.1 +> 0.3 +best\nmodel_0000004.pth +main +\d+\.\d{3}", shown)
     report = json.loads((tmp_path / "copy.json").read_text())
     assert report == json.loads((tmp_path / "a" / "queries.json").read_text())
@@ -52,6 +52,17 @@ def test_a_run_gives_table_json_and_curves(run, tmp_path, capsys):
     assert "out/model_final.pth: curves over checkpoints, not over stages" in capsys.readouterr().err
     assert dispatch([*argv, "--stage", "4", "--beside", str(tmp_path / "copy.json")]) == 2
     assert re.search(r"--stage 4: the decoder of run\d/out has stages 1 to 3", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("stage", [0, 4, 9])
+def test_a_stage_that_is_not_there_is_refused_at_once(run, tmp_path, monkeypatch, capsys, stage):
+    from detrex_ext import engine
+
+    seen = []
+    monkeypatch.setattr(engine, "evaluate", lambda cfg, args: seen.append(cfg))
+    assert dispatch([*VERB, str(run), "--output", str(tmp_path / "o"), "--stage", str(stage)]) == 2
+    assert re.search(rf"--stage {stage}: the decoder of run\d/out has stages 1 to 3", capsys.readouterr().err)
+    assert not seen and not (tmp_path / "o").exists()
 
 
 def test_what_was_counted_before_an_interruption_is_kept(run, tmp_path, monkeypatch, capsys):

@@ -47,9 +47,9 @@ CASES = [pytest.param(d, v, a, id=f"{d.relative_to(ROOT)}-{i}-{v}") for d in DOC
          for i, (v, a) in enumerate(of_verbs(d)) if v.islower() and "..." not in a]  # fmt: skip
 
 
-def help_of(verb: str, capsys: pytest.CaptureFixture[str]) -> str:
+def help_of(verb: str, capsys: pytest.CaptureFixture[str], *what: str) -> str:
     with pytest.raises(SystemExit) as stop:
-        importlib.import_module(f"detrex_ext.cli.{verb}").main(["--help"])
+        importlib.import_module(f"detrex_ext.cli.{verb}").main([*what, "--help"])
     assert stop.value.code == 0
     return capsys.readouterr().out
 
@@ -100,19 +100,21 @@ def test_the_glossary_names_classes_where_they_are() -> None:
 
 @pytest.mark.parametrize("document, verb, arguments", CASES)
 def test_flags_exist(document: Path, verb: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    known = set(re.findall(r"--[\w-]+", help_of(verb, capsys)))
+    what = arguments[:1] if verb == "analyze" else []
+    known = set(re.findall(r"--[\w-]+", help_of(verb, capsys, *what)))
     used = {word.split("=")[0] for word in arguments if word.startswith("--")}
     assert used <= known, f"{document.name}: {verb} has no {sorted(used - known)}"
 
 
-@pytest.mark.parametrize("document, verb, arguments", [c for c in CASES if "--config-file" in c.values[2]])
+@pytest.mark.parametrize("document, verb, arguments", [c for c in CASES if "--config-file" in c.values[2] or c.values[1] == "analyze"])
 def test_config_keys_exist(document: Path, verb: str, arguments: list[str]) -> None:
     """Overrides are strict, so a key that a document invents raises here as it would for the reader."""
     from detrex_ext.config import load_config
 
     overrides = [word for word in arguments if re.match(r"^\+?[a-z][\w.]*=", word)]
     named = dict(zip(arguments, arguments[1:], strict=False))
-    if named["--config-file"].startswith("output/"):
+    config = arguments[1] if verb == "analyze" else named["--config-file"]
+    if config.startswith("output/"):
         pytest.skip("the folder of a training")
     overlays = named["--overlay"].split(",") if "--overlay" in named else []
-    assert load_config(named["--config-file"], overlays, overrides)
+    assert load_config(config, overlays, overrides)

@@ -211,4 +211,4 @@ def test_environment_table_names_runtime_and_versions():
 def test_a_blank_between_overlays_is_told(typed, capsys):
     with pytest.raises(SystemExit):
         default_argument_parser().parse_args(["--overlay", *typed.split()])
-    assert "overlays are written without blanks, as sqr,dac" in capsys.readouterr().err
+    assert "names are written without blanks, as sqr,dac" in capsys.readouterr().err

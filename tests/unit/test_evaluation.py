@@ -13,7 +13,7 @@ import torch
 from detrex_ext.errors import UserError
 from detrex_ext.evaluation import CocoEvaluator, inference_on_dataset, print_csv_format
 from detrex_ext.evaluation import coco as coco_module
-from detrex_ext.evaluation.figures import coco_figures
+from detrex_ext.evaluation.coco_metrics import coco_metrics
 from detrex_ext.runtime import Boxes, Instances
 
 CLASSES = {3: "bolt", 7: "nut", 12: "ring"}
@@ -87,7 +87,7 @@ def _official(path, results):
 
 
 @pytest.mark.parametrize("fast", [False, True], ids=["pycocotools", "faster-coco-eval"])
-def test_figures_equal_the_official_summary(coco, tmp_path, fast):
+def test_metrics_equal_the_official_summary(coco, tmp_path, fast):
     if fast:
         pytest.importorskip("faster_coco_eval")
     path, data = coco
@@ -107,9 +107,8 @@ def test_both_libraries_agree_on_recall_too(coco):
     path, data = coco
     evaluator = CocoEvaluator(path)
     evaluator.process(*_predictions(data))
-    images = np.array(evaluator._images), np.array([len(x) for x in evaluator._found]), np.concatenate(evaluator._found)
-    _, found = coco_module._join([images])
-    a, b = (coco_figures(evaluator.truth.boxes, found, 12, 3, 100, fast) for fast in (False, True))
+    found = coco_module._table(evaluator._found)
+    a, b = (coco_metrics(evaluator.truth.boxes, found, 12, 3, 100, fast) for fast in (False, True))
     assert np.allclose(a.ar, b.ar, atol=1e-12) and np.allclose(a.class_ap_K, b.class_ap_K, atol=1e-12)
     assert (np.diff(a.ar[:3]) >= 0).all()
 
@@ -140,7 +139,7 @@ def test_perfect_predictions_score_100_and_results_file_has_the_files_own_ids(co
     assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "coco_instances_results.json"]
 
 
-def test_two_ranks_with_a_repeated_image_give_the_same_figures(coco, monkeypatch):
+def test_two_ranks_with_a_repeated_image_give_the_same_metrics(coco, monkeypatch):
     path, data = coco
     inputs, outputs = _predictions(data)
     one = CocoEvaluator(path)

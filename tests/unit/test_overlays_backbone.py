@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detrex_ext.analysis import summarise
+from detrex_ext.analysis import summarize
 from detrex_ext.config import find_config, load_config
 from detrex_ext.errors import UserError
 from detrex_ext.inference import build_for_inference
@@ -34,7 +34,7 @@ def test_a_host_runs_on_another_backbone(overlay, config, overrides, maps):
     if overlay == "convnext_t":
         pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
     model = build_for_inference(load_config(find_config(config), [overlay], overrides), 3)
-    summary = summarise(model, 64, 96)
+    summary = summarize(model, 64, 96)
     assert summary.parts[0].output == maps
     assert summary.parts[-1].output[0].startswith("main logits 1x")
 

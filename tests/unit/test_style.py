@@ -20,7 +20,8 @@ ORDER = [
     {"layers"},
     {"matching", "criterion", "modeling", "data"},
     {"strategies", "checkpoint", "visualization", "integrations"},
-    {"engine", "evaluation", "inference", "analysis", "testing", "benchmark"},
+    {"analysis"},
+    {"engine", "evaluation", "inference", "testing", "benchmark"},
     {"api", "predictor"},
     {"cli", "__main__"},
 ]

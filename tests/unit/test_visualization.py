@@ -12,19 +12,19 @@ from detrex_ext.cli.plot import main
 from detrex_ext.errors import UserError
 from detrex_ext.visualization import beside, draw_boxes, plot_curves, read_metrics
 from detrex_ext.visualization.curves import _labels
-from detrex_ext.visualization.draw import _overlap, _place, class_colour
+from detrex_ext.visualization.draw import _overlap, _place, class_color
 
 GREY = np.full((400, 800, 3), 128, np.uint8)
 
 
-def _coloured(picture, colour):
-    return (np.asarray(picture) == colour).all(-1)
+def _colored(picture, color):
+    return (np.asarray(picture) == color).all(-1)
 
 
-def test_box_is_drawn_where_it_is_in_the_colour_of_its_class():
+def test_box_is_drawn_where_it_is_in_the_color_of_its_class():
     picture = draw_boxes(GREY, [[100, 150, 300, 350]], [2], ["a", "b", "c"], [0.876])
     assert picture.size == (800, 400)
-    hit = _coloured(picture, class_colour(2))
+    hit = _colored(picture, class_color(2))
     assert hit[150:351, 100].all() and hit[350, 100:301].all() and hit[150:351, 300].all()
     assert not hit[200:300, 150:250].any() and not hit[:, 400:].any()
     assert (GREY == 128).all()
@@ -33,7 +33,7 @@ def test_box_is_drawn_where_it_is_in_the_colour_of_its_class():
 def test_small_pictures_are_enlarged_and_boxes_with_them():
     picture = draw_boxes(np.zeros((96, 128, 3), np.uint8), [[32, 48, 64, 90]], [0], ["a"])
     assert picture.size == (640, 480)
-    hit = _coloured(picture, class_colour(0))
+    hit = _colored(picture, class_color(0))
     assert hit[240:451, 160].all() and hit[240:451, 320].all()
 
 
@@ -50,7 +50,7 @@ def test_label_of_a_box_at_the_border_stays_on_the_picture_and_labels_do_not_cov
 def test_label_tells_the_name_and_the_score():
     with_score, without = (draw_boxes(GREY, [[100, 150, 300, 350]], [0], ["cat"], s) for s in ([0.5], None))
     other = draw_boxes(GREY, [[100, 150, 300, 350]], [0], ["dog"], [0.5])
-    wide = [_coloured(p, class_colour(0))[148].sum() for p in (with_score, without)]
+    wide = [_colored(p, class_color(0))[148].sum() for p in (with_score, without)]
     assert wide[0] > wide[1] > 0
     assert not np.array_equal(np.asarray(with_score), np.asarray(other))
 
@@ -59,14 +59,14 @@ def test_nothing_found_is_the_picture_itself():
     assert np.array_equal(np.asarray(draw_boxes(GREY, [], [], ["a"], [])), GREY)
 
 
-def test_classes_have_their_own_colours():
-    assert len({class_colour(k) for k in range(80)}) == 80
+def test_classes_have_their_own_colors():
+    assert len({class_color(k) for k in range(80)}) == 80
 
 
-def test_a_class_can_have_a_colour_of_its_own():
+def test_a_class_can_have_a_color_of_its_own():
     boxes = [[100, 150, 300, 350], [400, 150, 600, 350]]
-    picture = draw_boxes(GREY, boxes, [0, 1], ["a", "b"], colours={1: (255, 255, 255)})
-    white, red = _coloured(picture, (255, 255, 255)), _coloured(picture, class_colour(0))
+    picture = draw_boxes(GREY, boxes, [0, 1], ["a", "b"], colors={1: (255, 255, 255)})
+    white, red = _colored(picture, (255, 255, 255)), _colored(picture, class_color(0))
     assert white[150:351, 400].all() and red[150:351, 100].all() and not white[150:, :400].any()
 
 

@@ -1,15 +1,20 @@
-"""Figures of queries per object, as numbers, table and JSON.
+"""Metrics of queries per object, as numbers, table, JSON and curves.
 
 Shape legend: L stages, T thresholds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from .stage_report import aligned
+from ...errors import UserError
+from ...visualization.curves import new_panels, save
+from ..table import table
+
+_STYLES = {"main": "-", "aux": "--", "no_sa": ":"}
 
 
 @dataclass
@@ -50,7 +55,7 @@ class QueryReport:
         except (TypeError, KeyError):
             known = False
         if not known:
-            raise ValueError(f"expected an object with checkpoints and figures of each; found {str(values)[:60]}")
+            raise ValueError(f"expected an object with checkpoints and metrics of each; found {str(values)[:60]}")
         return report
 
     @property
@@ -103,9 +108,41 @@ class QueryReport:
                 values = [*row["above"][stream][at], row["best"][stream][at]]
                 rows.append([name, stream, *(f"{value:.3f}" for value in values)])
         first = self.checkpoints[0]
-        seen = f"{first['objects']:,} objects in {first['images']:,} pictures"
-        return "\n".join([f"queries per object at stage {at + 1}, affinity {self.affinity}, {seen}", *aligned(rows)])
+        seen = f"{first['objects']:,} objects in {first['images']:,} images"
+        return f"queries per object at stage {at + 1}, affinity {self.affinity}, {seen}\n{table(rows)}"
 
 
 def _columns(rows: list[list[float]]) -> list[list[float]]:
     return [list(column) for column in zip(*rows, strict=True)]
+
+
+def draw_queries(reports: Sequence[QueryReport], output: str | Path, stage: int | None = None) -> None:
+    """Draws a PNG: a panel for each threshold of the first report, and one of the mean best affinity.
+
+    Args:
+        reports: of one or more runs that can be compared, a color each; streams differ in style.
+        output: the image.
+        stage: counted from 1; None = the last.
+
+    Raises:
+        UserError: matplotlib is absent, or a run does not have the stage.
+    """
+    first = reports[0]
+    names = [f"queries per object, {first.affinity} > {t:g}" for t in first.thresholds]
+    figure, axes = new_panels(len(names) + 1)
+    for i, report in enumerate(reports):
+        for stream in report.streams:
+            along, places, curves = report.curves(stage, stream)
+            for axis, values in zip(axes, curves, strict=True):
+                label = f"{report.run}, {stream}"
+                axis.plot(places, values, _STYLES[stream], color=f"C{i}", marker="o", markersize=3, label=label)
+    for axis, name in zip(axes, [*names, f"best {first.affinity} of an object"], strict=True):
+        axis.set_title(name)
+        axis.set_xlabel(f"{along}, at stage {first.index(stage) + 1}" if along == "iteration" else along)
+        axis.set_ylim(0, 1.08 * (axis.dataLim.y1 or 1))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    # a column a run, where it covers no curve
+    figure.set_figheight(figure.get_figheight() + 0.25 * max(len(r.streams) for r in reports))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(reports))
+    save(figure, output)

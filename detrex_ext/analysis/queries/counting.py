@@ -10,11 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..layers.box_ops import TINY
-from ..matching import OneToManyMatcher
-from ..matching.costs import candidates
-from ..matching.stack import Stack
-from ..structures import Targets
+from ...layers.box_ops import TINY
+from ...matching import OneToManyMatcher, Stack, candidates
+from ...structures import Targets
 
 AFFINITIES = ("mix", "iou", "aligned")
 
@@ -41,8 +39,8 @@ def affinity(stack: Stack, targets: Targets, kind: str = "mix") -> Tensor:
 
 
 @dataclass
-class _Picture:
-    """Sums over the objects of one picture: queries above each threshold (N, T), best affinity (N,)."""
+class _Image:
+    """Sums over the objects of one image: queries above each threshold (N, T), best affinity (N,)."""
 
     objects: int
     above_NT: Tensor
@@ -60,13 +58,13 @@ class QueriesPerObject:
 
     def __init__(self, thresholds: tuple[float, ...]) -> None:
         self.thresholds = thresholds
-        self.pictures: dict[int, _Picture] = {}
+        self.images: dict[int, _Image] = {}
 
     def add(self, images: list[int], affinity_NGQ: Tensor, targets: Targets) -> None:
         """Take a batch.
 
         Args:
-            images: index of each picture; one that comes again counts once.
+            images: index of each image; one that comes again counts once.
             affinity_NGQ: of its objects.
             targets: these objects.
         """
@@ -74,16 +72,16 @@ class QueriesPerObject:
         best_NG = affinity_NGQ.amax(-1).double()
         parts = (above_NGT.cpu().split(targets.counts, 1), best_NG.cpu().split(targets.counts, 1))
         for image, objects, above_NgT, best_Ng in zip(images, targets.counts, *parts, strict=True):
-            self.pictures[image] = _Picture(objects, above_NgT.sum(1), best_Ng.sum(1))
+            self.images[image] = _Image(objects, above_NgT.sum(1), best_Ng.sum(1))
 
     def merge(self, other: QueriesPerObject) -> None:
-        """Take the pictures of another process; those known already stay."""
-        self.pictures = {**other.pictures, **self.pictures}
+        """Take the images of another process; those known already stay."""
+        self.images = {**other.images, **self.images}
 
     @property
     def objects(self) -> int:
-        """Objects of all pictures taken."""
-        return sum(p.objects for p in self.pictures.values())
+        """Objects of all images taken."""
+        return sum(p.objects for p in self.images.values())
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Queries per object above each threshold (N, T), and mean best affinity (N,).
@@ -92,7 +90,7 @@ class QueriesPerObject:
             ValueError: there was no object.
         """
         if not self.objects:
-            raise ValueError("queries per object of no objects: add pictures with some first")
-        found = [self.pictures[i] for i in sorted(self.pictures)]
+            raise ValueError("queries per object of no objects: add images with some first")
+        found = [self.images[i] for i in sorted(self.images)]
         above_NT, best_N = (torch.stack([getattr(p, name) for p in found]).sum(0) for name in ("above_NT", "best_N"))
         return above_NT.double() / self.objects, best_N / self.objects

@@ -1,4 +1,4 @@
-"""Figures of a stage-wise analysis, as numbers, table and JSON."""
+"""Metrics of a stage-wise analysis, as numbers, table and JSON."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..table import table
+
 COUNTS = ("tp", "fp", "missed", "faded", "exacerbated", "recoverable")
 
 
 @dataclass
 class StageRow:
-    """Figures at one IoU threshold, or over several: AP is then the mean, counts are sums.
+    """Metrics at one IoU threshold, or over several: AP is then the mean, counts are sums.
 
     Attributes:
         iou: the thresholds.
         ap_L: AP of each stage, in [0, 1].
-        top_ap: AP of the last stage's 100 best (query, class) pairs of each picture.
+        top_ap: AP of the last stage's 100 best (query, class) pairs of each image.
         oracle_ap: the same after the choice of stage.
         tp, fp, missed: matches and errors of the last stage, and objects it did not find.
         faded, exacerbated, recoverable: how many of these, in this order.
@@ -43,7 +45,7 @@ class StageRow:
 
 @dataclass
 class StageReport:
-    """A row for each IoU threshold, over so many pictures."""
+    """A row for each IoU threshold, over so many images."""
 
     images: int
     rows: list[StageRow]
@@ -57,7 +59,7 @@ class StageReport:
         counts = {name: sum(getattr(r, name) for r in self.rows) for name in COUNTS}
         return StageRow([t for r in self.rows for t in r.iou], means, top, oracle, **counts)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """``AP_stage1`` ..., ``TPF``, ``FPE``, ``recoverable``, ``grief``, ``AP_top100`` and ``AP_oracle``, x 100."""
         row = self.overall()
         ap = {f"AP_stage{i}": value for i, value in enumerate(row.ap_L, 1)}
@@ -81,7 +83,7 @@ class StageReport:
             ap.append([name, *(f"{100 * v:.2f}" for v in (*row.ap_L, row.top_ap, row.oracle_ap))])
             counts = [f"{row.tp:,}", rates["TPF"], f"{row.fp:,}", rates["FPE"], f"{row.missed:,}"]
             errors.append([name, *counts, rates["recoverable"], rates["grief"]])
-        return "\n".join([*aligned(ap), "", *aligned(errors)])
+        return f"{table(ap)}\n\n{table(errors)}"
 
 
 def _plain(row: StageRow) -> dict[str, Any]:
@@ -91,11 +93,3 @@ def _plain(row: StageRow) -> dict[str, Any]:
     plain = {name: None if math.isnan(value) else value for name, value in shares.items()}
     stages = [None if math.isnan(value) else value for value in row.ap_L]
     return {"iou": [round(t, 6) for t in row.iou], "AP_stages": stages, **plain, **counts}
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Lines of a table: its first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
-    ]

@@ -1,6 +1,7 @@
-"""COCO's matching on one picture, for several stages and IoU thresholds at once, and what became of each query.
+"""COCO's matching on one image, for several stages and IoU thresholds at once, what became of each query, and AP.
 
-Shape legend: L stages, S = L - 1 earlier stages, P detections of a stage, G objects, T IoU thresholds.
+Shape legend: L stages, S = L - 1 earlier stages, P detections of a stage, N of all images, G objects, T IoU thresholds,
+K classes.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import numpy as np
 
 # What a detection is matched to where it is no object's index.
 FALSE, IGNORED = -1, -2
+_RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass
 class Objects:
-    """Ground truth of one picture: XYWH boxes in pixels, class indices, and which are crowd regions."""
+    """Ground truth of one image: XYWH boxes in pixels, class indices, and which are crowd regions."""
 
     xywh_G4: np.ndarray
     class_G: np.ndarray
@@ -139,3 +141,36 @@ def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     order = np.argsort(keys)
     at = order[np.searchsorted(keys, wanted, sorter=order).clip(max=len(keys) - 1)]
     return np.where(keys[at] == wanted, at, -1)
+
+
+def average_precision(
+    score_N: np.ndarray, class_N: np.ndarray, status_TN: np.ndarray, objects_K: np.ndarray
+) -> np.ndarray:
+    """COCO's precision at 101 recalls, averaged.
+
+    Args:
+        score_N: of all images, in their order; equal scores keep it.
+        class_N: class index of each detection.
+        status_TN: 1 = found an object, 0 = false, -1 = not counted, for each threshold.
+        objects_K: number of objects of each class, crowd regions left out.
+
+    Returns:
+        (T, K) in [0, 1]; NaN for a class without objects.
+    """
+    order = np.lexsort((-score_N, class_N))
+    status_TN = status_TN[:, order]
+    ends = np.searchsorted(class_N[order], np.arange(len(objects_K) + 1))
+    ap_TK = np.full((len(status_TN), len(objects_K)), np.nan)
+    for k in np.flatnonzero(objects_K):
+        for t, status in enumerate(status_TN[:, ends[k] : ends[k + 1]]):
+            ap_TK[t, k] = _of_class(status, int(objects_K[k]))
+    return ap_TK
+
+
+def _of_class(status: np.ndarray, objects: int) -> float:
+    """Only where an object is found does recall grow, and there lie the maxima of precision."""
+    counted = np.cumsum(status >= 0)[status > 0]
+    found = np.arange(1, len(counted) + 1)
+    precision = np.maximum.accumulate((found / counted)[::-1])[::-1]
+    at = np.searchsorted(found / objects, _RECALLS)
+    return float(np.append(precision, 0.0)[at].mean())

@@ -1,22 +1,21 @@
 """What becomes of each query from stage to stage: matches that fade, errors that grow, and what is within reach.
 
-Shape legend: L stages, Q queries, K classes, P detections of a picture, N of all pictures, T IoU thresholds.
+Shape legend: L stages, Q queries, K classes, P detections of an image, N of all images, T IoU thresholds.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .precision import average_precision
-from .stage_matching import Objects
-from .stage_picture import Fadings, Picture, analyse
-from .stage_report import COUNTS, StageReport, StageRow
+from .image import Fadings, ImageErrors, analyze
+from .matching import Objects, average_precision
+from .report import COUNTS, StageReport, StageRow
 
 COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 
 
 class StageErrors:
-    """Stage-wise errors of the queries of a decoder (as arXiv 2212.07593 analyses them) over a data set.
+    """Stage-wise errors of the queries of a decoder (as arXiv 2212.07593 analyzes them) over a data set.
 
     Each query stands for one detection at each stage: its best class. All of them count, whatever their score, and are
     matched within a stage as COCO does it. Of the last stage's matches and errors it then counts
@@ -28,7 +27,7 @@ class StageErrors:
     For the oracle AP each stage gives its 100 best (query, class) pairs, as COCO results are made (the best classes
     alone where only labels are given); "the same query" means the same pair. Each match of the last stage takes box and
     score of the best-scoring better earlier one, each error the lowest score it had as an error; then all are matched
-    anew. A threshold at a time, so the figure for several is the mean.
+    anew. A threshold at a time, so the value for several is the mean.
 
     Args:
         num_classes: K.
@@ -41,7 +40,7 @@ class StageErrors:
         self.num_classes = num_classes
         self.thresholds_T = np.array(sorted(set(thresholds)), dtype=np.float64)
         self.shown = int(np.abs(self.thresholds_T - 0.75).argmin())  # whose fadings are kept to be drawn
-        self.pictures: dict[int, Picture] = {}
+        self.images: dict[int, ImageErrors] = {}
 
     def add(
         self,
@@ -51,12 +50,12 @@ class StageErrors:
         objects: Objects,
         labels_LQ: np.ndarray | None = None,
     ) -> None:
-        """Take one picture.
+        """Take one image.
 
         Args:
-            image: index of the picture; pictures are ordered by it, and one that comes again counts once.
+            image: index of the image; images are ordered by it, and one that comes again counts once.
             scores: (L, Q, K) of all classes, or (L, Q) of the best ones.
-            boxes_LQ4: XYXY in pixels of the original picture.
+            boxes_LQ4: XYXY in pixels of the original image.
             objects: ground truth.
             labels_LQ: best classes, where ``scores`` has none.
 
@@ -64,23 +63,23 @@ class StageErrors:
             ValueError: shapes that do not fit.
         """
         self._check(scores, boxes_LQ4, labels_LQ)
-        self.pictures[image] = analyse(
+        self.images[image] = analyze(
             scores, boxes_LQ4, objects, labels_LQ, self.num_classes, self.thresholds_T, self.shown
         )
 
     def merge(self, other: StageErrors) -> None:
-        """Take the pictures of another process; those known already stay."""
-        self.pictures = {**other.pictures, **self.pictures}
+        """Take the images of another process; those known already stay."""
+        self.images = {**other.images, **self.images}
 
     def result(self) -> StageReport:
-        """Figures of all pictures taken.
+        """The metrics of all images taken.
 
         Raises:
             ValueError: none was.
         """
-        if not self.pictures:
-            raise ValueError("stage-wise errors of no pictures: add some first")
-        found = [self.pictures[i] for i in sorted(self.pictures)]
+        if not self.images:
+            raise ValueError("stage-wise errors of no images: add some first")
+        found = [self.images[i] for i in sorted(self.images)]
         objects_K = np.bincount(np.concatenate([p.classes_G for p in found]), minlength=self.num_classes)
         ap_LT = [self._ap(found, objects_K, stage) for stage in range(len(found[0].score_LQ))]
         scores, classes = (np.concatenate([getattr(p, name) for p in found]) for name in ("top_score_P", "top_class_P"))
@@ -95,8 +94,8 @@ class StageErrors:
         return StageReport(len(found), rows)
 
     def worst(self, count: int) -> list[tuple[int, Fadings]]:
-        """Pictures that lost most score by fading (at IoU 0.75, or the threshold nearest to it), worst first."""
-        faded = [(image, p.fadings) for image, p in sorted(self.pictures.items()) if len(p.fadings.query_F)]
+        """Images that lost most score by fading (at IoU 0.75, or the threshold nearest to it), worst first."""
+        faded = [(image, p.fadings) for image, p in sorted(self.images.items()) if len(p.fadings.query_F)]
         return sorted(faded, key=lambda pair: -pair[1].drop_F.sum())[:count]
 
     def _check(self, scores: np.ndarray, boxes: np.ndarray, labels: np.ndarray | None) -> None:
@@ -107,7 +106,7 @@ class StageErrors:
                 f"scores {scores.shape}, boxes {boxes.shape}, labels {None if labels is None else labels.shape}"
             )
 
-    def _ap(self, found: list[Picture], objects_K: np.ndarray, stage: int) -> np.ndarray:
+    def _ap(self, found: list[ImageErrors], objects_K: np.ndarray, stage: int) -> np.ndarray:
         """AP of one stage's best classes at each threshold."""
         scores = np.concatenate([p.score_LQ[stage] for p in found])
         classes = np.concatenate([p.class_LQ[stage] for p in found])
@@ -115,7 +114,7 @@ class StageErrors:
         return _mean(average_precision(scores, classes, statuses, objects_K))
 
 
-def _joined(found: list[Picture], name: str) -> np.ndarray:
+def _joined(found: list[ImageErrors], name: str) -> np.ndarray:
     """(T, N) of what is kept as (T, P)."""
     return np.concatenate([getattr(p, name) for p in found], axis=1)
 

@@ -1,4 +1,4 @@
-"""Stage-wise errors on one picture.
+"""Stage-wise errors on one image.
 
 Shape legend: L stages, Q queries, K classes, P detections of a stage, G objects, F faded matches, T IoU thresholds.
 """
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .stage_matching import FALSE, Lineage, Objects, match, overlaps, status
-from .stage_report import COUNTS
+from .matching import FALSE, Lineage, Objects, match, overlaps, status
+from .report import COUNTS
 
 _RECOVERABLE_SCORE = 0.1
 _ORACLE_DETECTIONS = 100
@@ -18,7 +18,7 @@ _ORACLE_DETECTIONS = 100
 
 @dataclass
 class Fadings:
-    """Faded matches of one picture, the largest loss of score first.
+    """Faded matches of one image, the largest loss of score first.
 
     Attributes:
         query_F: their queries.
@@ -36,8 +36,8 @@ class Fadings:
 
 
 @dataclass
-class Picture:
-    """What is kept of one picture: the detections that AP needs (with ``status``), and counts.
+class ImageErrors:
+    """What is kept of one image: the detections that AP needs (with ``status``), and counts.
 
     Attributes:
         score_LQ, class_LQ, status_TLQ: best class of each query.
@@ -78,7 +78,7 @@ class _Detections:
         return matched_TLP, Lineage(keys_LP, self.score_LP, iou_LPG, matched_TLP)
 
 
-def analyse(
+def analyze(
     scores: np.ndarray,
     boxes_LQ4: np.ndarray,
     objects: Objects,
@@ -86,8 +86,8 @@ def analyse(
     num_classes: int,
     thresholds_T: np.ndarray,
     shown: int,
-) -> Picture:
-    """What ``StageErrors`` keeps of a picture; the arguments are its own.
+) -> ImageErrors:
+    """What ``StageErrors`` keeps of an image; the arguments are its own.
 
     Args:
         shown: index of the threshold whose fadings are to be drawn.
@@ -101,7 +101,7 @@ def analyse(
         match(iou_TPG[t : t + 1], chosen_TP[t : t + 1], objects.crowd_G, thresholds_T[t : t + 1])[0, 0]
         for t in range(len(thresholds_T))
     ]
-    return Picture(
+    return ImageErrors(
         best.score_LP,
         best.class_LP.astype(np.int32),
         status(matched_TLQ),

@@ -1,4 +1,4 @@
-"""COCO's figures from ground truth and detections held as arrays.
+"""COCO's metrics from ground truth and detections held as arrays.
 
 Shape legend: G ground-truth boxes, P detections; precision arrays are (T IoU thresholds, R recalls, K classes, A areas,
 M detection limits).
@@ -10,19 +10,25 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 from ..data.ground_truth import BoxTable
+
+logger = logging.getLogger(__name__)
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 @dataclass
-class Figures:
+class CocoMetrics:
     """Shares in [0, 1]; NaN where there is nothing to measure.
 
     Attributes:
@@ -35,16 +41,28 @@ class Figures:
     ar: np.ndarray
     class_ap_K: np.ndarray
 
+    def named(self, class_names: Sequence[str], max_dets: int, task: str) -> dict[str, float]:
+        """AP by area and, of several classes, ``AP-<class>``, x 100; the log has them and recall as tables."""
+        result = {name: 100 * float(v) for name, v in zip(AP_NAMES, self.ap, strict=True)}
+        limits = ("AR1", "AR10", f"AR{max_dets}", "ARs", "ARm", "ARl")
+        recall = {name: 100 * float(v) for name, v in zip(limits, self.ar, strict=True)}
+        logger.info("Evaluation results for %s:\n%s\n\n%s", task, _row(result), _row(recall))
+        if len(class_names) > 1:
+            per_class = {name: 100 * float(v) for name, v in zip(class_names, self.class_ap_K, strict=True)}
+            logger.info("Per-category %s AP:\n%s", task, _columns(per_class))
+            result |= {f"AP-{name}": value for name, value in per_class.items()}
+        return result
+
 
 def fast_available() -> bool:
     """Whether faster-coco-eval is installed."""
     return importlib.util.find_spec("faster_coco_eval") is not None
 
 
-def coco_figures(
+def coco_metrics(
     truth: BoxTable, found: BoxTable, num_images: int, num_classes: int, max_dets: int = 100, fast: bool | None = None
-) -> Figures:
-    """COCO's box figures over all images and classes.
+) -> CocoMetrics:
+    """COCO's box metrics over all images and classes.
 
     Args:
         truth, found: ground truth and detections.
@@ -60,7 +78,7 @@ def coco_figures(
     ap += [precision[:, :, :, area, -1] for area in (1, 2, 3)]
     ar = [recall[:, :, 0, limit] for limit in range(3)] + [recall[:, :, area, -1] for area in (1, 2, 3)]
     per_class = [precision[:, :, k, 0, -1] for k in range(num_classes)]
-    return Figures(*(np.array([_mean(x) for x in parts]) for parts in (ap, ar, per_class)))
+    return CocoMetrics(*(np.array([_mean(x) for x in parts]) for parts in (ap, ar, per_class)))
 
 
 def _evaluate(
@@ -107,3 +125,15 @@ def _mean(values: np.ndarray) -> float:
 
 def _silent(*_: object) -> None:
     pass
+
+
+def _row(values: Mapping[str, float]) -> str:
+    """Names over metrics, as detectron2 logs them."""
+    return tabulate([values.values()], values, tablefmt="pipe", floatfmt=".3f", stralign="center", numalign="center")
+
+
+def _columns(values: Mapping[str, float], pairs: int = 3) -> str:
+    """Names beside metrics, some ``pairs`` in a row, as detectron2 logs them."""
+    pairs = min(pairs, len(values))
+    rows = [list(chain(*list(values.items())[i : i + pairs])) for i in range(0, len(values), pairs)]
+    return tabulate(rows, ["category", "AP"] * pairs, tablefmt="pipe", floatfmt=".3f", numalign="left")
