@@ -42,11 +42,11 @@ $(LINTER): setup.py | $(PY)
 quickstart: $(INSTALLED)
 	$(PY) -m detrex_ext.data.shapes $(DATA)
 	$(PY) tools/train_net.py --config-file configs/quickstart.py train.output_dir=$(RUN) train.overwrite=true train.seed=$(SEED) $(ARGS)
-	$(PY) tools/predict.py $(RUN) '$(DATA)/images/val_0000*.png' --ground-truth $(DATA)/val.json --threshold 0.4 --output $(RUN)/pictures
+	$(PY) tools/predict.py $(RUN) '$(DATA)/images/val_0000*.png' --ground-truth $(DATA)/val.json --threshold 0.4 --output $(RUN)/images
 	$(PY) tools/plot_curves.py $(RUN)
 	@$(PY) -c 'import json; r = json.load(open("$(RUN)/evaluation.json"))["results"]["bbox"]; \
 		print("\nvalidation " + "  ".join(f"{k} {v:.1f}" for k, v in r.items() if v is not None))'
-	@echo "predictions beside ground truth: $(RUN)/pictures/*.png    curves: $(RUN)/curves.png"
+	@echo "predictions beside ground truth: $(RUN)/images/*.png    curves: $(RUN)/curves.png"
 
 test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m 'not slow' $(ARGS)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Bytes that Deformable-DETR's decoder keeps for the backward pass under query recollection, at COCO's picture size.
+"""Bytes that Deformable-DETR's decoder keeps for the backward pass under query recollection, at COCO's image size.
 
     python benchmarks/saved_memory.py [--batch 1] [--height 800 --width 1333]
 
@@ -50,7 +50,7 @@ def kept(decoder: StagedDecoder, run: Callable[[], object]) -> int:
 
 
 def repeated(decoder: StagedDecoder, q: Queries, mem: Memory, window: int = 2) -> list[object]:
-    """Recollection with every set of a stage as a picture of its own, the memory repeated for each."""
+    """Recollection with every set of a stage as an image of its own, the memory repeated for each."""
     B, T = q.content_BTC.shape[:2]
     outs, every = [[q]], []
     for layer in range(decoder.num_layers):

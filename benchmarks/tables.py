@@ -16,7 +16,7 @@ class Run:
         config: file or name of the config.
         overlay: overlays in order, comma-separated, and then overrides, all separated by blanks; "" = the bare model.
         seed: of the training.
-        steps: optimiser steps made.
+        steps: optimizer steps made.
         ap, ap50, ap75: COCO figures of the last evaluation.
         curve: AP of each evaluation on the way, by step as text (as JSON keeps it).
         cpu_s, peak_mib: processor time and peak resident size of the process.

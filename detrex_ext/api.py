@@ -1,4 +1,4 @@
-"""Three lines for a user: load a run, predict on a picture, read boxes."""
+"""Three lines for a user: load a run, predict on an image, read boxes."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen:
 
 
 def test_transforms(cfg: DictConfig) -> list[Any]:
-    """What a picture goes through before the model in evaluation: ``dataloader.test.mapper.augmentation``."""
+    """What an image goes through before the model in evaluation: ``dataloader.test.mapper.augmentation``."""
     augmentation = OmegaConf.select(cfg, "dataloader.test.mapper.augmentation")
     return [] if augmentation is None else list(instantiate(augmentation))
 

@@ -1,4 +1,4 @@
-"""A detector that predicts on pictures."""
+"""A detector that predicts on images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .data.read import read_image, rgb_of
 from .data.transforms import Sample
 from .runtime import Instances
 
-Picture = str | os.PathLike | Image.Image | np.ndarray
+ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 
 class Predictor:
@@ -45,28 +45,28 @@ class Predictor:
         self.config, self.source, self.weights = config, source, weights
 
     def predict(
-        self, image: Picture | Sequence[Picture], threshold: float = 0.5, batch_size: int = 1
+        self, image: ImageLike | Sequence[ImageLike], threshold: float = 0.5, batch_size: int = 1
     ) -> Instances | list[Instances]:
-        """Objects on a picture, best first.
+        """Objects on an image, best first.
 
         Args:
-            image: a path, a Pillow image, an (H, W, 3) uint8 RGB array (or RGBA, or grey), or a list of such.
+            image: a path, a Pillow image, an (H, W, 3) uint8 RGB array (or RGBA, or gray), or a list of such.
             threshold: least score of what is returned, in [0, 1].
-            batch_size: pictures of a list that go through the model together; padding may change scores a little.
+            batch_size: images of a list that go through the model together; padding may change scores a little.
 
         Returns:
-            ``Instances`` on the CPU, in pixels of the picture (upright, as EXIF says): ``pred_boxes`` (XYXY),
+            ``Instances`` on the CPU, in pixels of the image (upright, as EXIF says): ``pred_boxes`` (XYXY),
             ``scores``, ``pred_classes`` (indices into ``class_names``); for a list, a list of them.
 
         Raises:
-            UserError: a picture that cannot be read. TypeError: no picture at all. ValueError: another argument.
+            UserError: an image that cannot be read. TypeError: no image at all. ValueError: another argument.
         """
         if not isinstance(image, list | tuple):
             return next(self.stream([image], threshold, 1))
         return list(self.stream(image, threshold, batch_size))
 
-    def stream(self, images: Iterable[Picture], threshold: float = 0.5, batch_size: int = 1) -> Iterator[Instances]:
-        """As ``predict`` for many pictures: each is read when its turn comes."""
+    def stream(self, images: Iterable[ImageLike], threshold: float = 0.5, batch_size: int = 1) -> Iterator[Instances]:
+        """As ``predict`` for many images: each is read when its turn comes."""
         if not 0 <= threshold <= 1 or batch_size < 1:
             raise ValueError(f"threshold={threshold} must lie in [0, 1], batch_size={batch_size} be 1 or more")
         batch: list[dict] = []
@@ -93,11 +93,11 @@ class Predictor:
         return [x[x.scores >= threshold] for x in found]
 
 
-def as_rgb(image: Picture) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of any picture that ``Predictor.predict`` takes.
+def as_rgb(image: ImageLike) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of any image that ``Predictor.predict`` takes.
 
     Raises:
-        UserError: a file that cannot be read. TypeError: no picture at all.
+        UserError: a file that cannot be read. TypeError: no image at all.
     """
     if isinstance(image, str | os.PathLike):
         return read_image(image)
@@ -108,4 +108,4 @@ def as_rgb(image: Picture) -> np.ndarray:
         if channels.shape[2] in (1, 3, 4):
             return np.repeat(channels, 3, axis=2) if channels.shape[2] == 1 else channels[:, :, :3].copy()
     found = f"{image.dtype} array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise TypeError(f"a picture is a path, a Pillow image or an (H, W, 3) uint8 RGB array; found {found}")
+    raise TypeError(f"an image is a path, a Pillow image or an (H, W, 3) uint8 RGB array; found {found}")

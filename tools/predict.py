@@ -1,4 +1,4 @@
-"""Predict on pictures: `python tools/predict.py RUN_OR_CHECKPOINT INPUT --output DIR`;
+"""Predict on images: `python tools/predict.py RUN_OR_CHECKPOINT INPUT --output DIR`;
 see detrex_ext/cli/predict.py."""
 
 import sys

@@ -29,7 +29,7 @@ def apply(cfg, **sizes):
     name = getattr(target, "__name__", str(target).rpartition(".")[2])
     cfg.optimizer.lr = LEARNING_RATES.get(name, 1e-3)
     if isinstance(cfg.model.neck.in_channels, int):
-        # of a picture of 128 px the usual map has 16 places
+        # of an image of 128 px the usual map has 16 places
         cfg.model.neck.in_feature = "res4"
         swap_backbone(cfg, L(BasicResNet)(widths=list(WIDTHS.values())[:3], blocks=[1, 1, 1]), WIDTHS)
     else:

@@ -2,6 +2,6 @@
 
 from .summary import Part, Summary, summarize
 
-summarise = summarize  # its former name
+summarize = summarize  # its former name
 
 __all__ = ["Part", "Summary", "summarize"]

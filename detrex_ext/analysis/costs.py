@@ -33,7 +33,7 @@ def _attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *args: An
 
 
 def _grid_sample(maps: Tensor, grid: Tensor, *args: Any, out_val: Tensor) -> int:
-    """Four neighbours, each a multiplication and an addition."""
+    """Four neighbors, each a multiplication and an addition."""
     return 8 * out_val.numel()
 
 

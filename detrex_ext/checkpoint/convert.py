@@ -15,7 +15,7 @@ from detrex_ext.errors import UserError
 from .classes import class_tensors
 from .coco import COCO_CATEGORIES
 from .files import write_checkpoint
-from .layouts import FAMILIES, OURS, recognise, to_layout
+from .layouts import FAMILIES, OURS, recognize, to_layout
 from .load import as_tensors, guess, load_state, part_of, published_classes, rename
 from .report import LoadReport
 from .stages import keep_stages
@@ -88,7 +88,7 @@ def classes_of(data: Mapping[str, Any], source: str = "checkpoint") -> tuple[int
         source: its name, for messages.
     """
     tensors = as_tensors(part_of(data, "model", source), source)
-    values, report = rename(tensors, {}, recognise(tensors), _assumed(tensors))
+    values, report = rename(tensors, {}, recognize(tensors), _assumed(tensors))
     names = _known(data, values, report.layout).get("class_names", [])
     heads = [key for key in class_tensors(values) if key.startswith("decoder.") and key.endswith(".bias")]
     no_object = "queries.query_embed.weight" in values  # DETR's heads have a row for it
@@ -102,7 +102,7 @@ def by_our_names(state: Mapping[str, Any], name: str = "state") -> tuple[dict[st
         UserError: no such model is known.
     """
     tensors = as_tensors(state, name)
-    layout = recognise(tensors)
+    layout = recognize(tensors)
     values, report = rename(tensors, {}, layout, _assumed(tensors))
     _share_heads(values, tensors)
     report.matched = [key for key in values if key.startswith(_PARTS)]

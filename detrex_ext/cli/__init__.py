@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 # verb -> (module, what it does); a module is imported when its verb is used
 VERBS: dict[str, tuple[str, str]] = {
     "train": ("train", "train a model, or evaluate one with --eval-only"),
-    "predict": ("predict", "draw and save what a model finds in pictures"),
-    "check": ("check", "check annotation files and their pictures"),
+    "predict": ("predict", "draw and save what a model finds in images"),
+    "check": ("check", "check annotation files and their images"),
     "convert": ("convert", "write a checkpoint under the names of another project"),
     "analyze": ("analyze", "a model: parts and costs, errors by stage, queries at objects, attention"),
     "benchmark": ("benchmark", "measure time and memory on this machine"),

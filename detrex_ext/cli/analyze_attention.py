@@ -64,7 +64,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     found = gather(moments, box / box.new_tensor([width, height, width, height]), label, score, args.queries)
     draw_gathering(rgb, found).save(output / "attention.png")
     name = predictor.class_names[label]
-    head = {"picture": image, "class": name, "score": score, "box": box.tolist()}
+    head = {"image": image, "class": name, "score": score, "box": box.tolist()}
     report = {**head, "queries": found.query_N.tolist(), "moments": found.rows()}
     write_json(report, output / "attention.json")
     shown = [["stage", "near", "iou", "score", "similarity"]]

@@ -1,4 +1,4 @@
-"""`python -m detrex_ext plot`: loss and AP curves of runs as one picture."""
+"""`python -m detrex_ext plot`: loss and AP curves of runs as one image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m detrex_ext plot", description="Draw loss, learning rate and AP of runs as one picture."
+        prog="python -m detrex_ext plot", description="Draw loss, learning rate and AP of runs as one image."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder of train_net.py")
     parser.add_argument("--output", metavar="FILE", help="png, pdf or svg (default: curves.png in the first run)")

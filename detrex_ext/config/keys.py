@@ -77,7 +77,7 @@ def nearest(key: str, keys: list[str], count: int = 3) -> list[str]:
     return near[:count]
 
 
-def neighbours(cfg: DictConfig, key: str) -> list[str]:
+def neighbors(cfg: DictConfig, key: str) -> list[str]:
     """The keys of the section that `key` would lie in; empty where there is no such section."""
     *path, _ = key.split(".")
     node: Any = cfg

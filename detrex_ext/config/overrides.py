@@ -29,7 +29,7 @@ from .keys import (
     describe,
     has,
     nearest,
-    neighbours,
+    neighbors,
     short,
     show,
     type_name,
@@ -185,7 +185,7 @@ class _Override:
         if near:
             described = [f"{name} ({describe(self.cfg, name)})" for name in near]
             hint.append(f"did you mean {' or '.join(described)}?")
-        elif beside := neighbours(self.cfg, key):
+        elif beside := neighbors(self.cfg, key):
             lines.append(f"  {key.rpartition('.')[0]} has: {', '.join(beside)}")
         strategy = re.match(r"model\.strategies\.(\w+)\.", key)
         if strategy and OmegaConf.select(self.cfg, strategy[0][:-1]) is None:

@@ -1,4 +1,4 @@
-"""Losses as small objects: each gives the unnormalised sum of every set of a stack.
+"""Losses as small objects: each gives the unnormalized sum of every set of a stack.
 
 Shape legend: N sets, B images, Q queries of a set, K classes, P pairs.
 """
@@ -139,7 +139,7 @@ def _check_kind(loss: Loss, s: Supervision, softmax: bool) -> None:
 
 
 class L1Loss(Loss):
-    """Sum of absolute differences of the normalised coordinates of matched boxes.
+    """Sum of absolute differences of the normalized coordinates of matched boxes.
 
     Args:
         xyxy: of the corners instead of cxcywh (Sparse R-CNN, AdaMixer).

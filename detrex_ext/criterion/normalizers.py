@@ -1,10 +1,10 @@
 """What sums of losses are divided by.
 
 Convention: distributed training averages gradients over W ranks, so a sum over all ranks' objects divided by their
-total is each rank's sum divided by total / W. Every normaliser is therefore the *mean over ranks* of what each counts.
+total is each rank's sum divided by total / W. Every normalizer is therefore the *mean over ranks* of what each counts.
 
-With ``effective = (num_objects, num_images)``, the totals of an optimiser step over all micro-batches and all ranks,
-nothing is counted or reduced: normalisers of objects and images use those totals / W, and the sum (not the mean) of
+With ``effective = (num_objects, num_images)``, the totals of an optimizer step over all micro-batches and all ranks,
+nothing is counted or reduced: normalizers of objects and images use those totals / W, and the sum (not the mean) of
 the micro-batches' losses is then exactly the loss of the whole batch. The others are scaled by the share of images,
 which is exact only if every image contributes alike.
 """
@@ -25,7 +25,7 @@ Count = float | Tensor
 
 
 class Normalizer:
-    """Base of all normalisers.
+    """Base of all normalizers.
 
     Attributes:
         minimum: lower bound of the mean over ranks.
@@ -122,7 +122,7 @@ def world_size() -> int:
 def divisors(
     wanted: Sequence[tuple[Normalizer, Supervision]], effective: tuple[float, float] | None
 ) -> list[Count]:
-    """The divisor of each wanted (normaliser, stack), with at most one all-reduce."""
+    """The divisor of each wanted (normalizer, stack), with at most one all-reduce."""
     world = world_size()
     keys = [(id(n), None if n.of_batch else id(s)) for n, s in wanted]
     first: dict[tuple, tuple[Normalizer, Supervision]] = {}

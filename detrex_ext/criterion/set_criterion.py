@@ -24,11 +24,11 @@ class SetCriterion:
     """Supervises every set by the first rule that fits it.
 
     Sets of one rule and shape are stacked, and each loss is computed once for the whole stack. All host-side
-    assignment problems of a step share one copy from the device, all normalisers one all-reduce.
+    assignment problems of a step share one copy from the device, all normalizers one all-reduce.
 
     Args:
         rules: in order of precedence; or a dict by group (:func:`rules_by_group`).
-        check_finite: raise on a loss that is NaN or infinite; costs one synchronisation on an accelerator.
+        check_finite: raise on a loss that is NaN or infinite; costs one synchronization on an accelerator.
     """
 
     def __init__(self, rules: Sequence[Rule] | Mapping[str, Rule], check_finite: bool = True) -> None:
@@ -43,11 +43,11 @@ class SetCriterion:
         Args:
             sets: predictions, logits (B, Q, K) and boxes (B, Q, 4).
             targets: objects of the B images, on the predictions' device.
-            effective: (objects, images) of all micro-batches and ranks of an optimiser step, see
+            effective: (objects, images) of all micro-batches and ranks of an optimizer step, see
                 :mod:`~detrex_ext.criterion.normalizers`; None: this batch's own, summed over ranks.
 
         Returns:
-            Weighted losses ``loss_{term}[_{group}][_{path}]``, summed over stages, whose sum is to be minimised.
+            Weighted losses ``loss_{term}[_{group}][_{path}]``, summed over stages, whose sum is to be minimized.
             ``stats`` holds their detached shares, ``stage{s}/loss_...``.
 
         Raises:

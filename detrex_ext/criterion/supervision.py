@@ -1,4 +1,4 @@
-"""What losses and normalisers see: a stack of predictions, its assignment, and the objects.
+"""What losses and normalizers see: a stack of predictions, its assignment, and the objects.
 
 Shape legend: N sets, B images, Q queries of a set, K classes, G objects of the batch (flat), P pairs.
 """

@@ -47,5 +47,5 @@ def out_of_memory(batch: Batch, iteration: int, accumulate_steps: int) -> UserEr
     return UserError(
         f"out of GPU memory in iteration {iteration}: {len(batch)} images in {accumulate_steps} part(s), padded to "
         f"{width} x {height}, up to {objects} objects in one\n"
-        f"  use {fewer}train.amp.enabled=true, or smaller pictures (max_size of the transforms)"
+        f"  use {fewer}train.amp.enabled=true, or smaller images (max_size of the transforms)"
     )

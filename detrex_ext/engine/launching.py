@@ -1,4 +1,4 @@
-"""Starting one process per GPU (or CPU worker): detectron2's `launch`, and torchrun's environment honoured."""
+"""Starting one process per GPU (or CPU worker): detectron2's `launch`, and torchrun's environment honored."""
 
 from __future__ import annotations
 

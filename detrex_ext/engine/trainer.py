@@ -1,4 +1,4 @@
-"""The trainer: one optimiser step per iteration, whatever the precision, number of processes and micro-batches."""
+"""The trainer: one optimizer step per iteration, whatever the precision, number of processes and micro-batches."""
 
 from __future__ import annotations
 

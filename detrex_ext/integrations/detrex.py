@@ -49,7 +49,7 @@ def from_detrex(
         strategies: training strategies by name.
         rules: supervision by group; None = as the guest's criterion has it; {} = none, for a model that only predicts.
         num_classes: what the guest must have, or None.
-        parity_padding: as detrex, call padding picture in evaluation. Pictures one at a time have none.
+        parity_padding: as detrex, call padding image in evaluation. Images one at a time have none.
 
     Raises:
         UserError: a model of another kind, or one with parts that ours have no option for.

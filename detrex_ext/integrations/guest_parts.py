@@ -67,12 +67,12 @@ def position(model: Any) -> dict[str, float]:
     code = model.position_embedding
     same = getattr(code, "normalize", False) and math.isclose(code.scale, 2 * math.pi)
     if not same:
-        raise UserError(f"position code {type(code).__name__}: the normalised sine code is known, no other")
+        raise UserError(f"position code {type(code).__name__}: the normalized sine code is known, no other")
     return {"temperature": float(code.temperature), "offset": float(code.offset)}
 
 
 def preprocess(model: Any, parity_padding: bool) -> Preprocess:
-    """The normalisation, which detrex keeps in a function over two tensors."""
+    """The normalization, which detrex keeps in a function over two tensors."""
     names = inspect.getclosurevars(model.normalizer).nonlocals
     mean, std = (names[name].flatten().tolist() for name in ("pixel_mean", "pixel_std"))
     return Preprocess(mean, std, parity_padding=parity_padding)

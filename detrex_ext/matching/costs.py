@@ -118,7 +118,7 @@ class SoftmaxClassCost(Cost):
 
 
 class L1Cost(Cost):
-    """Sum of absolute differences of the four normalised coordinates, cxcywh or with ``xyxy`` those of the corners."""
+    """Sum of absolute differences of the four normalized coordinates, cxcywh or with ``xyxy`` those of the corners."""
 
     def __init__(self, weight: float = 1.0, xyxy: bool = False) -> None:
         super().__init__(weight)
@@ -135,7 +135,7 @@ class L1Cost(Cost):
 
 
 class GIoUCost(Cost):
-    """Minus the generalised IoU, with ``eps`` added to its denominators: see ``GIoULoss`` for whose code has which."""
+    """Minus the generalized IoU, with ``eps`` added to its denominators: see ``GIoULoss`` for whose code has which."""
 
     def __init__(self, weight: float = 1.0, eps: float = EPS) -> None:
         super().__init__(weight)

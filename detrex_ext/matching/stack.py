@@ -21,7 +21,7 @@ class Stack:
     Attributes:
         sets: the sets themselves, with their tags and further outputs.
         logits_NBQK: class logits, at least fp32.
-        boxes_NBQ4: normalised cxcywh, at least fp32.
+        boxes_NBQ4: normalized cxcywh, at least fp32.
         match_boxes_NBQ4: boxes that matchers look at; ``boxes_NBQ4`` itself unless a set names others.
         given: what the source knows of the group; the same for all N.
     """

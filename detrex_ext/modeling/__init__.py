@@ -1,1 +1,1 @@
-"""The parts of a detector, from pictures to predictions."""
+"""The parts of a detector, from images to predictions."""

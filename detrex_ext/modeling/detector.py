@@ -169,7 +169,7 @@ class Detector(nn.Module):
 
         Args:
             batched_inputs: dicts with ``image`` (3, h, w) RGB 0-255, in training ``instances``, at inference
-                optionally ``height`` and ``width`` of the original picture.
+                optionally ``height`` and ``width`` of the original image.
             effective: total (objects, images) of all micro-batches of a step, for exact gradient accumulation.
 
         Returns:

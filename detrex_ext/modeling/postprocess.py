@@ -1,4 +1,4 @@
-"""Predictions of a query set to boxes in the pixels of the original picture.
+"""Predictions of a query set to boxes in the pixels of the original image.
 
 Shape legend: B images, Q queries, K classes, N kept candidates per image.
 """
@@ -22,7 +22,7 @@ class Postprocess:
     """The best (query, class) pairs of the last main set; no threshold.
 
     Args:
-        top_k: pairs per picture, out of all classes of all queries; None = every query with its best class.
+        top_k: pairs per image, out of all classes of all queries; None = every query with its best class.
         nms: of two boxes of one class with a higher IoU than this, the one with the lower score is dropped, before
             the best ``top_k`` are taken; for models of which several queries answer for an object. None = all stay.
         nms_of: at most so many best pairs enter the suppression.
@@ -52,7 +52,7 @@ class Postprocess:
             batched_inputs: each may name the original ``height`` and ``width``.
 
         Returns:
-            Per picture ``{"instances": Instances}`` with ``pred_boxes`` (XYXY in pixels of the output size, clipped,
+            Per image ``{"instances": Instances}`` with ``pred_boxes`` (XYXY in pixels of the output size, clipped,
             empty ones dropped), ``scores`` and ``pred_classes``.
 
         Raises:
@@ -138,11 +138,11 @@ def best_of_duplicates(
 
 
 def to_pixels(boxes_BN4: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Normalised cxcywh -> XYXY in pixels inside the picture of (height, width), and which boxes are not empty."""
+    """Normalized cxcywh -> XYXY in pixels inside the image of (height, width), and which boxes are not empty."""
     hw = placed(sizes, boxes_BN4)
     limit_B14 = hw.flip(1).repeat(1, 2)[:, None]
-    centre, size = boxes_BN4[..., :2], boxes_BN4[..., 2:]
-    xyxy = torch.cat([centre - size / 2, centre + size / 2], -1) * limit_B14
+    center, size = boxes_BN4[..., :2], boxes_BN4[..., 2:]
+    xyxy = torch.cat([center - size / 2, center + size / 2], -1) * limit_B14
     xyxy = torch.minimum(xyxy.clamp(min=0), limit_B14)
     return xyxy, (xyxy[..., 2:] > xyxy[..., :2]).all(-1)
 

@@ -1,4 +1,4 @@
-"""Pictures of different sizes to one normalised, padded batch.
+"""Images of different sizes to one normalized, padded batch.
 
 Shape legend: B images, H, W size of the batch; "hw" is (height, width) in pixels.
 """
@@ -17,12 +17,12 @@ from detrex_ext.structures.placing import moved, placed
 
 @dataclass
 class Images:
-    """A batch of pictures, padded with zeros to the right and below.
+    """A batch of images, padded with zeros to the right and below.
 
     Attributes:
-        images_B3HW: normalised.
-        valid_hw_B2: float, the part of the batch that masks treat as picture.
-        image_hw_B2: float, true size of each picture before padding.
+        images_B3HW: normalized.
+        valid_hw_B2: float, the part of the batch that masks treat as image.
+        image_hw_B2: float, true size of each image before padding.
     """
 
     images_B3HW: Tensor
@@ -31,11 +31,11 @@ class Images:
 
 
 class Preprocess(nn.Module):
-    """Normalisation, then zero-padding to the size of the largest picture of the batch.
+    """Normalization, then zero-padding to the size of the largest image of the batch.
 
     Args:
         pixel_mean, pixel_std: per channel, of RGB in 0..255. Buffers outside the state dict.
-        parity_padding: in evaluation call the padding picture too, as detrex does; in training it makes no difference.
+        parity_padding: in evaluation call the padding image too, as detrex does; in training it makes no difference.
         channels_last: memory format of the batch; None = on a CPU, where pooling and 1x1 convolutions are then faster.
         size_divisor: round the size of the batch up to a multiple of it.
     """
@@ -63,27 +63,27 @@ class Preprocess(nn.Module):
             device: where to; None = where the buffers are.
 
         Raises:
-            ValueError: no pictures, or one that is not (3, h, w).
+            ValueError: no images, or one that is not (3, h, w).
         """
         device = self.pixel_mean.device if device is None else torch.device(device)
-        pictures = [item["image"] for item in batched_inputs]
+        images = [item["image"] for item in batched_inputs]
         channels = len(self.pixel_mean)
-        if not pictures:
-            raise ValueError("a batch without pictures")
-        for i, x in enumerate(pictures):
+        if not images:
+            raise ValueError("a batch without images")
+        for i, x in enumerate(images):
             if x.ndim != 3 or x.shape[0] != channels or 0 in x.shape:
-                raise ValueError(f"picture {i} of the batch has shape {tuple(x.shape)}, expected ({channels}, h, w)")
-        sizes = [tuple(x.shape[1:]) for x in pictures]
+                raise ValueError(f"image {i} of the batch has shape {tuple(x.shape)}, expected ({channels}, h, w)")
+        sizes = [tuple(x.shape[1:]) for x in images]
         height, width = (-(-max(side) // self.size_divisor) * self.size_divisor for side in zip(*sizes, strict=True))
         last = device.type == "cpu" if self.channels_last is None else self.channels_last
         mean, std = self.pixel_mean.to(device), self.pixel_std.to(device)
         batch = torch.empty(
-            (len(pictures), channels, height, width),
+            (len(images), channels, height, width),
             dtype=mean.dtype,
             device=device,
             memory_format=torch.channels_last if last else torch.contiguous_format,
         ).zero_()
-        for out, x, (h, w) in zip(batch, pictures, sizes, strict=True):
+        for out, x, (h, w) in zip(batch, images, sizes, strict=True):
             view = out[:, :h, :w]
             view.copy_(moved(x, device)).sub_(mean).div_(std)
         image_hw_B2 = placed(sizes, mean)

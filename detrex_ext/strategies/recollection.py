@@ -24,7 +24,7 @@ class QueryRecollection(Strategy):
 
     With L = 6 stages, ``window=2`` and ``start_stage=1`` the stages see 1, 2, 3, 5, 8 and 13 sets, 32 in all (SQR);
     without a window 1, 2, 4, 8, 16 and 32 (DQR). Every set has its own matching and the full weight of a stage's loss;
-    the normaliser stays the number of objects. Only main queries are recollected: denoising stays on the plain path.
+    the normalizer stays the number of objects. Only main queries are recollected: denoising stays on the plain path.
 
     Args:
         window: how many preceding stages hand their output to a stage; 1 is the bare host, None all of them (DQR).

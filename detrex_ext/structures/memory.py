@@ -51,7 +51,7 @@ class Features:
 
 
 def _source_index(cells: int, pixels: int, device: torch.device) -> Tensor:
-    """Pixel that nearest-neighbour interpolation reads for each cell (torch's rule, fp32 scale)."""
+    """Pixel that nearest-neighbor interpolation reads for each cell (torch's rule, fp32 scale)."""
     scale = torch.tensor(pixels, dtype=torch.float32) / cells
     index = torch.floor(torch.arange(cells, dtype=torch.float32) * scale).clamp(max=pixels - 1)
     return moved(index, device)

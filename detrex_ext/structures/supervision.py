@@ -49,8 +49,8 @@ class Prior:
     """What rules that look at places need of a token: its point or box, stride, and candidate objects.
 
     Attributes:
-        boxes_BQ4: normalised cxcywh boxes that queries begin with (DETA's rule, RoI rule), or None.
-        points_BQ2: normalised points (FCOS rule), or None.
+        boxes_BQ4: normalized cxcywh boxes that queries begin with (DETA's rule, RoI rule), or None.
+        points_BQ2: normalized points (FCOS rule), or None.
         strides_BQ: pixels, or None.
         candidate_gt_BQ: int64 flat object index each token may answer for, -1 for none; or None.
     """
@@ -67,7 +67,7 @@ class Given:
 
     Attributes:
         pairs: fixed pairs, ``query_P`` relative to the slot and ``set_P`` zero (denoising); None otherwise.
-        scale: extra normaliser of the group's losses (denoising: number of groups).
+        scale: extra normalizer of the group's losses (denoising: number of groups).
         prior: where the queries begin, for matchers that look at it; the same for every set of the group.
         valid_BQ: bool, False for padding queries that must not be supervised; None = all valid.
         sets: the group's losses are the mean over so many sets, of one or more groups (Group-DETR).
@@ -118,7 +118,7 @@ class SupervisedSet:
 
     Attributes:
         logits_BQK: class logits.
-        boxes_BQ4: normalised cxcywh boxes in [0, 1].
+        boxes_BQ4: normalized cxcywh boxes in [0, 1].
         stage: decoder step, 0-based; -1 for what an encoder or a query source supervises.
         group, path: as in ``Slot``.
         given: what the source knows of the group.
@@ -139,7 +139,7 @@ class SupervisedSet:
 
 
 class LossDict(dict):
-    """Weighted losses by name (their sum is minimised), with per-stage statistics beside them in ``stats``."""
+    """Weighted losses by name (their sum is minimized), with per-stage statistics beside them in ``stats``."""
 
     def __init__(self, losses: dict[str, Tensor] | None = None, stats: dict[str, Tensor] | None = None) -> None:
         super().__init__(losses or {})

@@ -20,7 +20,7 @@ class Targets:
 
     Attributes:
         labels: per image (n_b,) int64 contiguous class ids.
-        boxes: per image (n_b, 4) float cxcywh, normalised by the unpadded image.
+        boxes: per image (n_b, 4) float cxcywh, normalized by the unpadded image.
         image_hw_B2: float, height and width of each unpadded image in pixels.
         pairs: pairs fixed from outside (distillation), or None.
     """

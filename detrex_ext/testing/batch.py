@@ -1,4 +1,4 @@
-"""Pictures to run a model on."""
+"""Images to run a model on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from detrex_ext.runtime import Boxes, Instances
 def example_batch(
     num_classes: int, objects: tuple[int, ...] = (3, 0), size: tuple[int, int] = (64, 96), seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Pictures of noise with random objects, in detectron2's layout; every second one is a little smaller.
+    """Images of noise with random objects, in detectron2's layout; every second one is a little smaller.
 
     Args:
         num_classes: K.
-        objects: number of objects of each picture.
+        objects: number of objects of each image.
         size: (height, width) of the first.
         seed: of everything.
     """

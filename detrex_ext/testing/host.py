@@ -31,20 +31,20 @@ def check_host(model: Detector, objects: tuple[int, ...] = (3, 0), seed: int = 0
 
         def boxes() -> None:
             for s in model.train().forward_sets(batch):
-                if model.decoder.boxes_in_picture:
+                if model.decoder.boxes_in_image:
                     good = bool(((s.boxes_BQ4 >= 0) & (s.boxes_BQ4 <= 1)).all())
                 else:
-                    # one without a sigmoid may leave the picture a little, but not by pixels
-                    centre, size = s.boxes_BQ4.chunk(2, -1)
-                    good = bool(((centre.abs() <= 2) & (size >= 0) & (size <= 4)).all())
-                hold(good, f"boxes of stage {s.stage} {s.group} leave [0, 1]: predict() returns normalised cxcywh")
+                    # one without a sigmoid may leave the image a little, but not by pixels
+                    center, size = s.boxes_BQ4.chunk(2, -1)
+                    good = bool(((center.abs() <= 2) & (size >= 0) & (size <= 4)).all())
+                hold(good, f"boxes of stage {s.stage} {s.group} leave [0, 1]: predict() returns normalized cxcywh")
 
         def permutation() -> None:
             with torch.no_grad():
                 a = model.eval().forward_sets(batch)[-1]
                 b = model.forward_sets(batch[::-1])[-1]
             far = float((a.boxes_BQ4 - b.boxes_BQ4.flip(0)).abs().max())
-            hold(far <= tolerance, f"swapping the pictures changes a picture's boxes by {far:.2e}")
+            hold(far <= tolerance, f"swapping the images changes an image's boxes by {far:.2e}")
 
         def sets_alone() -> None:
             far = _alone_or_together(model)
@@ -68,7 +68,7 @@ def check_host(model: Detector, objects: tuple[int, ...] = (3, 0), seed: int = 0
         return held(
             {
                 "stages": stages,
-                "normalised boxes": boxes,
+                "normalized boxes": boxes,
                 "permutation of images": permutation,
                 "sets alone or together": sets_alone,
                 "scratch dropped": scratch,

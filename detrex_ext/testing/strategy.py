@@ -19,8 +19,8 @@ def check_strategy(strategy: Strategy, model: Detector, objects: tuple[int, ...]
     Args:
         strategy: the strategy.
         model: a detector with rules, narrow for speed; it is left as it was.
-        objects: objects of each picture of the example batch.
-        seed: of pictures and denoising.
+        objects: objects of each image of the example batch.
+        seed: of images and denoising.
 
     Returns:
         Names of the invariants that held.

@@ -113,21 +113,21 @@ def test_validation_data_of_other_classes(run, data):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_missing_picture_of_either_split(run, data, split):
+def test_missing_image_of_either_split(run, data, split):
     name = json.loads((data / f"{split}.json").read_text())["images"][1]["file_name"]
     (data / "images" / name).unlink()
     assert re.search(rf"1 of \d+ images are missing.*{name}", run(), re.S)
 
 
-def test_pictures_that_cannot_be_decoded(run, data):
+def test_images_that_cannot_be_decoded(run, data):
     for path in data.glob("images/*"):
-        path.write_bytes(b"not a picture")
+        path.write_bytes(b"not an image")
     assert re.search(r"image cannot be used: .*\.png.*dataloader\.train\.max_unreadable=N", run(), re.S)
 
 
-def test_a_budget_of_pictures_that_cannot_be_decoded(data, tmp_path):
+def test_a_budget_of_images_that_cannot_be_decoded(data, tmp_path):
     name = json.loads((data / "train.json").read_text())["images"][0]["file_name"]
-    (data / "images" / name).write_bytes(b"not a picture")
+    (data / "images" / name).write_bytes(b"not an image")
     epoch = ("train.max_iter=3", "train.eval_period=0", "dataloader.train.max_unreadable=1")
     assert dispatch(["train", "--config-file", "small", *overrides(data, tmp_path / "out"), *epoch]) == 0
     assert re.search(rf"unreadable image 1 of at most 1 is skipped: .*{name}", (tmp_path / "out/log.txt").read_text())

@@ -55,7 +55,7 @@ def test_a_run_folder_stays_as_it_is(shapes_data, trained):
     assert figures(trained) == [expected(trained)]
 
 
-def test_pictures_without_annotations_give_detections(shapes_data, trained, tmp_path):
+def test_images_without_annotations_give_detections(shapes_data, trained, tmp_path):
     data = json.loads((shapes_data / "val.json").read_text())
     del data["annotations"]
     (tmp_path / "test.json").write_text(json.dumps(data))

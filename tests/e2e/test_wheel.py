@@ -70,13 +70,13 @@ def detrex_ext(installed: Path, cwd: Path, *arguments: str) -> str:
 def test_the_wheel_holds_every_source_and_config(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-        licences = [name for name in archive.namelist() if name.endswith("LICENSE")]
+        licenses = [name for name in archive.namelist() if name.endswith("LICENSE")]
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "detrex_ext").rglob("*.py")}
     configs = [*ROOT.glob("configs/**/*.py"), *ROOT.glob("projects/*/configs/**/*.py")]
     travelling = {f"detrex_ext/_{p.relative_to(ROOT).as_posix()}" for p in configs}
     assert len(configs) > 5
     assert held == sources | travelling
-    assert licences
+    assert licenses
 
 
 def test_configs_are_found_without_a_checkout(installed: Path, tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ def test_check_train_and_predict_in_an_empty_folder(installed: Path, shapes_data
     detrex_ext(installed, tmp_path, "train", "--config-file", "small", "train.output_dir=run", *data, *SMALL)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
     assert any("bbox/AP" in row for row in rows)
-    picture = str(next((shapes_data / "images").glob("val_*.png")))
+    image = str(next((shapes_data / "images").glob("val_*.png")))
     options = ("--output", "drawn", "--threshold", "0", "--device", "cpu")
-    detrex_ext(installed, tmp_path, "predict", "run", picture, *options)
+    detrex_ext(installed, tmp_path, "predict", "run", image, *options)
     (found,) = json.loads((tmp_path / "drawn" / "predictions.json").read_text())
     assert found["boxes"] and set(found["classes"]) <= {"circle", "rectangle", "triangle", "star"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["drawn", "run"]

@@ -94,7 +94,7 @@ FAULTS = (
         ("tests/unit/test_criterion_normalizers.py",),
     ),
     Fault(
-        "the number of denoising groups left out of the normaliser",
+        "the number of denoising groups left out of the normalizer",
         "criterion/normalizers.py",
         "(s.stack.given.scale if n.scaled else 1.0)",
         "(1.0 if n.scaled else 1.0)",
@@ -171,7 +171,7 @@ FAULTS = (
         ("tests/e2e/test_train_resume.py",),
     ),
     Fault(
-        "micro-batches normalised by their own objects",
+        "micro-batches normalized by their own objects",
         "engine/trainer.py",
         "effective = totals(batch, self.device) if len(parts) > 1 else None",
         "effective = None",
@@ -213,7 +213,7 @@ FAULTS = (
         ("tests/unit/test_backbones.py",),
     ),
     Fault(
-        "a shifted window attends across the edges of the picture",
+        "a shifted window attends across the edges of the image",
         "modeling/backbones/swin_blocks.py",
         "masked_fill(different, -100.0)",
         "masked_fill(different, 0.0)",

@@ -29,7 +29,7 @@ def double_by_default() -> Iterator[None]:
 def in_double() -> Iterator[None]:
     """``torch.float32`` and ``Tensor.float`` mean double, and so does what names no type.
 
-    Position codes, valid ratios, cell centres and the boxes of objects are of single precision in all these projects,
+    Position codes, valid ratios, cell centers and the boxes of objects are of single precision in all these projects,
     whatever the model is.
     """
     named = mock.patch.object(torch, "float32", torch.float64), mock.patch.object(Tensor, "float", Tensor.double)

@@ -142,11 +142,11 @@ def batch(
     generator = torch.Generator().manual_seed(seed)
     items = []
     for (h, w), count in zip(sizes, objects, strict=True):
-        centre = torch.rand(count, 2, generator=generator) * 0.6 + 0.2
+        center = torch.rand(count, 2, generator=generator) * 0.6 + 0.2
         half = torch.rand(count, 2, generator=generator) * 0.15 + 0.02
         scale = torch.tensor([w, h, w, h])
         instances = Instances((h, w))
-        instances.gt_boxes = Boxes(torch.cat([centre - half, centre + half], -1) * scale)
+        instances.gt_boxes = Boxes(torch.cat([center - half, center + half], -1) * scale)
         instances.gt_classes = torch.randint(0, classes, (count,), generator=generator)
         image = torch.randint(0, 256, (3, h, w), generator=generator, dtype=torch.uint8)
         if dtype == torch.float64:
@@ -156,7 +156,7 @@ def batch(
 
 
 def truth(items: list[dict[str, Any]], dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
-    """Labels and normalised cxcywh boxes of each image, read from the pixel boxes in fp32 as both projects do."""
+    """Labels and normalized cxcywh boxes of each image, read from the pixel boxes in fp32 as both projects do."""
     labels, boxes = [], []
     for item in items:
         h, w = item["instances"].image_size

@@ -64,7 +64,7 @@ def our_model(d: Dims, state: State, dtype: torch.dtype, mask_padding: bool = Fa
 
 
 def features_of(model: Detector, items: list[dict[str, Any]]) -> tuple[list[Tensor], list[tuple[int, int]]]:
-    """The backbone's maps of a batch, and the size of each picture."""
+    """The backbone's maps of a batch, and the size of each image."""
     images = model.preprocess(items).images_B3HW
     with torch.no_grad():
         return list(model.backbone(images).values()), [tuple(x["image"].shape[1:]) for x in items]
@@ -82,7 +82,7 @@ def objects_of(items: list[dict[str, Any]], dtype: torch.dtype) -> tuple[list[Te
 
 
 def worst(sets: list, stages: Stages, sizes: list[tuple[int, int]]) -> float:
-    """Largest difference of a logit, or of a box in units of the picture, over all stages."""
+    """Largest difference of a logit, or of a box in units of the image, over all stages."""
     assert [s.stage for s in sets] == list(range(len(stages)))
     whwh = stages[0][1].new_tensor([[w, h, w, h] for h, w in sizes])[:, None]
     far = []

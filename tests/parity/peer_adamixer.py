@@ -217,7 +217,7 @@ class Official(nn.Module):
 
         Args:
             features: backbone maps.
-            sizes: (height, width) of each picture without padding.
+            sizes: (height, width) of each image without padding.
         """
         maps = self.neck([f.contiguous() for f in features])
         metas = [{"img_shape": (*size, 3)} for size in sizes]
@@ -244,9 +244,9 @@ class Official(nn.Module):
         for stage, (logits, predicted) in zip(self.roi_head.bbox_head, found, strict=True):
             samples = []
             for i, size in enumerate(sizes):
-                normalised = self._boxes.bbox_xyxy_to_cxcywh(predicted[i].detach() / whwh[i])
+                normalized = self._boxes.bbox_xyxy_to_cxcywh(predicted[i].detach() / whwh[i])
                 result = self.assigner.assign(
-                    normalised, logits[i].detach(), boxes[i], labels[i], {"img_shape": (*size, 3)}
+                    normalized, logits[i].detach(), boxes[i], labels[i], {"img_shape": (*size, 3)}
                 )
                 samples.append(self.sampler.sample(result, predicted[i].detach(), boxes[i]))
             targets = stage.get_targets(samples, boxes, labels, config, True)

@@ -173,7 +173,7 @@ class RecollectingDeformable:
         self.head = registry["QRDeformableDETRHead"](d.queries, d.classes, transformer=transformer)
 
     def __call__(self, maps: list[Tensor], padded: tuple[int, int], sizes: list[tuple[int, int]], fast: bool) -> Sets:
-        """Logits and boxes (normalised cxcywh) of every set in the order they are made."""
+        """Logits and boxes (normalized cxcywh) of every set in the order they are made."""
         decoder = self.head.transformer.decoder
         metas = [{"batch_input_shape": padded, "img_shape": (*size, 3)} for size in sizes]
         weights = {name: self.leaves[_detrex(name)] for name, _ in self.head.named_parameters()}

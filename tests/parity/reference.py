@@ -154,9 +154,9 @@ def deformable_attention(
             place = at + offset[:, :, :, level] / offset.new_tensor([w_, h])
         else:
             place = at[..., :2] + offset[:, :, :, level] / dims.points * at[..., 2:] * 0.5
-        picture = value[:, start : start + h * w_].view(B, h, w_, dims.heads, -1).permute(0, 3, 4, 1, 2).flatten(0, 1)
+        image = value[:, start : start + h * w_].view(B, h, w_, dims.heads, -1).permute(0, 3, 4, 1, 2).flatten(0, 1)
         grid = (2 * place - 1).transpose(1, 2).flatten(0, 1)
-        sample = F.grid_sample(picture, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        sample = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         weight = share[:, :, :, level].transpose(1, 2).flatten(0, 1)
         total = total + (sample * weight[:, None]).sum(-1)
         start += h * w_
@@ -201,8 +201,8 @@ def propose(w: Weights, dims: Dims, memory_BSC: Tensor, scene: Scene) -> tuple[T
     for level, (h, w_) in enumerate(scene.shapes):
         pad = scene.pad_BS[:, start : start + h * w_].view(-1, h, w_)
         extent = torch.stack([(~pad)[:, 0].sum(1), (~pad)[:, :, 0].sum(1)], -1)
-        centre = (cells(h, w_).to(memory_BSC.dtype) + 0.5) / extent[:, None]
-        boxes.append(torch.cat([centre, torch.full_like(centre, 0.05 * 2**level)], -1))
+        center = (cells(h, w_).to(memory_BSC.dtype) + 0.5) / extent[:, None]
+        boxes.append(torch.cat([center, torch.full_like(center, 0.05 * 2**level)], -1))
         start += h * w_
     box = torch.cat(boxes, 1)
     bad = ~((box > 0.01) & (box < 0.99)).all(-1) | scene.pad_BS
@@ -247,8 +247,8 @@ def forward(
         x = deformable_attention(w, f"{name}.attentions.1", dims, x, pos, at, memory, scene)
         x = norm(w, f"{name}.norms.2", feed_forward(w, name, norm(w, f"{name}.norms.1", x)))
         logits.append(linear(w, f"class_embed.{i}", x))
-        centre = F.pad(inverse_sigmoid(ref), (0, 4 - ref.shape[-1]))
-        boxes.append((mlp(w, f"bbox_embed.{i}", x) + centre).sigmoid())
+        center = F.pad(inverse_sigmoid(ref), (0, 4 - ref.shape[-1]))
+        boxes.append((mlp(w, f"bbox_embed.{i}", x) + center).sigmoid())
         if dims.refine:
             ref = boxes[-1].detach()
     return Reading(logits, boxes, enc_logits, enc_boxes, chosen_BQ)

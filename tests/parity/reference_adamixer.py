@@ -121,7 +121,7 @@ def _code(p: Tensor, channels: int) -> Tensor:
 
 
 def _attend(state: State, p: str, d: Dims, y: Tensor, ref: Tensor) -> Tensor:
-    """One picture: y (N, C) plus what its queries tell each other."""
+    """One image: y (N, C) plus what its queries tell each other."""
     box = box_of(ref)
     low, high = torch.maximum(box[:, None, :2], box[None, :, :2]), torch.minimum(box[:, None, 2:], box[None, :, 2:])
     share = (high - low).clamp(min=0).prod(-1) / (box[:, 2:] - box[:, :2]).prod(-1)[:, None]
@@ -134,7 +134,7 @@ def _attend(state: State, p: str, d: Dims, y: Tensor, ref: Tensor) -> Tensor:
 
 
 def _sample(maps: list[Tensor], d: Dims, ref: Tensor, offset: Tensor) -> Tensor:
-    """One picture: maps (C, H, W), offsets (N, G, P, 3) -> (N, G, P, C / G)."""
+    """One image: maps (C, H, W), offsets (N, G, P, 3) -> (N, G, P, C / G)."""
     box = box_of(ref)[:, None, None]
     x = ref[:, None, None, 0] + offset[..., 0] * (box[..., 2] - box[..., 0])
     y = ref[:, None, None, 1] + offset[..., 1] * (box[..., 3] - box[..., 1])
@@ -153,7 +153,7 @@ def _sample(maps: list[Tensor], d: Dims, ref: Tensor, offset: Tensor) -> Tensor:
 
 
 def _mix(state: State, p: str, d: Dims, x: Tensor, q: Tensor) -> Tensor:
-    """One picture: sampled (N, G, P, C / G) and queries (N, C) -> (N, C)."""
+    """One image: sampled (N, G, P, C / G) and queries (N, C) -> (N, C)."""
     made = _linear(state, f"{p}.parameter_generator.0", q).chunk(d.groups, -1)
     width, out = d.channels // d.groups, []
     for g in range(d.groups):
@@ -174,11 +174,11 @@ def forward(
         m = F.conv2d(f, state[f"{conv}.weight"], state[f"{conv}.bias"])
         m = F.group_norm(m, 32, state["neck.gn_out.weight"], state["neck.gn_out.bias"])
         maps.append(m if pads is None else m.masked_fill(pads[i][:, None], 0.0))
-    pictures = [_picture(state, d, [m[b] for m in maps], size) for b, size in enumerate(sizes)]
-    return [tuple(torch.stack(x) for x in zip(*stage, strict=True)) for stage in zip(*pictures, strict=True)]
+    images = [_image(state, d, [m[b] for m in maps], size) for b, size in enumerate(sizes)]
+    return [tuple(torch.stack(x) for x in zip(*stage, strict=True)) for stage in zip(*images, strict=True)]
 
 
-def _picture(state: State, d: Dims, maps: list[Tensor], size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+def _image(state: State, d: Dims, maps: list[Tensor], size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
     h, w = size
     q = F.layer_norm(state["rpn_head.init_content_features.weight"], (d.channels,))
     first = [w / 2, h / 2, math.log2(math.sqrt(w * h)), math.log2(h / w)]

@@ -35,7 +35,7 @@ def resnet50(w: dict[str, Tensor], images_B3HW: Tensor) -> dict[str, Tensor]:
 
 
 def prepare(images: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Normalised images padded right and below to a common size (B, 3, H, W), and their padding (B, H, W)."""
+    """Normalized images padded right and below to a common size (B, 3, H, W), and their padding (B, H, W)."""
     H, W = (max(x.shape[axis] for x in images) for axis in (1, 2))
     mean, std = (torch.tensor(v).to(dtype)[:, None, None] for v in (MEAN, STD))  # constants are kept in fp32
     batch = torch.zeros(len(images), 3, H, W, dtype=dtype)

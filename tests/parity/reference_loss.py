@@ -78,7 +78,7 @@ def losses(reading: Reading, labels: list[Tensor], gt: list[Tensor]) -> dict[str
     Args:
         reading: predictions.
         labels: per image (n,) class ids.
-        gt: per image (n, 4) cxcywh boxes, normalised by the unpadded image.
+        gt: per image (n, 4) cxcywh boxes, normalized by the unpadded image.
     """
     last = len(reading.logits) - 1
     found = {}

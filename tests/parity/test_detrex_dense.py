@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detrex_ext.checkpoint import load_state, to_layout
-from detrex_ext.checkpoint.layouts import recognise
+from detrex_ext.checkpoint.layouts import recognize
 from detrex_ext.config import load_config
 from detrex_ext.runtime import instantiate
 
@@ -36,7 +36,7 @@ NAMES = {
 }
 
 
-FEW = 50  # queries, where pictures are small
+FEW = 50  # queries, where images are small
 
 
 def our_config(variant, queries=None):
@@ -117,7 +117,7 @@ def compare_backward(what, peer, expected, ours, losses, whole, each):
         model.zero_grad(set_to_none=True)
         sum(values.values()).backward()
     grads = {k: p.grad for k, p in peer.model.named_parameters(remove_duplicate=False)}
-    names = recognise(grads).rename(grads, ours.state_dict())
+    names = recognize(grads).rename(grads, ours.state_dict())
     theirs = {detrex_name(names[k], 6): grad for k, grad in grads.items()}
     compare_gradients(ours, theirs, 6, whole, each, f"{what}: gradients")
 

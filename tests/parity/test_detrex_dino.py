@@ -30,7 +30,7 @@ skip_without_detrex("dino")
 SIZES, OBJECTS = [(230, 301), (256, 199)], [5, 3]
 SMALL_SIZES = [(96, 133), (120, 87)]
 NAMES = {"dino": ("dino_r50_4scale_12ep", "dino_r50"), "dino_5scale": ("dino_r50_5scale_12ep", "dino_r50_5scale")}
-FEW = 150  # queries, where pictures are small
+FEW = 150  # queries, where images are small
 
 
 def our_config(variant, queries=900):

@@ -35,7 +35,7 @@ PROJECTS = Path(importlib.import_module("detrex").__file__).parents[1] / "projec
 
 
 def config(kind):
-    """detrex's own config of a model, with less queries than these small pictures have tokens."""
+    """detrex's own config of a model, with less queries than these small images have tokens."""
     file, changes = MODELS[kind]
     cfg = LazyConfig.load(str(PROJECTS / file)).model
     cfg.update({"num_queries": 100, "device": "cpu", **changes})

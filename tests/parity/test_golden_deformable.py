@@ -118,7 +118,7 @@ def test_resnet50(grad):
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("width", [50, 51, 61, 77])
 def test_proposals_on_the_border_of_validity(width, dtype):
-    """With 50 valid cells the outermost centres are at 0.01 and 0.99 exactly and make no proposal, however padded."""
+    """With 50 valid cells the outermost centers are at 0.01 and 0.99 exactly and make no proposal, however padded."""
     pad = torch.zeros(1, 60, width, dtype=torch.bool)
     pad[:, 50:], pad[:, :, 50:] = True, True
     features = Features([torch.zeros(1, 1, 60, width, dtype=dtype)], [pad], (8,), torch.tensor([[400.0, 400.0]]))

@@ -62,7 +62,7 @@ def test_assignment_of_2000_images(official):
 
 
 def test_the_cap_draws_from_the_same_distribution(official):
-    """How many queries each object takes, over many draws for one picture of which more than the cap are candidates."""
+    """How many queries each object takes, over many draws for one image of which more than the cap are candidates."""
     g, draws = torch.Generator().manual_seed(1), 1500
     targets = objects((3,), g)
     logits, boxes = predictions(targets, g)
@@ -155,7 +155,7 @@ def test_all_75_losses(official):
 
 
 def test_suppression_at_test_time(official):
-    """Their post-processing keeps boxes that leave the picture as they are; ours are clipped."""
+    """Their post-processing keeps boxes that leave the image as they are; ours are clipped."""
     g = torch.Generator().manual_seed(2)
     targets = objects((6, 3), g)
     logits, boxes = predictions(targets, g, 150)

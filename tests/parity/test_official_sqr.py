@@ -42,7 +42,7 @@ def adamixer(dtype, stages=6, seed=1, **options):
 
 
 def both(official, ours, images, dtype, fast, **options):
-    """All sets of both on a batch of these many pictures."""
+    """All sets of both on a batch of these many images."""
     items = batch(SIZES[:images], OBJECTS[:images], NARROW.classes)
     features, sizes = features_of(ours, items)
     with computing_in(dtype):

@@ -134,7 +134,7 @@ def check(matcher, stack, targets):
 
 
 def cases(number, seed=0, **options):
-    """Problems of 50 pictures and two sets each, 100 cases: crowds, pictures without objects, few queries, ties."""
+    """Problems of 50 images and two sets each, 100 cases: crowds, images without objects, few queries, ties."""
     g = torch.Generator().manual_seed(seed)
     for i in range(number // 100):
         counts = torch.randint(0, (4, 8)[i % 2], (50,), generator=g).tolist()

@@ -25,11 +25,11 @@ def coco(num_images: int = 4, num_classes: int = 2, size: tuple[int, int] = (40,
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def write(root: Path, data: dict, pictures: bool = True, name: str = "set.json") -> Path:
-    """Write `data` and a random picture for each of its images; returns the JSON's path."""
+def write(root: Path, data: dict, images: bool = True, name: str = "set.json") -> Path:
+    """Write `data` and a random image for each of its images; returns the JSON's path."""
     (root / "images").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    if pictures:
+    if images:
         for image in data["images"]:
             pixels = rng.integers(0, 256, size=(image["height"], image["width"], 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / "images" / image["file_name"])

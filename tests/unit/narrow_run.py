@@ -14,7 +14,7 @@ from detrex_ext.inference import build_for_inference
 
 
 def write(root: Path, overlays: tuple[str, ...] = (), names: tuple[str, ...] = ("model_final",)) -> Path:
-    """Writes three validation pictures and a run folder with so many checkpoints, each of other weights."""
+    """Writes three validation images and a run folder with so many checkpoints, each of other weights."""
     shapes.write(root / "data", 1, 3, 48, 0)
     narrow = overrides(root / "data", root / "out")
     cfg = load_config("small", overlays, [*narrow, "model.decoder.num_layers=3", "train.device=cpu"])

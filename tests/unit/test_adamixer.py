@@ -31,7 +31,7 @@ def test_boxes_there_and_back():
     assert float(whole[2]) == pytest.approx(10.01, abs=0.005)
 
 
-def test_centre_moves_by_scale_not_by_sides():
+def test_center_moves_by_scale_not_by_sides():
     xyzr = boxes_to_xyzr(torch.tensor([50.0, 60.0, 4.0, 64.0]))  # scale 16
     moved = xyzr_to_boxes(refine_xyzr(xyzr, torch.tensor([0.5, -0.5, 1.0, 0.0])))
     torch.testing.assert_close(moved, torch.tensor([58.0, 52.0, 8.0, 128.0]))
@@ -108,7 +108,7 @@ def test_one_norm_for_all_levels():
 
 
 def narrow(**options):
-    """A decoder, and queries and memory for it: two pictures, the second one smaller than the batch."""
+    """A decoder, and queries and memory for it: two images, the second one smaller than the batch."""
     torch.manual_seed(0)
     maps = [torch.randn(2, 32, 64 // s, 96 // s) for s in STRIDES]
     mem = to_memory(Features.from_maps(maps, torch.tensor([[64.0, 96.0], [48.0, 40.0]]), (64, 96)))
@@ -116,7 +116,7 @@ def narrow(**options):
     return decoder, WholeImageQueries(5, 32), mem
 
 
-def test_every_query_starts_as_the_whole_picture():
+def test_every_query_starts_as_the_whole_image():
     decoder, source, mem = narrow()
     q, _ = source(mem)
     expected = torch.tensor([[48.0, 32.0, 96.0, 64.0], [20.0, 24.0, 40.0, 48.0]])

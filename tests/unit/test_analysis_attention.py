@@ -85,7 +85,7 @@ def test_metrics_of_the_nearest_queries_equal_loops():
         assert row["similarity"] == pytest.approx(sum(cosines) / 6, abs=1e-6)
 
 
-def test_surroundings_of_an_object_are_on_the_picture():
+def test_surroundings_of_an_object_are_on_the_image():
     """Three times its longer side and 32 pixels at least; what is beyond the edge is left out."""
     for box, low, high in (
         ([40.0, 30, 60, 40], [20, 5], [80, 65]),
@@ -98,8 +98,8 @@ def test_surroundings_of_an_object_are_on_the_picture():
 
 def test_an_image_is_drawn_stage_by_stage(tmp_path, capsys):
     run = narrow_run.write(tmp_path)
-    picture = sorted((tmp_path / "data" / "images").iterdir())[0]
-    argv = ["analyze", "attention", str(run), str(picture), "--device", "cpu", "--output", str(tmp_path / "a" / "b")]
+    image = sorted((tmp_path / "data" / "images").iterdir())[0]
+    argv = ["analyze", "attention", str(run), str(image), "--device", "cpu", "--output", str(tmp_path / "a" / "b")]
     assert dispatch([*argv, "--object", "2", "--queries", "4"]) == 0
     shown = capsys.readouterr().out
     assert re.search(

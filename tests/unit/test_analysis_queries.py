@@ -36,7 +36,7 @@ def slow(kind, logits, boxes, label, true, softmax):
 
 
 def random_case(seed, N=None):
-    """Sets of pictures whose queries are mostly near an object; some pictures have none."""
+    """Sets of images whose queries are mostly near an object; some images have none."""
     g, rng = torch.Generator().manual_seed(seed), random.Random(seed)
     N = seed % 3 + 1 if N is None else N
     B, Q, K = rng.randint(1, 3), rng.randint(1, 9), rng.randint(1, 4)
@@ -85,7 +85,7 @@ def test_equal_to_counting_one_pair_at_a_time(kind):
     assert min(seen) > 50 and max(seen) > 1.2 * min(seen), seen  # the cases are not empty
 
 
-def test_pictures_count_once():
+def test_images_count_once():
     sets, targets = next(c for c in map(random_case, range(50)) if c[1].num and len(c[1].labels) == 2)
     values = affinity(stack_sets(sets), targets)
     once, twice, other = (QueriesPerObject(THRESHOLDS) for _ in range(3))
@@ -108,11 +108,11 @@ def test_an_affinity_of_the_threshold_itself_does_not_count():
 
 @pytest.fixture
 def data(tmp_path):
-    """Three pictures of four classes; the first has one more object in a crowd region, the second none."""
+    """Three images of four classes; the first has one more object in a crowd region, the second none."""
     found = coco(3, 4, (64, 96))
     del found["annotations"][1]
     found["annotations"].append({**found["annotations"][0], "id": 1, "iscrowd": 1})
-    return write(tmp_path, found, pictures=False)
+    return write(tmp_path, found, images=False)
 
 
 def inputs(image=5):

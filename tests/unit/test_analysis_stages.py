@@ -61,7 +61,7 @@ def test_an_error_is_not_exacerbated_where(earlier, why):
     assert (row.fp, row.exacerbated) == (1, 0), why
 
 
-def test_errors_in_a_picture_without_objects_count():
+def test_errors_in_an_image_without_objects_count():
     row = one_query((MISS, 0.2, 1), (MISS, 0.5, 1), objects=NO_OBJECT)
     assert (row.fp, row.exacerbated, row.missed) == (1, 1, 0) and math.isnan(row.ap_L[0])
     assert math.isnan(row.rates()["TPF"]) and row.rates()["FPE"] == 1
@@ -91,8 +91,8 @@ def test_the_oracle_takes_the_better_stage():
     assert (row.ap_L, row.top_ap, row.oracle_ap) == ([1.0, 0.5], 0.5, 1.0)
 
 
-def random_picture(rng, stages, queries, dense):
-    """Boxes on a grid, so that equal overlaps and scores occur; crowds, and pictures without objects."""
+def random_image(rng, stages, queries, dense):
+    """Boxes on a grid, so that equal overlaps and scores occur; crowds, and images without objects."""
     count = int(rng.integers(0, 6))
     xywh = np.concatenate([rng.integers(0, 4, (count, 2)) * 4, rng.integers(2, 5, (count, 2)) * 8], 1).astype(float)
     objects = Objects(xywh, rng.integers(0, CLASSES, count), rng.random(count) < 0.25)
@@ -114,11 +114,11 @@ def random_picture(rng, stages, queries, dense):
 class Slow:
     """The rules read one sentence at a time: a detection is (query, class, score, box)."""
 
-    def __init__(self, pictures, threshold):
+    def __init__(self, images, threshold):
         self.t = threshold
         self.counts = dict.fromkeys(("tp", "fp", "missed", "faded", "exacerbated", "recoverable"), 0)
         self.best, self.top, self.oracle = [], [], []
-        for scores, boxes, objects, labels in pictures:
+        for scores, boxes, objects, labels in images:
             g = [
                 (tuple(b), int(k), bool(c))
                 for b, k, c in zip(objects.xywh_G4, objects.class_G, objects.crowd_G, strict=True)
@@ -198,13 +198,13 @@ class Slow:
         return chosen
 
     @staticmethod
-    def ap(pictures):
+    def ap(images):
         values = []
         for k in range(CLASSES):
-            total = sum(g[1] == k and not g[2] for _, objects in pictures for g in objects)
+            total = sum(g[1] == k and not g[2] for _, objects in images for g in objects)
             if not total:
                 continue
-            dets = [(d[2], a) for judged, _ in pictures for d, a in judged if d[1] == k and a != "crowd"]
+            dets = [(d[2], a) for judged, _ in images for d, a in judged if d[1] == k and a != "crowd"]
             points, tp = [], 0
             for n, (_, a) in enumerate(sorted(dets, key=lambda d: -d[0]), 1):
                 tp += a != "false"
@@ -223,7 +223,7 @@ def random_case(seed):
     stages, queries = int(rng.integers(1, 5)), int(rng.integers(2, 9))
     if seed % 10 == 0:  # more than 100 pairs
         queries = 40
-    return [random_picture(rng, stages, queries, dense=seed % 2 == 0) for _ in range(int(rng.integers(1, 4)))]
+    return [random_image(rng, stages, queries, dense=seed % 2 == 0) for _ in range(int(rng.integers(1, 4)))]
 
 
 @pytest.mark.parametrize("part", range(5))
@@ -231,13 +231,13 @@ def test_equal_to_a_slow_reading_on_random_cases(part):
     totals = dict.fromkeys(("tp", "faded", "exacerbated", "missed", "recoverable"), 0)
     gained = 0
     for seed in range(40 * part, 40 * part + 40):
-        pictures = random_case(seed)
+        images = random_case(seed)
         thresholds = [(0.75,), (0.5, 0.75), COCO_THRESHOLDS][seed % 3]
         errors = StageErrors(CLASSES, thresholds)
-        for i, (scores, boxes, objects, labels) in enumerate(pictures):
+        for i, (scores, boxes, objects, labels) in enumerate(images):
             errors.add(i, scores, boxes, objects, labels)
         for row in errors.result().rows:
-            slow = Slow(pictures, row.iou[0]).row()
+            slow = Slow(images, row.iou[0]).row()
             for name, value in slow.items():
                 assert np.array_equal(getattr(row, name), value, equal_nan=True), (seed, row.iou, name)
             totals = {name: totals[name] + getattr(row, name) for name in totals}
@@ -245,13 +245,13 @@ def test_equal_to_a_slow_reading_on_random_cases(part):
     assert min(totals.values()) > 20 and gained > 5, totals  # the cases are not empty
 
 
-def official_ap(pictures, stage, threshold):
+def official_ap(images, stage, threshold):
     """pycocotools' AP of the best class of each query."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     rows = {"truth": [], "found": []}
-    for i, (scores, boxes, objects, _) in enumerate(pictures):
+    for i, (scores, boxes, objects, _) in enumerate(images):
         for xywh, k, crowd in zip(objects.xywh_G4, objects.class_G, objects.crowd_G, strict=True):
             rows["truth"].append((i, int(k), xywh.tolist(), 1.0, int(crowd)))
         for q in range(boxes.shape[1]):
@@ -263,7 +263,7 @@ def official_ap(pictures, stage, threshold):
         for name in ("truth", "found"):
             coco = COCO()
             coco.dataset = {
-                "images": [{"id": i} for i in range(len(pictures))],
+                "images": [{"id": i} for i in range(len(images))],
                 "categories": [{"id": k} for k in range(CLASSES)],
                 "annotations": [
                     dict(id=n, image_id=i, category_id=k, bbox=b, score=s, area=b[2] * b[3], iscrowd=c)
@@ -274,7 +274,7 @@ def official_ap(pictures, stage, threshold):
             sets.append(coco)
         evaluator = COCOeval(*sets, "bbox")
         evaluator.params.iouThrs = np.array([threshold])
-        evaluator.params.maxDets = [1, 10, pictures[0][1].shape[1]]
+        evaluator.params.maxDets = [1, 10, images[0][1].shape[1]]
         evaluator.evaluate()
         evaluator.accumulate()
     precision = evaluator.eval["precision"][0, :, :, 0, -1]
@@ -284,12 +284,12 @@ def official_ap(pictures, stage, threshold):
 @pytest.mark.parametrize("threshold", [0.5, 0.75, 0.9])
 def test_ap_of_a_stage_is_that_of_pycocotools(threshold):
     rng = np.random.default_rng(7)
-    pictures = [random_picture(rng, 3, 20, dense=True) for _ in range(12)]
+    images = [random_image(rng, 3, 20, dense=True) for _ in range(12)]
     errors = StageErrors(CLASSES, (threshold,))
     for i in reversed(range(12)):  # in any order
-        scores, boxes, objects, _ = pictures[i]
+        scores, boxes, objects, _ = images[i]
         errors.add(i, scores, boxes, objects)
-    official = [official_ap(pictures, stage, threshold) for stage in range(3)]
+    official = [official_ap(images, stage, threshold) for stage in range(3)]
     assert errors.result().rows[0].ap_L == pytest.approx(official, abs=1e-12)
     assert 0 < min(official) < max(official) < 1
 
@@ -307,13 +307,13 @@ def test_of_objects_overlapped_equally_the_last_is_taken():
     assert row.ap_L[0] == pytest.approx(official_ap([(scores, boxes, objects, None)], 0, 0.5), abs=1e-12)
 
 
-def test_processes_are_joined_by_picture():
-    pictures = random_case(2) + random_case(2)
+def test_processes_are_joined_by_image():
+    images = random_case(2) + random_case(2)
     whole, parts = StageErrors(CLASSES), [StageErrors(CLASSES), StageErrors(CLASSES)]
-    for i, (scores, boxes, objects, labels) in enumerate(pictures):
+    for i, (scores, boxes, objects, labels) in enumerate(images):
         whole.add(i, scores, boxes, objects, labels)
         parts[i % 2].add(i, scores, boxes, objects, labels)
-    parts[1].add(0, *pictures[0])  # shown twice to fill up a shard
+    parts[1].add(0, *images[0])  # shown twice to fill up a shard
     parts[1].merge(parts[0])
     assert parts[1].result() == whole.result()
 

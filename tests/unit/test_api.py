@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     return folder, model.eval(), cfg
 
 
-def _picture(h=60, w=90):
+def _image(h=60, w=90):
     return np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8)
 
 
@@ -67,9 +67,9 @@ def test_averaged_weights_are_taken_where_there_are_any(run):
         detrex_ext.load(periodic, average=True)
 
 
-def test_predictions_are_the_evaluations_in_pixels_of_the_picture(run):
+def test_predictions_are_the_evaluations_in_pixels_of_the_image(run):
     folder, model, cfg = run
-    image = _picture()
+    image = _image()
     predictor = detrex_ext.load(folder, average=False, device="cpu")
     found = predictor.predict(image, threshold=0)
     transform = instantiate(cfg.dataloader.test.mapper.augmentation)[0]
@@ -87,9 +87,9 @@ def test_predictions_are_the_evaluations_in_pixels_of_the_picture(run):
     assert len(predictor.predict(image, threshold=middle)) == int((want.scores >= middle).sum())
 
 
-def test_every_kind_of_picture_gives_the_same(run, tmp_path):
+def test_every_kind_of_image_gives_the_same(run, tmp_path):
     predictor = detrex_ext.load(run[0], device="cpu")
-    image = _picture()
+    image = _image()
     path = tmp_path / "a.png"
     Image.fromarray(image).save(path)
     rgba = np.concatenate([image, np.full((60, 90, 1), 255, np.uint8)], 2)
@@ -102,11 +102,11 @@ def test_every_kind_of_picture_gives_the_same(run, tmp_path):
     assert not torch.is_inference(results[0].scores)
 
 
-def test_pictures_are_turned_upright(run, tmp_path):
+def test_images_are_turned_upright(run, tmp_path):
     predictor = detrex_ext.load(run[0], device="cpu")
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(_picture(60, 90)).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(_image(60, 90)).save(tmp_path / "turned.png", exif=exif)
     assert predictor.predict(tmp_path / "turned.png").image_size == (90, 60)
     with Image.open(tmp_path / "turned.png") as image:
         assert predictor.predict(image).image_size == (90, 60)
@@ -115,8 +115,8 @@ def test_pictures_are_turned_upright(run, tmp_path):
 @pytest.mark.parametrize(
     "image", [np.zeros((4, 5, 3), "f"), np.zeros((0, 5, 3), "B"), np.zeros((3, 4, 5), "B"), torch.zeros(3, 4, 5), 7]
 )
-def test_what_is_no_picture_is_refused(run, image):
-    with pytest.raises(TypeError, match="a picture is"):
+def test_what_is_no_image_is_refused(run, image):
+    with pytest.raises(TypeError, match="an image is"):
         detrex_ext.load(run[0], device="cpu").predict(image)
 
 
@@ -166,7 +166,7 @@ def test_last_checkpoint_is_taken_without_a_final_one_and_config_from_beside_it(
     (tmp_path / "config.yaml").write_text(data["config"])
     predictor = detrex_ext.load(tmp_path, device="cpu")
     assert predictor.source == str(tmp_path / "model_0000007.pth")
-    assert len(predictor.predict(_picture(), 0)) > 0
+    assert len(predictor.predict(_image(), 0)) > 0
 
 
 @pytest.mark.parametrize(
@@ -199,13 +199,13 @@ def test_a_device_of_no_known_name_is_told_too(run):
 def test_predict_command(run, tmp_path, capsys):
     from detrex_ext.cli.predict import main
 
-    pictures = tmp_path / "in"
-    pictures.mkdir()
+    images = tmp_path / "in"
+    images.mkdir()
     for name, size in (("a.png", (60, 90)), ("b.jpg", (40, 40))):
-        Image.fromarray(_picture(*size)).save(pictures / name)
-    Image.fromarray(_picture()).save(tmp_path / "a.bmp")
-    (pictures / "notes.txt").write_text("no picture")
-    (pictures / "c.png").write_bytes(b"\x89PNG broken")
+        Image.fromarray(_image(*size)).save(images / name)
+    Image.fromarray(_image()).save(tmp_path / "a.bmp")
+    (images / "notes.txt").write_text("no image")
+    (images / "c.png").write_bytes(b"\x89PNG broken")
     truth = {
         "images": [{"id": 1, "file_name": "in/a.png", "width": 90, "height": 60}],
         "categories": [{"id": 4, "name": "circle"}],
@@ -213,20 +213,20 @@ def test_predict_command(run, tmp_path, capsys):
     }
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     out = tmp_path / "out"
-    command = [str(run[0]), str(pictures), str(tmp_path / "*.bmp"), "--output", str(out), "--threshold", "0"]
+    command = [str(run[0]), str(images), str(tmp_path / "*.bmp"), "--output", str(out), "--threshold", "0"]
     with pytest.raises(UserError, match="1 of 4 images cannot be used; the others are done\n.*c.png"):
         main([*command, "--device", "cpu", "--ground-truth", str(tmp_path / "truth.json")])
     rows = json.loads((out / "predictions.json").read_text())
     assert [r["file"].rsplit("/", 1)[1] for r in rows] == ["a.png", "b.jpg", "a.bmp"]
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "a_2.png", "b.png", "predictions.json"]
-    direct = detrex_ext.load(run[0], device="cpu").predict(pictures / "a.png", 0)
+    direct = detrex_ext.load(run[0], device="cpu").predict(images / "a.png", 0)
     assert rows[0]["width"] == 90 and rows[0]["height"] == 60
     assert np.allclose(rows[0]["scores"], direct.scores.numpy(), atol=1e-4)
     assert set(rows[0]["classes"]) <= set(NAMES) and len(rows[0]["boxes"]) == len(rows[0]["classes"])
     with Image.open(out / "a.png") as pair, Image.open(out / "b.png") as other:
-        # only a picture that the JSON has is shown beside its ground truth
+        # only an image that the JSON has is shown beside its ground truth
         assert pair.width > 2 * 640 > other.width
-    (pictures / "c.png").unlink()
+    (images / "c.png").unlink()
     assert main([*command, "--device", "cpu", "--batch-size", "2"]) == 0
     assert "objects with score >= 0.0 on 3 images" in capsys.readouterr().out
 
@@ -235,7 +235,7 @@ def test_predict_takes_a_config_beside_and_foreign_code_if_trusted(run, tmp_path
     from detrex_ext.cli import dispatch
 
     data = torch.load(run[0] / "model_final.pth", weights_only=True)
-    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    Image.fromarray(_image()).save(tmp_path / "a.png")
     (tmp_path / "beside.yaml").write_text(data["config"])
     torch.save({key: data[key] for key in ("model", "class_names")}, tmp_path / "bare.pth")
     more = [str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), "--device", "cpu"]
@@ -256,7 +256,7 @@ def test_predict_takes_a_config_beside_and_foreign_code_if_trusted(run, tmp_path
 def test_predict_command_refuses_what_it_cannot_do(run, tmp_path):
     from detrex_ext.cli.predict import main
 
-    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    Image.fromarray(_image()).save(tmp_path / "a.png")
     for arguments, message in (
         ([str(tmp_path / "none"), "--output", "x"], "no images in .*none"),
         ([str(tmp_path / "a.png"), "--output", str(tmp_path)], "is an input and would be overwritten"),
@@ -267,10 +267,10 @@ def test_predict_command_refuses_what_it_cannot_do(run, tmp_path):
             main([str(run[0]), *arguments])
 
 
-def test_predict_command_wants_a_ground_truth_of_the_pictures(run, tmp_path):
+def test_predict_command_wants_a_ground_truth_of_the_images(run, tmp_path):
     from detrex_ext.cli.predict import main
 
-    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    Image.fromarray(_image()).save(tmp_path / "a.png")
     truth = {
         "images": [{"id": 1, "file_name": "b.png", "width": 90, "height": 60}],
         "categories": [{"id": 4, "name": "circle"}],
@@ -290,7 +290,7 @@ def test_predict_command_wants_a_ground_truth_of_the_pictures(run, tmp_path):
 def test_a_glob_takes_no_folders(tmp_path):
     from detrex_ext.cli.predict import find_images
 
-    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    Image.fromarray(_image()).save(tmp_path / "a.png")
     (tmp_path / "b.png").mkdir()
     assert find_images([str(tmp_path / "*.png")]) == [tmp_path / "a.png"] == find_images([str(tmp_path)])
 
@@ -313,7 +313,7 @@ def test_other_weights_for_the_config_of_a_run_or_checkpoint(run, tmp_path):
 @pytest.mark.parametrize("more", [{"threshold": 50}, {"batch_size": 0}])
 def test_a_threshold_or_batch_that_makes_no_sense_is_refused(run, more):
     with pytest.raises(ValueError, match="must lie in"):
-        detrex_ext.load(run[0], device="cpu").predict([_picture()], **more)
+        detrex_ext.load(run[0], device="cpu").predict([_image()], **more)
 
 
 def test_a_full_disk_is_one_message(run, tmp_path, capsys, monkeypatch):
@@ -324,7 +324,7 @@ def test_a_full_disk_is_one_message(run, tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    Image.fromarray(_picture()).save(tmp_path / "a.png")
+    Image.fromarray(_image()).save(tmp_path / "a.png")
     monkeypatch.setattr(Image.Image, "save", full)
     command = ["predict", str(run[0]), str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert dispatch(command) == 2

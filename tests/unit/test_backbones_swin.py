@@ -62,7 +62,7 @@ def test_any_size_gives_maps_rounded_up_and_finite_gradients(size):
         assert p.grad is not None and torch.isfinite(p.grad).all(), name
 
 
-def test_pictures_of_a_batch_do_not_see_each_other():
+def test_images_of_a_batch_do_not_see_each_other():
     model = _perturb(SwinTransformer(**NARROW)).eval()
     images = torch.randn(2, 3, 52, 40)
     with torch.no_grad():

@@ -110,7 +110,7 @@ def _trained_twice(drop_path):
         (lambda: TimmBackbone("test_resnet", ("res6",)), ValueError, "choose some of"),
         (lambda: TimmBackbone("vit_tiny_patch16_224"), ValueError, "none for res3, res5"),
         (lambda: TimmBackbone("convnext_tinny"), UserError, "no model 'convnext_tinny'"),
-        (lambda: TimmBackbone("test_resnet", options={"colour": 1}), UserError, "does not take these options"),
+        (lambda: TimmBackbone("test_resnet", options={"color": 1}), UserError, "does not take these options"),
         (lambda: TimmBackbone("test_efficientnet", freeze_at=1), ValueError, "freeze_at=1"),
     ],
 )

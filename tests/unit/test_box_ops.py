@@ -10,7 +10,7 @@ from detrex_ext.layers import box_ops
 A = torch.tensor([0.0, 0.0, 2.0, 2.0])
 
 
-def test_centre_and_corners_by_hand_and_back():
+def test_center_and_corners_by_hand_and_back():
     cxcywh = torch.tensor([[0.5, 0.25, 0.4, 0.1]])
     xyxy = box_ops.box_cxcywh_to_xyxy(cxcywh)
     torch.testing.assert_close(xyxy, torch.tensor([[0.3, 0.2, 0.7, 0.3]]))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from detrex_ext.checkpoint import load_state, load_weights, to_layout
-from detrex_ext.checkpoint.layouts import recognise
+from detrex_ext.checkpoint.layouts import recognize
 from detrex_ext.errors import UserError
 
 KEYS = Path(__file__).parents[1] / "data" / "keys"
@@ -74,7 +74,7 @@ def equal(a, b):
 def test_detrex_layout_there_and_back(kind):
     model = filled(kind)
     theirs = to_layout(model, "detrex")
-    assert recognise(theirs).name == "detrex Deformable-DETR"
+    assert recognize(theirs).name == "detrex Deformable-DETR"
     other = Named(our_shapes(kind))
     report = load_state(other, theirs)
     assert report.complete and equal(model, other)

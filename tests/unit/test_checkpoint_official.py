@@ -9,7 +9,7 @@ import torch
 
 from detrex_ext.checkpoint import load_state, load_weights
 from detrex_ext.checkpoint.coco import COCO_IDS, COCO_NAMES
-from detrex_ext.checkpoint.layouts import recognise, to_layout
+from detrex_ext.checkpoint.layouts import recognize, to_layout
 from detrex_ext.errors import UserError
 from detrex_ext.modeling.backbones import ResNet, SwinTransformer
 from detrex_ext.modeling.decoders import DeformableDecoder, DETRDecoder
@@ -150,7 +150,7 @@ def test_the_authors_files_fill_our_models(kind, tmp_path):
     with torch.no_grad():
         for value in other.state_dict().values():
             value.zero_()
-    assert recognise(theirs).name == NAMES[kind]
+    assert recognize(theirs).name == NAMES[kind]
     torch.save({"model": theirs, "epoch": 3}, tmp_path / "x.pth")
     report = load_weights(other, tmp_path / "x.pth")
     assert report.complete and not report.dropped and equal(model, other)

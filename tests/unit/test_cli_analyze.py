@@ -70,7 +70,7 @@ def test_a_checkpoint_with_the_config_of_before(run, tmp_path, capsys):
     assert a == b
 
 
-def test_json_alone_and_pictures_of_before_are_taken(run, tmp_path, capsys):
+def test_json_alone_and_images_of_before_are_taken(run, tmp_path, capsys):
     argv = ["analyze", "model", str(run), "--size", "64x96", "--json"]
     assert dispatch([*argv, "model.num_classes=4"]) == 0
     shown = capsys.readouterr()

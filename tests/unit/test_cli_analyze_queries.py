@@ -84,7 +84,7 @@ def test_what_was_counted_before_an_interruption_is_kept(run, tmp_path, monkeypa
 
 
 def test_one_checkpoint_gives_curves_over_stages_where_matplotlib_is(run, tmp_path, capsys, monkeypatch):
-    """The auxiliary sets begin where the config says; figures are written before a picture fails."""
+    """The auxiliary sets begin where the config says; figures are written before an image fails."""
     argv = [*VERB, str(run), "--output", str(tmp_path), "--streams", "aux,no_sa", "model.strategies.dac.start=init"]
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert dispatch([*argv, f"train.init_checkpoint={run}/model_0000004.pth"]) == 2

@@ -29,10 +29,10 @@ def test_a_run_folder_gives_table_json_and_files(run, tmp_path, capsys):
     report = json.loads((tmp_path / "figures.json").read_text())
     assert report == json.loads((tmp_path / "o" / "stages.json").read_text())
     assert report["images"] == 3 and len(report["rows"]) == 10 and len(report["overall"]["AP_stages"]) == 3
-    assert {row["tp"] + row["fp"] for row in report["rows"]} == {30}  # ten queries on three pictures
+    assert {row["tp"] + row["fp"] for row in report["rows"]} == {30}  # ten queries on three images
 
 
-def test_a_moved_run_gets_its_figures_and_nobody_an_older_picture(run, tmp_path, capsys):
+def test_a_moved_run_gets_its_figures_and_nobody_an_older_image(run, tmp_path, capsys):
     moved = shutil.copytree(run, tmp_path / "moved")
     (moved / "stages").mkdir()
     (moved / "stages" / "fading_07_of_before.png").write_bytes(b"old")

@@ -66,7 +66,7 @@ def test_counts_are_means_over_ranks_by_one_all_reduce(monkeypatch):
     torch.testing.assert_close(found["loss_bbox"], sums.sum() / ((3 + 5 + 1) / 3))
 
 
-def test_one_all_reduce_for_normalisers_of_all_kinds(monkeypatch):
+def test_one_all_reduce_for_normalizers_of_all_kinds(monkeypatch):
     sets, targets = batch((1, 2))
     given = Given(Pairs(*torch.tensor([[0], [0], [2], [0]])), 2.0)
     dn = SupervisedSet(torch.randn(2, 6, K), torch.rand(2, 6, 4), 0, "dn", given=given)
@@ -117,7 +117,7 @@ def test_effective_totals_are_of_all_ranks_and_nothing_is_reduced(monkeypatch):
     torch.testing.assert_close(found["loss_bbox"], sums.sum() / (20 / 2))
 
 
-def test_other_normalisers_go_by_the_share_of_images():
+def test_other_normalizers_go_by_the_share_of_images():
     sets, targets = batch((1, 6))
     for normalizer, divisor in (("num_pairs", 5 * 3), ("mean", 3)):
         found = criterion(normalizer)(sets, targets, effective=(20, 6))

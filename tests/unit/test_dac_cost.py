@@ -1,4 +1,4 @@
-"""Divide and conquer: the operations that it adds, counted on shapes at COCO's picture size."""
+"""Divide and conquer: the operations that it adds, counted on shapes at COCO's image size."""
 
 from __future__ import annotations
 

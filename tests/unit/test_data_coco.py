@@ -44,7 +44,7 @@ def test_empty_images_stay_unless_filtered(tmp_path):
     assert len(CocoDataset(path, filter_empty=True)) == 1
 
 
-def test_sizes_absent_from_the_json_are_read_from_the_pictures(tmp_path):
+def test_sizes_absent_from_the_json_are_read_from_the_images(tmp_path):
     data = coco(size=(30, 50))
     path = write(tmp_path, data)
     for image in data["images"]:
@@ -56,7 +56,7 @@ def test_sizes_absent_from_the_json_are_read_from_the_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("width", ["50", "wide", -50, [50], None])
-def test_sizes_that_are_no_numbers_are_read_from_the_pictures(tmp_path, width):
+def test_sizes_that_are_no_numbers_are_read_from_the_images(tmp_path, width):
     data = coco(size=(30, 50))
     path = write(tmp_path, data)
     data["images"][0]["width"] = width
@@ -231,21 +231,21 @@ def test_counts_per_class_and_size(tmp_path):
         assert part in report.text()
 
 
-def test_pictures_missing_broken_and_of_another_size(tmp_path):
+def test_images_missing_broken_and_of_another_size(tmp_path):
     path = write(tmp_path, coco(num_images=5))
-    pictures = tmp_path / "images"
-    (pictures / "0.png").unlink()
-    (pictures / "1.png").write_bytes((pictures / "1.png").read_bytes()[:200])
-    (pictures / "2.png").write_text("no picture")
-    Image.new("RGB", (61, 40)).save(pictures / "3.png")
-    report = check_dataset(path, pictures)
+    images = tmp_path / "images"
+    (images / "0.png").unlink()
+    (images / "1.png").write_bytes((images / "1.png").read_bytes()[:200])
+    (images / "2.png").write_text("no image")
+    Image.new("RGB", (61, 40)).save(images / "3.png")
+    report = check_dataset(path, images)
     assert {f.kind: f.count for f in report.errors} == {"missing_file": 1, "unreadable_file": 2, "wrong_size": 1}
     assert "61 x 40, the JSON says 60 x 40" in report.findings["wrong_size"].examples[0]
-    headers = check_dataset(path, pictures, decode=False)
+    headers = check_dataset(path, images, decode=False)
     assert headers.findings["unreadable_file"].count == 1  # a cut file has a good header
 
 
-def test_quick_check_names_missing_pictures(tmp_path):
+def test_quick_check_names_missing_images(tmp_path):
     path = write(tmp_path, coco())
     dataset = CocoDataset(path)
     assert check_before_training(dataset) is dataset.report
@@ -274,7 +274,7 @@ def test_training_and_validation_must_have_the_same_classes(tmp_path):
     train = CocoDataset(write(tmp_path, data, name="train.json"))
     check_same_classes(train, train)
     data["categories"][0]["name"] = "other"
-    val = CocoDataset(write(tmp_path, data, pictures=False, name="val.json"))
+    val = CocoDataset(write(tmp_path, data, images=False, name="val.json"))
     with pytest.raises(UserError, match="id 20: 'class20' in training, 'other' in validation"):
         check_same_classes(train, val)
 

@@ -1,4 +1,4 @@
-"""Loaders: the same batches whatever the workers, the cache, the ranks and the start; pictures that cannot be read."""
+"""Loaders: the same batches whatever the workers, the cache, the ranks and the start; images that cannot be read."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_evaluation_visits_every_image_once_in_order(dataset, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_undecodable_picture_ends_the_run_with_its_name(dataset, workers):
+def test_an_undecodable_image_ends_the_run_with_its_name(dataset, workers):
     bad = dataset[3]["file_name"]
     with open(bad, "wb") as file:
         file.write(b"broken")
@@ -194,7 +194,7 @@ def test_an_undecodable_picture_ends_the_run_with_its_name(dataset, workers):
         list(build_test_loader(dataset, DetrMapper([], is_train=False), num_workers=workers))
 
 
-def test_a_budget_skips_so_many_pictures_names_them_and_stays_deterministic(dataset, caplog):
+def test_a_budget_skips_so_many_images_names_them_and_stays_deterministic(dataset, caplog):
     bad = [dataset[i]["file_name"] for i in (1, 4)]
     for path in bad:
         with open(path, "wb") as file:
@@ -215,7 +215,7 @@ def test_a_budget_skips_so_many_pictures_names_them_and_stays_deterministic(data
         run(0, 1)
 
 
-def test_a_picture_of_another_size_than_the_json_says_is_refused(dataset):
+def test_an_image_of_another_size_than_the_json_says_is_refused(dataset):
     record = dataset[0]
     record["width"] += 1
     with pytest.raises(UserError, match=r"60 x 40 \(after EXIF rotation\), its JSON says 61 x 40"):

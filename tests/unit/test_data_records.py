@@ -164,7 +164,7 @@ def test_a_function_is_a_data_set_and_classes_have_to_be_named(record):
 
 
 def test_an_evaluation_needs_image_ids(tmp_path):
-    evaluator = CocoEvaluator(write(tmp_path, coco(), pictures=False))
+    evaluator = CocoEvaluator(write(tmp_path, coco(), images=False))
     with pytest.raises(UserError, match="image id None .*a.png.* is not in .*set.json"):
         evaluator.process([{"file_name": "a.png"}], [{"instances": None}])
 

@@ -66,13 +66,13 @@ def test_boxes_are_tight_around_what_is_drawn(kind, stroke):
     for _ in range(10):
         radius, angle = rng.uniform(8, 25), rng.uniform(0, 6.3)
         points = draw.outline_points(kind, radius, angle, aspect=0.7)
-        centre = rng.uniform(30, 34, 2)
+        center = rng.uniform(30, 34, 2)
         image = np.zeros((64, 64, 3))
-        draw.draw_shape(image, tuple(centre), radius, points, np.ones(3), stroke)
+        draw.draw_shape(image, tuple(center), radius, points, np.ones(3), stroke)
         assert 0 <= image.min() and image.max() <= 1
         ys, xs = np.nonzero(image[:, :, 0] > 0.05)
         drawn = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
-        assert np.abs(drawn - (np.array(draw.bounds(points, radius)) + np.tile(centre, 2))).max() <= 1.6
+        assert np.abs(drawn - (np.array(draw.bounds(points, radius)) + np.tile(center, 2))).max() <= 1.6
 
 
 def test_drawn_area_is_the_shapes_area():

@@ -1,4 +1,4 @@
-"""Transforms: detectron2's size rule and pixels, boxes that follow the picture, chance from the generator alone."""
+"""Transforms: detectron2's size rule and pixels, boxes that follow the image, chance from the generator alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detrex_ext.data.transforms import Sample, shortest_edge_size
 
 
 def blank(height: int, width: int, *boxes: tuple) -> Sample:
-    """A black picture with a white rectangle per box."""
+    """A black image with a white rectangle per box."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
     for x0, y0, x1, y1 in boxes:
         image[y0:y1, x0:x1] = 255
@@ -72,7 +72,7 @@ def test_only_what_ignores_chance_is_fixed():
 
 
 @pytest.mark.parametrize("direction", ["horizontal", "vertical", "transpose"])
-def test_boxes_follow_mirrored_and_transposed_pictures(direction):
+def test_boxes_follow_mirrored_and_transposed_images(direction):
     sample = blank(20, 20, (2, 5, 9, 17))
     transform = {
         "horizontal": RandomFlip(prob=1.0),
@@ -92,7 +92,7 @@ def test_flip_probability_and_arguments():
         RandomFlip(horizontal=True, vertical=True)
 
 
-def test_transpose_leaves_oblong_pictures_alone():
+def test_transpose_leaves_oblong_images_alone():
     sample = blank(10, 20, (1, 2, 3, 4))
     assert RandomTranspose(prob=1.0)(sample, rng()) is sample
 
@@ -107,7 +107,7 @@ def test_absolute_range_crop_draws_each_side_between_its_limits():
     assert np.array_equal(small.image, sample.image)
 
 
-def test_crop_moves_boxes_with_the_picture_and_clips_at_the_end():
+def test_crop_moves_boxes_with_the_image_and_clips_at_the_end():
     sample = blank(40, 40, (15, 15, 25, 25))
     cut = 0
     for seed in range(60):
@@ -167,7 +167,7 @@ def test_affine_drops_boxes_of_which_too_little_stays():
     assert min(seen.values()) > 20
 
 
-def test_channel_gain_is_a_table_on_normalised_values():
+def test_channel_gain_is_a_table_on_normalized_values():
     levels = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     sample = Sample(levels, np.zeros((0, 4)), np.zeros(0, int))
     transform = RandomChannelGain(gain=0.15, shift=0.2, mean=(100, 100, 100), std=(50, 50, 50))

@@ -21,7 +21,7 @@ def memory(images: int) -> Memory:
 
 
 def targets(counts: tuple[int, ...]) -> Targets:
-    """Small boxes near the middle, so that no noised corner leaves the picture."""
+    """Small boxes near the middle, so that no noised corner leaves the image."""
     boxes = [torch.cat([0.4 + 0.2 * torch.rand(n, 2), 0.1 + 0.1 * torch.rand(n, 2)], 1) for n in counts]
     labels = [torch.randint(0, K, (n,)) for n in counts]
     return Targets(tuple(labels), tuple(boxes), torch.tensor([[32.0, 48.0]]).expand(len(counts), 2))
@@ -100,7 +100,7 @@ def test_labels_are_kept_or_flipped_with_half_the_ratio() -> None:
     assert changed == pytest.approx(0.25 * (1 - 1 / K), abs=0.02)
 
 
-def test_the_number_of_groups_follows_the_most_crowded_picture() -> None:
+def test_the_number_of_groups_follows_the_most_crowded_image() -> None:
     queries, _ = source(groups=None, number=10)(memory(2), targets((3, 1)))
     assert queries.given["dn"].scale == 10 // 3
     crowded, _ = source(groups=None, number=2)(memory(1), targets((5,)))

@@ -24,8 +24,8 @@ def memory(size=(3, 5), channels=8):
 def test_first_predictions_are_the_anchors_at_a_prior_of_one_percent():
     torch.manual_seed(0)
     source, decoder = AnchorQueries(50, 8), DABDecoder(3, 8, 2, 8, num_layers=2)
-    centres = source.anchor_box_embed.weight[:, :2]
-    assert centres.abs().max() <= math.log(1e3) and 0.2 < centres.sigmoid().std() < 0.35  # uniform over the picture
+    centers = source.anchor_box_embed.weight[:, :2]
+    assert centers.abs().max() <= math.log(1e3) and 0.2 < centers.sigmoid().std() < 0.35  # uniform over the image
     mem = memory()
     sets = decoder.eval()(source(mem)[0], mem)
     anchors = source.anchor_box_embed.weight.sigmoid().clamp(1e-3, 1 - 1e-3)

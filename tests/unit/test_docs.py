@@ -106,7 +106,10 @@ def test_flags_exist(document: Path, verb: str, arguments: list[str], capsys: py
     assert used <= known, f"{document.name}: {verb} has no {sorted(used - known)}"
 
 
-@pytest.mark.parametrize("document, verb, arguments", [c for c in CASES if "--config-file" in c.values[2] or c.values[1] == "analyze"])
+OF_CONFIGS = [c for c in CASES if "--config-file" in c.values[2] or c.values[1] == "analyze"]
+
+
+@pytest.mark.parametrize("document, verb, arguments", OF_CONFIGS)
 def test_config_keys_exist(document: Path, verb: str, arguments: list[str]) -> None:
     """Overrides are strict, so a key that a document invents raises here as it would for the reader."""
     from detrex_ext.config import load_config

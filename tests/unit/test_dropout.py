@@ -36,7 +36,7 @@ def test_probability_scale_and_expectation(p, function):
 
 
 def test_elements_are_dropped_independently():
-    """Neighbours, which share the bits of one draw, are no more alike than any others."""
+    """Neighbors, which share the bits of one draw, are no more alike than any others."""
     gone = (dropout(torch.ones(N), 0.5) == 0).double() - 0.5
     for lag in (1, 2, 3, 4, 5, module.PIECE):
         assert abs((gone[:-lag] * gone[lag:]).mean() / 0.25) < 6 / (N - lag) ** 0.5

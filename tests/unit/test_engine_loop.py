@@ -239,7 +239,7 @@ def test_printer_says_na_without_a_learning_rate(caplog, monkeypatch):
     assert [r.getMessage().split("  max_mem")[0] for r in caplog.records] == [" iter: 4  loss_a: 1.235   lr: N/A"]
 
 
-def test_tensorboard_gets_scalars_and_pictures(tmp_path):
+def test_tensorboard_gets_scalars_and_images(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

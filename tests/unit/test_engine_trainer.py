@@ -1,4 +1,4 @@
-"""One optimiser step: micro-batches, precision, clipping, what happens when numbers go bad."""
+"""One optimizer step: micro-batches, precision, clipping, what happens when numbers go bad."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def test_out_of_memory_says_what_did_not_fit_and_what_helps():
         def forward(self, batch, effective=None):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    class Pictures(Loader):
+    class Images(Loader):
         def __iter__(self):
             for batch in super().__iter__():
                 yield [{**sample, "image": torch.zeros(3, 40, 60 + k)} for k, sample in enumerate(batch)]
 
     with pytest.raises(UserError, match=r"(?s)iteration 0: 4 images .* 63 x 40, up to 4 objects.*accumulate_steps=2"):
-        trained(model=Full(), loader=Pictures())
+        trained(model=Full(), loader=Images())
 
 
 def test_losses_reach_the_storage_once_per_period_for_every_step():

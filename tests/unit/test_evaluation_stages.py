@@ -23,7 +23,7 @@ SIZE = (64, 96)
 
 @pytest.fixture
 def data(tmp_path):
-    """Three pictures of four classes, one without an object."""
+    """Three images of four classes, one without an object."""
     found = coco(3, 4, SIZE)
     del found["annotations"][1]
     return write(tmp_path, found)
@@ -70,8 +70,8 @@ class Fixed(torch.nn.Module):
 ON = [14 / 96, 11 / 64, 20 / 96, 10 / 64]
 
 
-def test_boxes_are_measured_in_the_picture_and_faded_matches_drawn(data, tmp_path):
-    """Class 0 has its only object in the first picture, at XYWH (4, 6, 20, 10) of 64 x 96."""
+def test_boxes_are_measured_in_the_image_and_faded_matches_drawn(data, tmp_path):
+    """Class 0 has its only object in the first image, at XYWH (4, 6, 20, 10) of 64 x 96."""
     model = Fixed((0.75, ON), (0.5, ON))
     evaluator = StageEvaluator(data, (0.5, 0.75), tmp_path / "out", images=2)
     metrics = inference_on_dataset(model, list(batches(data)), evaluator)["stages"]
@@ -82,8 +82,8 @@ def test_boxes_are_measured_in_the_picture_and_faded_matches_drawn(data, tmp_pat
     assert {k: report["rows"][1][k] for k in ("tp", "fp", "faded")} == {"tp": 1, "fp": 2, "faded": 1}
     (drawn,) = (tmp_path / "out").glob("*.png")
     assert drawn.name == "fading_01_0.png"
-    with Image.open(drawn) as picture:
-        assert picture.width > 2.9 * picture.height  # objects and two stages in a row
+    with Image.open(drawn) as image:
+        assert image.width > 2.9 * image.height  # objects and two stages in a row
 
 
 def test_a_model_without_sets_is_refused(data):

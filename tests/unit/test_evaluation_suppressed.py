@@ -15,12 +15,12 @@ from detrex_ext.structures import SupervisedSet
 
 @pytest.fixture
 def data(tmp_path):
-    """Three pictures of one class, with an object each."""
+    """Three images of one class, with an object each."""
     return write(tmp_path, coco(3, 1, SIZE))
 
 
 class FoundTwice(torch.nn.Module):
-    """Finds every object twice, in the first picture with the two highest scores."""
+    """Finds every object twice, in the first image with the two highest scores."""
 
     def __init__(self):
         super().__init__()

@@ -214,7 +214,7 @@ def test_a_host_that_returns_corners_as_boxes_is_named(page):
 
     with pytest.raises(BrokenInvariant) as e:
         check_host(_with_decoder(names, Corners))
-    assert "normalised boxes" in e.value.names
+    assert "normalized boxes" in e.value.names
 
 
 def test_a_host_that_keeps_scratch_is_named(page):

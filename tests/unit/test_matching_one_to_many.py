@@ -108,7 +108,7 @@ def test_the_cap_draws_candidates_and_leaves_the_order():
 
 
 def test_the_cap_draws_every_choice_alike():
-    """How many candidates of an object are drawn is hypergeometric; many copies of one picture show it."""
+    """How many candidates of an object are drawn is hypergeometric; many copies of one image show it."""
     cap, copies = 6, 4000
     stack, targets = problem((2,), 16, seed=3, N=1, spread=0.1)
     one = stack.sets[0]

@@ -75,8 +75,8 @@ def test_cpu_gradients_equal_differences():
     assert torch.autograd.gradcheck(lambda *x: ms_deform_attn(x[0], ((3, 5), (2, 2)), x[1], x[2], "cpu"), inputs)
 
 
-def test_cpu_on_borders_and_cell_centres():
-    """On cell centres, map borders and one cell outside, where the bilinear rule changes pieces: values agree."""
+def test_cpu_on_borders_and_cell_centers():
+    """On cell centers, map borders and one cell outside, where the bilinear rule changes pieces: values agree."""
     shapes = ((4, 4), (2, 8))
     value, _, _ = case(shapes, T=1, K=1)
     ticks = torch.tensor([-1.0, -0.125, 0.0, 0.125, 0.5, 0.875, 1.0, 1.125, 2.0], dtype=torch.float64)
@@ -166,10 +166,10 @@ def test_padding_never_reaches_a_query():
     memory = torch.randn(1, 12, 16)
     pad = torch.zeros(1, 12, dtype=torch.bool)
     pad[0, 8:] = True
-    x, centre, unit = torch.randn(1, 5, 16), torch.rand(1, 5, 1, 2), torch.full((1, 1, 1, 2), 0.1)
+    x, center, unit = torch.randn(1, 5, 16), torch.rand(1, 5, 1, 2), torch.full((1, 1, 1, 2), 0.1)
     other = memory.clone()
     other[pad] = 7.0
-    outs = [layer(x, None, centre, unit, layer.project(m, pad), ((3, 4),)) for m in (memory, other)]
+    outs = [layer(x, None, center, unit, layer.project(m, pad), ((3, 4),)) for m in (memory, other)]
     assert torch.equal(*outs)
 
 

@@ -56,7 +56,7 @@ def test_size_of_the_input_is_the_output_size_where_none_is_named():
     assert [r["instances"].image_size for r in results] == [(30, 60), (50, 40)]
 
 
-def test_boxes_outside_the_picture_are_clipped_or_dropped():
+def test_boxes_outside_the_image_are_clipped_or_dropped():
     s = _set(1, 3, 1)
     s.logits_BQK[0, :, 0] = torch.tensor([2.0, 1.0, 0.0])
     s.boxes_BQ4[0] = torch.tensor([[0.0, 0.5, 0.5, 2.0], [1.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.0, 0.2]])

@@ -14,7 +14,7 @@ def _batch(*sizes, dtype=torch.uint8):
     return [{"image": torch.randint(0, 256, (3, *size)).to(dtype)} for size in sizes]
 
 
-def test_pictures_are_normalised_and_padding_is_zero():
+def test_images_are_normalized_and_padding_is_zero():
     batch = _batch((6, 9), (8, 5))
     out = Preprocess()(batch)
     assert out.images_B3HW.shape == (2, 3, 8, 9)
@@ -40,7 +40,7 @@ def test_valid_area_for_masks(parity, training, valid):
     assert out.image_hw_B2.tolist() == [[6, 9], [8, 5]]
 
 
-def test_float_and_uint8_pictures_are_the_same_and_inputs_stay():
+def test_float_and_uint8_images_are_the_same_and_inputs_stay():
     batch = _batch((6, 9))
     before = batch[0]["image"].clone()
     a = Preprocess()(batch)
@@ -64,8 +64,8 @@ def test_buffers_are_not_in_the_state_dict():
 
 
 @pytest.mark.parametrize("image", [torch.zeros(4, 5), torch.zeros(1, 4, 5), torch.zeros(3, 0, 5)])
-def test_bad_pictures_are_refused_with_their_shape(image):
-    with pytest.raises(ValueError, match="picture 1 .*shape"):
+def test_bad_images_are_refused_with_their_shape(image):
+    with pytest.raises(ValueError, match="image 1 .*shape"):
         Preprocess()([*_batch((4, 4)), {"image": image}])
-    with pytest.raises(ValueError, match="without pictures"):
+    with pytest.raises(ValueError, match="without images"):
         Preprocess()([])

@@ -17,27 +17,27 @@ from detrex_ext.visualization.draw import _overlap, _place, class_color
 GREY = np.full((400, 800, 3), 128, np.uint8)
 
 
-def _colored(picture, color):
-    return (np.asarray(picture) == color).all(-1)
+def _colored(image, color):
+    return (np.asarray(image) == color).all(-1)
 
 
 def test_box_is_drawn_where_it_is_in_the_color_of_its_class():
-    picture = draw_boxes(GREY, [[100, 150, 300, 350]], [2], ["a", "b", "c"], [0.876])
-    assert picture.size == (800, 400)
-    hit = _colored(picture, class_color(2))
+    image = draw_boxes(GREY, [[100, 150, 300, 350]], [2], ["a", "b", "c"], [0.876])
+    assert image.size == (800, 400)
+    hit = _colored(image, class_color(2))
     assert hit[150:351, 100].all() and hit[350, 100:301].all() and hit[150:351, 300].all()
     assert not hit[200:300, 150:250].any() and not hit[:, 400:].any()
     assert (GREY == 128).all()
 
 
-def test_small_pictures_are_enlarged_and_boxes_with_them():
-    picture = draw_boxes(np.zeros((96, 128, 3), np.uint8), [[32, 48, 64, 90]], [0], ["a"])
-    assert picture.size == (640, 480)
-    hit = _colored(picture, class_color(0))
+def test_small_images_are_enlarged_and_boxes_with_them():
+    image = draw_boxes(np.zeros((96, 128, 3), np.uint8), [[32, 48, 64, 90]], [0], ["a"])
+    assert image.size == (640, 480)
+    hit = _colored(image, class_color(0))
     assert hit[240:451, 160].all() and hit[240:451, 320].all()
 
 
-def test_label_of_a_box_at_the_border_stays_on_the_picture_and_labels_do_not_cover_each_other():
+def test_label_of_a_box_at_the_border_stays_on_the_image_and_labels_do_not_cover_each_other():
     taken = []
     crowd = [[300.0, 200, 460, 260]] * 12
     for box in ([0.0, 0, 30, 30], [0, 0, 30, 30], [0, 0, 30, 30], [780, 390, 799, 399], *crowd):
@@ -55,7 +55,7 @@ def test_label_tells_the_name_and_the_score():
     assert not np.array_equal(np.asarray(with_score), np.asarray(other))
 
 
-def test_nothing_found_is_the_picture_itself():
+def test_nothing_found_is_the_image_itself():
     assert np.array_equal(np.asarray(draw_boxes(GREY, [], [], ["a"], [])), GREY)
 
 
@@ -65,19 +65,19 @@ def test_classes_have_their_own_colors():
 
 def test_a_class_can_have_a_color_of_its_own():
     boxes = [[100, 150, 300, 350], [400, 150, 600, 350]]
-    picture = draw_boxes(GREY, boxes, [0, 1], ["a", "b"], colors={1: (255, 255, 255)})
-    white, red = _colored(picture, (255, 255, 255)), _colored(picture, class_color(0))
+    image = draw_boxes(GREY, boxes, [0, 1], ["a", "b"], colors={1: (255, 255, 255)})
+    white, red = _colored(image, (255, 255, 255)), _colored(image, class_color(0))
     assert white[150:351, 400].all() and red[150:351, 100].all() and not white[150:, :400].any()
 
 
-def test_a_title_that_is_wider_than_its_picture_is_not_cut():
+def test_a_title_that_is_wider_than_its_image_is_not_cut():
     one, two = (beside([Image.new("RGB", (50, 40))], [title]) for title in ("stage 1", "stage 1 after attention"))
     assert two.width > one.width > 50
     dark = (np.asarray(two)[:30] < 128).all(-1)
     assert dark.any() and not dark[:, -3:].any()
 
 
-def test_pictures_stand_beside_each_other():
+def test_images_stand_beside_each_other():
     left, right = Image.new("RGB", (50, 40), "red"), Image.new("RGB", (70, 60), "blue")
     both = beside([left, right], ["predicted", "ground truth"])
     assert both.width > 120 and both.height > 60
@@ -110,8 +110,8 @@ def test_curves_of_two_runs(tmp_path, capsys):
     runs = [_run(tmp_path / "one", rows), _run(tmp_path / "two", rows[:2])]
     assert main([str(r) for r in runs]) == 0
     assert "total_loss, lr, bbox/AP, bbox/AP50" in capsys.readouterr().out
-    with Image.open(runs[0] / "curves.png") as picture:
-        assert picture.format == "PNG" and picture.width > 3 * picture.height
+    with Image.open(runs[0] / "curves.png") as image:
+        assert image.format == "PNG" and image.width > 3 * image.height
     assert main([str(runs[0]), "--metrics", "lr", "bbox/AP", "--output", str(tmp_path / "two.png")]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/two.png: lr, bbox/AP\n"
     assert plot_curves(runs, tmp_path / "new" / "lr.png", ["lr"]) == ["lr"]
@@ -141,9 +141,9 @@ def test_runs_without_metrics_and_without_matplotlib(tmp_path, monkeypatch):
     (tmp_path / "metrics.json").write_text("")
     with pytest.raises(UserError, match="holds no metrics yet"):
         read_metrics(tmp_path)
-    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG")
     with pytest.raises(UserError, match="holds no metrics yet"):
-        read_metrics(tmp_path / "picture.png")
+        read_metrics(tmp_path / "image.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"pip install 'detrex_ext\[viz\]'"):
         plot_curves([tmp_path], tmp_path / "x.png")

@@ -1,6 +1,6 @@
-"""Any COCO-format data set in small pictures, with augmentation for training from nothing.
+"""Any COCO-format data set in small images, with augmentation for training from nothing.
 
-Pictures are resized once (short side `dataset.short_edge`, long side at most `dataset.long_edge`) and kept in memory.
+Images are resized once (short side `dataset.short_edge`, long side at most `dataset.long_edge`) and kept in memory.
 """
 
 from omegaconf import OmegaConf

@@ -1,7 +1,7 @@
 """AdaMixer with a ResNet-50 (arXiv 2203.16507), 100 queries.
 
 `model.num_classes` is read from the training JSON where it is None. The published models sample padding like any other
-place: `model.decoder.mask_padding=false`. Boxes are measured in the picture: leave `preprocess.parity_padding` false.
+place: `model.decoder.mask_padding=false`. Boxes are measured in the image: leave `preprocess.parity_padding` false.
 """
 
 from detrex_ext.criterion import FocalLoss, GIoULoss, L1Loss, Rule, Term

@@ -41,14 +41,14 @@ def _of_host(state: State) -> State:
 
 OURS = Layout(
     name="detrex_ext",
-    recognise=lambda keys: True,
+    recognize=lambda keys: True,
     rename=_our_names,
     zoo=False,
 )
 OUR_BACKBONE = replace(
     OURS,
     name="detrex_ext backbone",
-    recognise=lambda keys: all(k.startswith("backbone.") for k in keys),
+    recognize=lambda keys: all(k.startswith("backbone.") for k in keys),
     scope="backbone.",
 )
 LAYOUTS: list[Layout] = [
@@ -75,14 +75,14 @@ LAYOUTS: list[Layout] = [
 FAMILIES = tuple(dict.fromkeys(layout.family for layout in LAYOUTS if layout.family))
 
 
-def recognise(keys: Collection[str]) -> Layout:
+def recognize(keys: Collection[str]) -> Layout:
     """The first table that knows a file with these keys; ours where none does."""
-    return next(layout for layout in LAYOUTS if layout.recognise(keys))
+    return next(layout for layout in LAYOUTS if layout.recognize(keys))
 
 
 def candidates(keys: Collection[str]) -> list[Layout]:
     """All tables that know a file with these keys, best first; ours alone where none does."""
-    return [layout for layout in LAYOUTS if layout is not OURS and layout.recognise(keys)] or [OURS]
+    return [layout for layout in LAYOUTS if layout is not OURS and layout.recognize(keys)] or [OURS]
 
 
 def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State:
@@ -107,4 +107,4 @@ def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State
     return tables[name].write(state)
 
 
-__all__ = ["FAMILIES", "LAYOUTS", "Layout", "OURS", "Sliced", "State", "candidates", "recognise", "to_layout"]
+__all__ = ["FAMILIES", "LAYOUTS", "Layout", "OURS", "Sliced", "State", "candidates", "recognize", "to_layout"]

@@ -34,7 +34,7 @@ class Layout:
 
     Attributes:
         name: what reports call it.
-        recognise: whether a file with these keys is of this kind.
+        recognize: whether a file with these keys is of this kind.
         rename: (keys of the file, keys of the model) -> our key of each file key; None = left out on purpose.
             Several file keys may name one of ours (aliases of a shared tensor).
         adapt: (tensors by our names, the model's or {}) -> what it did; changes rows in the first dict, such as those
@@ -47,7 +47,7 @@ class Layout:
     """
 
     name: str
-    recognise: Callable[[Collection[str]], bool]
+    recognize: Callable[[Collection[str]], bool]
     rename: Callable[[Collection[str], Collection[str]], Names]
     adapt: Callable[[State, Mapping[str, Tensor]], list[Sliced]] = _as_they_are
     write: Callable[[State], State] | None = None

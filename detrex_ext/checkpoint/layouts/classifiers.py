@@ -48,5 +48,5 @@ def _timm_names(keys: Collection[str], model_keys: Collection[str]) -> Names:
     return names
 
 
-SWIN = Layout("Swin classifier", recognise=_is_swin, rename=_swin_names, scope="backbone.")
-TIMM = Layout("timm classifier", recognise=_is_classifier, rename=_timm_names, scope="backbone.")
+SWIN = Layout("Swin classifier", recognize=_is_swin, rename=_swin_names, scope="backbone.")
+TIMM = Layout("timm classifier", recognize=_is_classifier, rename=_timm_names, scope="backbone.")

@@ -73,7 +73,7 @@ def _write(state: State) -> State:
 
 DETREX_DAB = Layout(
     "detrex DAB-DETR",
-    recognise=lambda keys: "anchor_box_embed.weight" in set(keys),
+    recognize=lambda keys: "anchor_box_embed.weight" in set(keys),
     rename=names,
     write=_write,
     family="detrex",
@@ -81,7 +81,7 @@ DETREX_DAB = Layout(
 )
 DETREX_DAB_DC5 = replace(  # only written; read by the one above
     DETREX_DAB,
-    recognise=lambda keys: False,
+    recognize=lambda keys: False,
     write=lambda state: with_torchvision_backbone(_write(state)),
     family="detrex_dc5",
 )

@@ -35,7 +35,7 @@ def _num_layers(keys: Collection[str]) -> int:
     return 1 + max((int(m[1]) for k in keys if (m := _LAYER.match(k))), default=-1)
 
 
-def _recognise(keys: Collection[str]) -> bool:
+def _recognize(keys: Collection[str]) -> bool:
     deformable = any(k.startswith("transformer.decoder.layers.0.attentions.1.sampling_offsets.") for k in keys)
     return deformable and "transformer.decoder.norm.weight" not in set(keys)
 
@@ -97,5 +97,5 @@ def _fits(keys: Collection[str]) -> bool:
 
 
 DETREX_DEFORMABLE = Layout(
-    "detrex Deformable-DETR", recognise=_recognise, rename=_names, write=_write, family="detrex", fits=_fits
+    "detrex Deformable-DETR", recognize=_recognize, rename=_names, write=_write, family="detrex", fits=_fits
 )

@@ -25,7 +25,7 @@ def _write(state: State) -> State:
 
 DETREX_DETR = Layout(
     "detrex DETR",
-    recognise=lambda keys: {"query_embed.weight", "transformer.decoder.post_norm_layer.weight"} <= set(keys),
+    recognize=lambda keys: {"query_embed.weight", "transformer.decoder.post_norm_layer.weight"} <= set(keys),
     rename=_names,
     write=_write,
     family="detrex",
@@ -33,7 +33,7 @@ DETREX_DETR = Layout(
 )
 DETREX_DETR_DC5 = replace(  # only written; read by the one above
     DETREX_DETR,
-    recognise=lambda keys: False,
+    recognize=lambda keys: False,
     write=lambda state: with_torchvision_backbone(_write(state)),
     family="detrex_dc5",
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from .detrex_deformable import DETREX_DEFORMABLE
 
 
-def _recognise(keys: Collection[str]) -> bool:
+def _recognize(keys: Collection[str]) -> bool:
     known = set(keys)
     sampling = "transformer.decoder.layers.0.attentions.1.sampling_offsets.weight" in known
     return sampling and "transformer.decoder.norm.weight" in known
@@ -19,4 +19,4 @@ def _fits(keys: Collection[str]) -> bool:
     return {"decoder.layers.0.attentions.1.sampling_offsets.weight", "decoder.norm.weight"} <= known
 
 
-DETREX_DINO = replace(DETREX_DEFORMABLE, name="detrex DINO", recognise=_recognise, fits=_fits)
+DETREX_DINO = replace(DETREX_DEFORMABLE, name="detrex DINO", recognize=_recognize, fits=_fits)

@@ -15,7 +15,7 @@ from .resnet import torchvision_name, torchvision_names
 
 _STAGE = "roi_head.bbox_head."
 _CONTENT = "rpn_head.init_content_features.weight"
-_FIRST_BOXES = "rpn_head.init_proposal_bboxes.weight"  # the whole picture, a constant
+_FIRST_BOXES = "rpn_head.init_proposal_bboxes.weight"  # the whole image, a constant
 
 # within a stage, theirs -> ours; {} is its number
 _PARTS = {
@@ -83,7 +83,7 @@ def _write(state: State) -> State:
 
 MMDET_ADAMIXER = Layout(
     "mmdetection AdaMixer",
-    recognise=lambda keys: f"{_STAGE}0.iof_tau" in set(keys),
+    recognize=lambda keys: f"{_STAGE}0.iof_tau" in set(keys),
     rename=_names,
     write=_write,
     family="mmdet",

@@ -40,7 +40,7 @@ def _adapt(state: State, own: Mapping[str, Tensor]) -> list[Sliced]:
 
 MMDET_DEFORMABLE = Layout(
     "mmdetection Deformable-DETR",
-    recognise=lambda keys: {"bbox_head.transformer.level_embeds", "bbox_head.cls_branches.0.weight"} <= set(keys),
+    recognize=lambda keys: {"bbox_head.transformer.level_embeds", "bbox_head.cls_branches.0.weight"} <= set(keys),
     rename=through_detrex(_to_detrex, DETREX_DEFORMABLE),
     adapt=_adapt,
 )

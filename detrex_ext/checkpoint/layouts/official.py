@@ -104,7 +104,7 @@ def _is_deformable(keys: Collection[str]) -> bool:
 
 OFFICIAL_DEFORMABLE = Layout(
     "official Deformable-DETR",
-    recognise=_is_deformable,
+    recognize=_is_deformable,
     rename=through_detrex(_to_detrex, DETREX_DEFORMABLE),
     adapt=lambda state, own: _adapt(state, own, objectness=True),
     write=official_names,
@@ -114,11 +114,11 @@ OFFICIAL_DEFORMABLE = Layout(
 OFFICIAL_MIXED = replace(
     OFFICIAL_DEFORMABLE,
     name="official H-DETR or DAC-DETR",
-    recognise=lambda keys: {"query_embed.weight", "transformer.enc_output.weight", _SAMPLING} <= set(keys),
+    recognize=lambda keys: {"query_embed.weight", "transformer.enc_output.weight", _SAMPLING} <= set(keys),
 )
 OFFICIAL_DINO = replace(
     OFFICIAL_DEFORMABLE,
     name="official DINO",
-    recognise=lambda keys: _is_deformable(keys) and "transformer.enc_out_class_embed.weight" in set(keys),
+    recognize=lambda keys: _is_deformable(keys) and "transformer.enc_out_class_embed.weight" in set(keys),
     adapt=lambda state, own: _adapt(state, own, objectness=False),
 )

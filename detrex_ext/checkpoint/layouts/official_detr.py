@@ -34,7 +34,7 @@ def _adapt(state: State, own: Mapping[str, Tensor]) -> list[Sliced]:
 
 OFFICIAL_DETR = Layout(
     "official DETR",
-    recognise=lambda keys: "transformer.decoder.layers.0.multihead_attn.in_proj_weight" in set(keys),
+    recognize=lambda keys: "transformer.decoder.layers.0.multihead_attn.in_proj_weight" in set(keys),
     rename=through_detrex(_to_detrex, DETREX_DETR),
     adapt=_adapt,
 )

@@ -77,13 +77,13 @@ def _detectron2_names(keys: Collection[str], model_keys: Collection[str]) -> Nam
 
 TORCHVISION_RESNET = Layout(
     name="torchvision ResNet",
-    recognise=lambda keys: _prefix(keys) is not None,
+    recognize=lambda keys: _prefix(keys) is not None,
     rename=torchvision_names,
     scope="backbone.",
 )
 DETECTRON2_RESNET = Layout(
     name="detectron2 ResNet",
-    recognise=lambda keys: "stem.conv1.weight" in set(keys) and any(k.startswith("res2.0.") for k in keys),
+    recognize=lambda keys: "stem.conv1.weight" in set(keys) and any(k.startswith("res2.0.") for k in keys),
     rename=_detectron2_names,
     scope="backbone.",
 )

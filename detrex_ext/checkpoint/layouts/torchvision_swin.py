@@ -33,7 +33,7 @@ def _rename(keys: Collection[str], model_keys: Collection[str]) -> Names:
 
 TORCHVISION_SWIN = Layout(
     name="torchvision Swin",
-    recognise=lambda keys: {"features.0.0.weight", "features.1.0.attn.relative_position_bias_table"} <= set(keys),
+    recognize=lambda keys: {"features.0.0.weight", "features.1.0.attn.relative_position_bias_table"} <= set(keys),
     rename=_rename,
     scope="backbone.",
 )

@@ -1,4 +1,4 @@
-"""Backbones: pictures in, feature maps by detectron2's names (``res2`` .. ``res5``) out."""
+"""Backbones: images in, feature maps by detectron2's names (``res2`` .. ``res5``) out."""
 
 from .basic import BasicResNet
 from .blocks import ConvNorm, FrozenBatchNorm2d

@@ -64,7 +64,7 @@ def make_norm(norm: Norm, channels: int) -> nn.Module | None:
 
 
 class ConvNorm(nn.Conv2d):
-    """Convolution without bias, "same" padding, and its norm under the key ``norm``; MSRA initialisation."""
+    """Convolution without bias, "same" padding, and its norm under the key ``norm``; MSRA initialization."""
 
     def __init__(
         self,

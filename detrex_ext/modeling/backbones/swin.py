@@ -18,7 +18,7 @@ _STAGES = ("res2", "res3", "res4", "res5")
 class SwinTransformer(nn.Module):
     """Attention within windows, which are shifted in every second block (arXiv 2103.14030), and a norm per output.
 
-    Takes pictures of any size: maps are padded with zeros to whole windows before the shift. The defaults are Swin-T.
+    Takes images of any size: maps are padded with zeros to whole windows before the shift. The defaults are Swin-T.
     Keys are those of detectron2's and mmdetection 2's ancestor: ``layers.0.blocks.1.attn.qkv``,
     ``layers.0.downsample.reduction``, ``norm3``.
 
@@ -27,7 +27,7 @@ class SwinTransformer(nn.Module):
         depths, num_heads: blocks and attention heads of each stage.
         window_size: cells of a window's side.
         out_features: names to return; stages after the last of them are not built.
-        drop_path: probability to skip the last block's branches for a picture, in training; rises linearly from 0.
+        drop_path: probability to skip the last block's branches for an image, in training; rises linearly from 0.
         freeze_at: parts that are not trained: 0 none, 1 the patch embedding, 2 ``res2`` too, up to 5.
         checkpoint: recompute the blocks in the backward pass: less memory, more time.
     """

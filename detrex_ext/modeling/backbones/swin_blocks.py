@@ -52,7 +52,7 @@ class Stage(nn.Module):
         return x_BHWC
 
     def _apart(self, x_BHWC: Tensor) -> Tensor:
-        """-100 between cells of a shifted window that are no neighbours in the picture, else 0."""
+        """-100 between cells of a shifted window that are no neighbors in the image, else 0."""
 
         def region(cells: int) -> Tensor:
             cells += -cells % self.window

@@ -19,7 +19,7 @@ _STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 class TimmBackbone(nn.Module):
     """A model of timm (``pip install timm``) that gives maps of stride 4 to 32, such as ``convnext_tiny``.
 
-    Takes pictures of any size: they are padded with zeros to whole cells of the last map, and each map is cut.
+    Takes images of any size: they are padded with zeros to whole cells of the last map, and each map is cut.
     The model starts from random weights. ``train.init_checkpoint`` takes a file of timm's own names:
     ``torch.save(timm.create_model(name, pretrained=True).state_dict(), "weights.pth")``.
 

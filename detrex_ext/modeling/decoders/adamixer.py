@@ -1,7 +1,7 @@
 """AdaMixer's decoder (arXiv 2203.16507): sampling in scale space, then mixing by matrices that the query makes.
 
 Shape legend: B images, T tokens, L tokens of a domain, S memory tokens, G groups, C channels, K classes. References are
-(x, y, z, r) of :mod:`detrex_ext.layers.xyzr`, in pixels of the padded picture.
+(x, y, z, r) of :mod:`detrex_ext.layers.xyzr`, in pixels of the padded image.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class AdaMixerDecoder(StagedDecoder):
         in_points, out_points: points sampled per group, and rows that spatial mixing makes of them.
         num_layers: stages.
         strides: pixels per cell of each level of the memory.
-        mask_padding: padding counts as outside of the picture, as zeros. False: it is sampled as any other place, as
-            the published models have it; what a picture's batch adds to it then changes its outcome.
+        mask_padding: padding counts as outside of the image, as zeros. False: it is sampled as any other place, as
+            the published models have it; what an image's batch adds to it then changes its outcome.
         order, eval_order, chunk: see :class:`StagedDecoder`.
     """
 
-    boxes_in_picture = False
+    boxes_in_image = False
 
     def __init__(
         self,
@@ -143,8 +143,8 @@ class AdaMixerDecoder(StagedDecoder):
         offset = block.sampling_offsets(x.content_BTC).to(ref.dtype)
         # offsets in the plane are in units of the box, that of the scale is an octave
         unit = torch.cat([xyzr_to_boxes(ref)[..., 2:], torch.ones_like(ref[..., :1])], -1)
-        centre, unit = (t[:, :, None, None] for t in (ref[..., :3], unit))
-        points = torch.addcmul(centre, offset.unflatten(-1, (self.groups, self.in_points, 3)), unit)
+        center, unit = (t[:, :, None, None] for t in (ref[..., :3], unit))
+        points = torch.addcmul(center, offset.unflatten(-1, (self.groups, self.in_points, 3)), unit)
         sampled = sample_3d(kv, mem.shapes, self.strides, points)
         content = block.norms[1](x.content_BTC + block.mixing(sampled, x.content_BTC))
         return x.replace(content_BTC=block.norms[2](block.ffns[0](content)))

@@ -38,9 +38,9 @@ class DABDecoderLayer(nn.Module):
 
 
 class DABDecoder(StagedDecoder):
-    """Queries are boxes that every stage refines; their centre and size shape where cross-attention looks.
+    """Queries are boxes that every stage refines; their center and size shape where cross-attention looks.
 
-    References are normalised cxcywh. One head of each kind serves all stages.
+    References are normalized cxcywh. One head of each kind serves all stages.
 
     Args:
         num_classes: K.

@@ -41,7 +41,7 @@ class DeformableDecoderLayer(nn.Module):
 
 
 class DeformableDecoder(StagedDecoder):
-    """Deformable-DETR's decoder in all its variants; references are normalised cxcywh, or points (``Slot.point``).
+    """Deformable-DETR's decoder in all its variants; references are normalized cxcywh, or points (``Slot.point``).
 
     Args:
         num_classes: K.

@@ -33,11 +33,11 @@ class StagedDecoder(nn.Module):
         eval_order: layers run at inference, default ``order``.
         chunk: None runs all tokens at once; n runs n self-attention domains at a time with activation checkpointing.
         softmax: class logits are a softmax with "no object" as the last class.
-        boxes_in_picture: ``predict`` keeps every coordinate of a box in [0, 1], as a sigmoid does.
+        boxes_in_image: ``predict`` keeps every coordinate of a box in [0, 1], as a sigmoid does.
     """
 
     softmax = False
-    boxes_in_picture = True
+    boxes_in_image = True
 
     def __init__(
         self,

@@ -29,10 +29,10 @@ class DeformableEncoderLayer(nn.Module):
         self.ffns = nn.ModuleList([FFN(dim, ffn_dim, dropout)])
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
 
-    def forward(self, x: Tensor, pos: Tensor, centre: Tensor, unit: Tensor, mem: Memory) -> Tensor:
+    def forward(self, x: Tensor, pos: Tensor, center: Tensor, unit: Tensor, mem: Memory) -> Tensor:
         """(B, S, C) -> (B, S, C)."""
         attention = self.attentions[0]
-        x = self.norms[0](attention(x, pos, centre, unit, attention.project(x, mem.pad_BS), mem.shapes))
+        x = self.norms[0](attention(x, pos, center, unit, attention.project(x, mem.pad_BS), mem.shapes))
         return self.norms[1](self.ffns[0](x))
 
 
@@ -80,24 +80,24 @@ class DeformableEncoder(nn.Module):
         x = mem.tokens_BSC
         codes = [sine_map(p, self.dim // 2, self.temperature, self.offset, mem.valid_BL2.dtype) for p in features.pads]
         pos = flatten_levels([c + e for c, e in zip(codes, self.level_embeds, strict=True)])
-        centre = cell_centres(mem)[:, :, None] * mem.valid_BL2[:, None]
-        unit = level_cells(mem.shapes, centre)
+        center = cell_centers(mem)[:, :, None] * mem.valid_BL2[:, None]
+        unit = level_cells(mem.shapes, center)
         for layer in self.layers:
-            inputs = (x, pos, centre, unit, mem)
+            inputs = (x, pos, center, unit, mem)
             x = recompute(layer, *inputs, use_reentrant=False) if self.checkpoint and self.training else layer(*inputs)
         mem.tokens_BSC, mem.pos_BSC = x, pos
         return mem, []
 
 
-def cell_centres(mem: Memory) -> Tensor:
-    """(B, S, 2) centre (x, y) of every token's cell as a fraction of the valid image."""
+def cell_centers(mem: Memory) -> Tensor:
+    """(B, S, 2) center (x, y) of every token's cell as a fraction of the valid image."""
     like = mem.valid_BL2
     parts = []
     for level, (h, w) in enumerate(mem.shapes):
         y = torch.arange(h, device=like.device, dtype=like.dtype) + 0.5
         x = torch.arange(w, device=like.device, dtype=like.dtype) + 0.5
         grid = torch.stack([x[None].expand(h, w), y[:, None].expand(h, w)], -1).flatten(0, 1)
-        # rounded back to whole cells, so that the centre of the first of 50 is 0.01 exactly and falls on detrex's side
+        # rounded back to whole cells, so that the center of the first of 50 is 0.01 exactly and falls on detrex's side
         size = (placed([w, h], like) * like[:, level, None]).round()
         parts.append(grid / size)
     return torch.cat(parts, 1)

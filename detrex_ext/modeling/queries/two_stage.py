@@ -13,7 +13,7 @@ from detrex_ext.layers.position import sine_boxes
 from detrex_ext.structures import Given, Memory, Prior, Queries, SupervisedSet, Targets
 
 from ..decoders.deformable import reset_head
-from ..encoders.deformable import cell_centres
+from ..encoders.deformable import cell_centers
 from ..sizes import require_classes
 from .base import Extra, QuerySource, slots_of
 
@@ -139,16 +139,16 @@ class TwoStageQueries(QuerySource):
 def proposal_anchors(mem: Memory, size: float) -> tuple[Tensor, Tensor]:
     """Logits of each token's anchor box, and which tokens may propose.
 
-    An anchor is centred on its cell with width and height ``size * 2^level``; padding and anchors that come within
+    An anchor is centerd on its cell with width and height ``size * 2^level``; padding and anchors that come within
     0.01 of the border in any coordinate do not propose, and their logits are infinite.
 
     Returns:
         (B, S, 4) and (B, S) bool.
     """
-    centre = cell_centres(mem)
-    wh = [centre.new_full((h * w,), size * 2.0**level) for level, (h, w) in enumerate(mem.shapes)]
-    wh_BS1 = torch.cat(wh)[None, :, None].expand(len(centre), -1, 1)
-    anchor = torch.cat([centre, wh_BS1, wh_BS1], -1)
+    center = cell_centers(mem)
+    wh = [center.new_full((h * w,), size * 2.0**level) for level, (h, w) in enumerate(mem.shapes)]
+    wh_BS1 = torch.cat(wh)[None, :, None].expand(len(center), -1, 1)
+    anchor = torch.cat([center, wh_BS1, wh_BS1], -1)
     valid = ((anchor > 0.01) & (anchor < 0.99)).all(-1)
     if mem.pad_BS is not None:
         valid = valid & ~mem.pad_BS

@@ -1,4 +1,4 @@
-"""Queries that start as the whole picture (AdaMixer, arXiv 2203.16507, section 3.1).
+"""Queries that start as the whole image (AdaMixer, arXiv 2203.16507, section 3.1).
 
 Shape legend: B images, Q queries, C channels.
 """
@@ -16,7 +16,7 @@ from .base import Extra, QuerySource, all_rows, slots_of
 
 
 class WholeImageQueries(QuerySource):
-    """Learned content, normed without parameters; every reference is the whole picture, and is not learned.
+    """Learned content, normed without parameters; every reference is the whole image, and is not learned.
 
     References are (x, y, z, r) of :mod:`detrex_ext.layers.xyzr`, in pixels. Keys: ``content.weight`` (Q, C).
 

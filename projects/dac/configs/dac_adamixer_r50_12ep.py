@@ -1,6 +1,6 @@
 """AdaMixer, 100 queries, with divide and conquer, ResNet-50, 12 epochs of COCO at batch 16.
 
-All boxes start as the whole picture, so that queries tie: each answers for one object.
+All boxes start as the whole image, so that queries tie: each answers for one object.
 """
 
 from detrex_ext import get_config

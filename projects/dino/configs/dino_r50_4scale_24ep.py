@@ -1,4 +1,4 @@
-"""DINO, four scales, ResNet-50, 24 epochs of COCO at batch 16; position codes of the paper, all pictures."""
+"""DINO, four scales, ResNet-50, 24 epochs of COCO at batch 16; position codes of the paper, all images."""
 
 from detrex_ext import get_config
 

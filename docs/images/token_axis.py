@@ -1,6 +1,6 @@
-"""Draws docs/pictures/token_axis.png: one token axis, many query sets in training, the bare host at inference.
+"""Draws docs/images/token_axis.png: one token axis, many query sets in training, the bare host at inference.
 
-    python docs/pictures/token_axis.py [OUTPUT]
+    python docs/images/token_axis.py [OUTPUT]
 """
 
 from __future__ import annotations
