@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from detrex_ext.runtime.standalone.calls import locate
 
 from .renamed import KEYS, TARGETS
 
@@ -37,7 +39,7 @@ def upgrade(cfg: Any) -> Any:
             parent, last = _holder(cfg, old)
             OmegaConf.update(cfg, new, parent.pop(last), force_add=True)
             _log.warning("config: '%s' is called '%s' now", old, new)
-    for holder, key, child in list(_walk(cfg)):
+    for holder, key, child in list(walk(cfg)):
         if key == "_target_" and (name := renamed_target(child._value())) != child._value():
             holder[key] = name
         if key in _PARTS and isinstance(holder, DictConfig) and "_target_" in holder:
@@ -87,7 +89,7 @@ def renamed_target(target: Any) -> Any:
 
 def absolute(cfg: DictConfig) -> DictConfig:
     """Makes relative references (``${..num_classes}``) absolute, in place, so that nodes may be moved about."""
-    for holder, key, child in list(_walk(cfg)):
+    for holder, key, child in list(walk(cfg)):
         value = child._value()
         if isinstance(value, str) and _RELATIVE.search(value):
             holder[key] = _RELATIVE.sub(lambda dots, of=holder: "${" + _prefix(of, len(dots[1]) - 1), value)
@@ -114,8 +116,14 @@ def one_size(cfg: DictConfig) -> DictConfig:
 def _prefix(container: Any, levels: int) -> str:
     for _ in range(levels):
         container = container._get_parent_container()
-    path = container._get_full_key(None)
+    path = full_key(container)
     return f"{path}." if path else ""
+
+
+def full_key(node: Any) -> str:
+    """The dotted key of a node, ``a.list[0].b``; "" for the whole config."""
+    parent = node._get_parent_container()
+    return parent._get_full_key(node._key()) if parent is not None else ""
 
 
 def _holder(cfg: DictConfig, key: str) -> tuple[DictConfig, str]:
@@ -123,7 +131,19 @@ def _holder(cfg: DictConfig, key: str) -> tuple[DictConfig, str]:
     return (OmegaConf.select(cfg, path) if path else cfg), last
 
 
-def _walk(node: DictConfig | ListConfig) -> Iterator[tuple[Any, Any, Any]]:
+def called(node: Any) -> Callable | None:
+    """The target of a call; None where a node is none.
+
+    Raises:
+        ImportError: there is nothing of its name.
+    """
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return None
+    target = node._get_node("_target_")._value()
+    return locate(target) if isinstance(target, str) else target
+
+
+def walk(node: DictConfig | ListConfig) -> Iterator[tuple[Any, Any, Any]]:
     """(container, key, child node) of everything in a config, references not followed."""
     if node._is_none() or node._is_interpolation() or node._is_missing():
         return
@@ -131,4 +151,4 @@ def _walk(node: DictConfig | ListConfig) -> Iterator[tuple[Any, Any, Any]]:
         child = node._get_node(key)
         yield node, key, child
         if isinstance(child, DictConfig | ListConfig):
-            yield from _walk(child)
+            yield from walk(child)

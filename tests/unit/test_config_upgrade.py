@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from detrex_ext.config import LazyConfig, load_config, parts, upgrade
 from detrex_ext.config.renamed import KEYS, TARGETS
+from detrex_ext.config.upgrade import absolute
 from detrex_ext.inference import build_for_inference
 from detrex_ext.modeling.detector import Detector
 from detrex_ext.runtime import LazyCall as L
@@ -79,6 +80,17 @@ def test_overlays_and_overrides_reach_into_a_config_of_before(name):
 
 def _two_stage(model):
     return [m for m in model.queries.modules() if type(m).__name__ == "TwoStageQueries"]
+
+
+def test_references_are_absolute_from_wherever_they_are():
+    items = [{"x": "${...n}", "y": "${.x}"}, "${..k}", [0]]
+    values = {"m": {"a": 1, "q": {"n": "${..a}", "k": "${.n}", "l": items}}}
+    values["m"]["q"]["l"][2].append("${..0.x} and ${m.a}")
+    cfg = OmegaConf.create(values)
+    cfg.m.q.l[2][0] = 7
+    then = OmegaConf.to_container(cfg, resolve=True)
+    text = OmegaConf.to_yaml(absolute(cfg))
+    assert OmegaConf.to_container(cfg, resolve=True) == then and "${." not in text and "${m.q.l[0].x}" in text
 
 
 def test_a_config_of_text_is_read_without_load_config():
