@@ -106,6 +106,7 @@ ARGUMENTS: dict[str, Option] = {
 # (class or function, argument): where the name alone says something else.
 EXCEPTIONS: dict[tuple[str, str], Option] = {
     ("GroupQueries", "groups"): Option(least=2, most=1024),
+    ("DenoisingQueries", "groups"): Option(least=0, most=1024),  # 0: none
     ("SwinTransformer", "num_heads"): Option(least=1, most=1024, items=(4, 4)),
     ("multistep_schedule", "gamma"): Option(above=0, most=1),
     ("Detector", "num_classes"): Option(int | None, least=1, most=10**6),

@@ -17,7 +17,7 @@ KEYS: dict[str, Option] = {
         str | None, meaning="weights to start from: a file, a run folder, http(s) or detectron2://; '' = random weights"
     ),
     "train.max_iter": Option(int, least=1, most=_MAX_ITER, unit="iterations", meaning="length of the training"),
-    "train.device": Option(str, pattern=_DEVICE, meaning="where the model runs: cpu, cuda, or cuda:1 with one process"),
+    "train.device": Option(str, meaning="where the model runs: cpu, cuda, or cuda:1 with one process"),
     "train.seed": Option(
         int, least=-_ANY_SEED, most=_ANY_SEED, meaning="of weights, order and augmentation; below 0: drawn and logged"
     ),

@@ -89,6 +89,7 @@ TAKEN = [
     "model.postprocess.nms=1",
     "model.neck.norm=null",
     "model.num_classes=3",
+    "model.queries.groups=0",
     "dataset.val_json=null",
     "dataset.long_edge=null",
     "dataloader.train.mapper.augmentation.0.short_edge_length=[100,200]",
