@@ -117,10 +117,10 @@ class CocoEvaluator:
         for part in self.parts:
             part.process(inputs, outputs, sets)
         for given, output in zip(inputs, outputs, strict=True):
-            instances = output["instances"]
+            image, instances = self.truth.index_of(given), output["instances"]
             columns = [instances.pred_boxes.tensor, instances.scores[:, None], instances.pred_classes[:, None]]
             rows = np.concatenate([c.detach().float().cpu().numpy() for c in columns], axis=1)
-            self._found[self.truth.index_of(given)] = rows
+            self._found[image] = rows
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """The metrics of everything taken since ``reset``, of all ranks.

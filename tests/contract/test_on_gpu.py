@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import detrex_ext
-from detrex_ext.criterion import sigmoid
 from detrex_ext.engine.ema import ModelEMA
+from detrex_ext.layers.cpu import focal
 from detrex_ext.matching import base
 from detrex_ext.modeling.decoders import chunks
 from detrex_ext.structures import Pairs
@@ -77,7 +77,7 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(base, "_to_host", to_host)
     monkeypatch.setattr(base, "_to_device", to_device)
-    monkeypatch.setattr(sigmoid, "_at_entries", at_entries)
+    monkeypatch.setattr(focal, "_at_entries", at_entries)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield copied
 

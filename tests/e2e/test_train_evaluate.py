@@ -64,7 +64,7 @@ def test_images_without_annotations_give_detections(shapes_data, trained, tmp_pa
     assert in_process(evaluate, *argv) == 0
     found = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert {row["image_id"] for row in found} == {image["id"] for image in data["images"]}
-    assert "has no annotations: no figures" in (tmp_path / "evaluation" / "log.txt").read_text()
+    assert "has no annotations: no metrics" in (tmp_path / "evaluation" / "log.txt").read_text()
 
 
 def test_another_order_of_classes_is_an_error(shapes_data, trained, tmp_path, capsys):

@@ -33,8 +33,8 @@ FAULTS = (
     Fault(
         "GIoU with the wrong sign of the enclosing box",
         "layers/box_ops.py",
-        "return iou - (hull - union) / (hull + eps)",
-        "return iou + (hull - union) / (hull + eps)",
+        "return iou - (hull - union) / _guarded(hull, eps)",
+        "return iou + (hull - union) / _guarded(hull, eps)",
         ("tests/unit/test_box_ops.py",),
     ),
     Fault(
