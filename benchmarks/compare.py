@@ -107,7 +107,7 @@ def count(run: Run, output: Path) -> Run:
         folder = folder_of(run, output)
         file = folder / "queries.json"
         command = [sys.executable, str(ROOT / "tools" / "analyze.py"), "queries-per-object"]
-        command += ["--config-file", str(folder), "--output", str(folder / "queries"), "--json", str(file)]
+        command += [str(folder), "--output", str(folder / "queries"), "--json", str(file)]
         start([*command, f"train.init_checkpoint={folder}"], folder / "queries.txt")
         report = json.loads(file.read_text())
         row = report["checkpoints"][0]
