@@ -100,8 +100,11 @@ class Gathering:
     score: float
 
     def rows(self, near: float = 0.5) -> list[dict[str, Any]]:
-        """Of each moment: ``near``, queries that overlap the object more than so; of ``query_N`` alone ``iou``, the
-        mean overlap, ``score`` of the object's class, and ``similarity``, the mean cosine of their contents."""
+        """What is counted of each moment.
+
+        ``near``: queries that overlap the object by more than that; of ``query_N`` alone ``iou``, the mean overlap,
+        ``score`` of the object's class, and ``similarity``, the mean cosine of their contents.
+        """
         rows, n = [], len(self.query_N)
         for m, iou_Q in zip(self.moments, self.iou_MQ, strict=True):
             unit_NC = torch.nn.functional.normalize(m.content_QC[self.query_N].double(), dim=-1)
@@ -121,7 +124,9 @@ def gather(moments: list[Moment], box_4: Tensor, label: int, score: float, count
 
     Args:
         moments: of ``watch_attention``.
-        box_4, label, score: the object's normalized XYXY box, class and score.
+        box_4: the object's normalized XYXY box.
+        label: its class.
+        score: its score.
         count: queries to choose at most.
     """
     iou_MQ = torch.stack([box_iou_pairwise(m.boxes_Q4, box_4[None].to(m.boxes_Q4))[:, 0] for m in moments])

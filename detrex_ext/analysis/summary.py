@@ -84,7 +84,9 @@ def summarize(model: nn.Module, height: int = 800, width: int = 1333, batch: int
 
     Args:
         model: a ``Detector`` of any device, in evaluation or training mode; not changed.
-        height, width, batch: of the images, all of one size.
+        height: of the images, all of one size, in pixels.
+        width: as ``height``.
+        batch: how many.
 
     Raises:
         UserError: a model of other parts.

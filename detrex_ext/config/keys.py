@@ -17,6 +17,7 @@ UNKNOWN = object()
 
 
 def has(node: Any, part: str) -> bool:
+    """Whether a node has a key, or a list an index."""
     if isinstance(node, ListConfig):
         return part.isdigit() and int(part) < len(node)
     return isinstance(node, DictConfig) and not node._is_none() and part in node.keys()
@@ -50,6 +51,7 @@ def default_of_keyword(node: Any, name: str) -> Any:
 
 
 def all_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every key below a node, those that calls would accept included."""
     names = range(len(node)) if isinstance(node, ListConfig) else node.keys()
     for name in names:
         full = f"{prefix}{name}"
@@ -90,6 +92,7 @@ def neighbors(cfg: DictConfig, key: str) -> list[str]:
 
 
 def describe(cfg: DictConfig, key: str) -> str:
+    """A key in words: its type and what it is now."""
     *path, last = key.split(".")
     node: Any = cfg
     for part in path:
@@ -101,6 +104,7 @@ def describe(cfg: DictConfig, key: str) -> str:
 
 
 def type_name(value: Any) -> str:
+    """The type of a value, as messages call it."""
     if isinstance(value, ListConfig | tuple):
         return "list"
     if value is None or value is UNKNOWN:
@@ -109,9 +113,11 @@ def type_name(value: Any) -> str:
 
 
 def short(value: Any) -> str:
+    """A value in at most 60 characters."""
     text = getattr(value, "__qualname__", None) or repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def show(value: Any) -> str:
+    """Type and value."""
     return "null" if value is None else f"{type_name(value)} {short(value)}"

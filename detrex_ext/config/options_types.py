@@ -72,11 +72,7 @@ def item(node: DictConfig | ListConfig, name: Any) -> Any:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a ``plain`` value is of a type.
-
-    Args:
-        kind: annotation. A class stands for an object of it, or for a call that makes one.
-    """
+    """Whether a ``plain`` value is of a kind, an annotation. A class stands for its object or a call that makes one."""
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any or value is UNKNOWN:
         return True

@@ -29,11 +29,7 @@ _PLAIN = Option()
 
 
 def fault(value: Any, kind: Any, option: Option) -> str:
-    """What is wrong with a ``plain`` value; "" = nothing.
-
-    Args:
-        kind: annotation.
-    """
+    """What is wrong with a ``plain`` value of a kind (an annotation); "" = nothing."""
     unit = f" ({option.unit})" if option.unit else ""
     if not fits(value, kind):
         limits = f", {bounds(option)}" if is_numeric(kind) and bounds(option) else ""

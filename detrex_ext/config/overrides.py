@@ -45,6 +45,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Apply overrides in place, in order.
 
     Args:
+        cfg: changed.
         overrides: `a.b=3`, `list.0=7`, `a.b={c: 3}` (merged), `a.b=[1,2]`, `x=${a.b}`, `+new=1`, `++any=1`.
 
     Raises:

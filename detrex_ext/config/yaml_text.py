@@ -14,7 +14,7 @@ from detrex_ext.runtime.standalone.calls import locate, to_name
 
 
 def yaml_loader() -> type:
-    """omegaconf's safe loader, which also reads tuples and the names of functions (importing, never calling)."""
+    """The safe loader of omegaconf, which also reads tuples and the names of functions (importing, never calling)."""
 
     class Loader(get_yaml_loader()):
         pass

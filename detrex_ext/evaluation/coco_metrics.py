@@ -65,8 +65,10 @@ def coco_metrics(
     """COCO's box metrics over all images and classes.
 
     Args:
-        truth, found: ground truth and detections.
-        num_images, num_classes: image and class indices run below them.
+        truth: ground truth.
+        found: detections.
+        num_images: image indices run below it.
+        num_classes: class indices run below it.
         max_dets: detections counted per image and class, best first.
         fast: use faster-coco-eval (True), pycocotools (False), or the first if installed (None). Both give the same.
     """

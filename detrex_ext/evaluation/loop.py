@@ -29,11 +29,14 @@ class Evaluator(Protocol):
     may refuse the model; its ``strategies``, if it has any, act while the model runs.
     """
 
-    def reset(self) -> None: ...
+    def reset(self) -> None:
+        """Forget what was taken so far."""
 
-    def process(self, inputs: Any, outputs: Any) -> None: ...
+    def process(self, inputs: Any, outputs: Any) -> None:
+        """Take the predictions of a batch."""
 
-    def evaluate(self) -> dict | None: ...
+    def evaluate(self) -> dict | None:
+        """Results by task, on rank 0; None or {} elsewhere."""
 
 
 def inference_on_dataset(

@@ -49,6 +49,7 @@ class Streams(Strategy):
     def after_stage(
         self, step: int, history: Sequence[Queries], sets: list[SupervisedSet], q: Queries
     ) -> tuple[list[SupervisedSet], Queries]:
+        """Adds the streams to the sets, see :meth:`Strategy.after_stage`."""
         main = [s for s in sets if (s.group, s.path) == ("main", "plain")]
         for name in (name for name, at in self.leave.items() if at == step):
             q = cat(history[-1].take("main", "plain").retag(path=name, attend=False), q)

@@ -88,8 +88,11 @@ class QueryReport:
                 raise UserError(f"{other.run} cannot be drawn beside {self.run}: {name} {its[name]}, not {value}")
 
     def curves(self, stage: int | None, stream: str) -> tuple[str, list[int], list[list[float]]]:
-        """Over checkpoints at a stage, or over stages where there is one checkpoint: name of x, x, and for each
-        threshold, then for the best affinity, the values."""
+        """Over checkpoints at a stage, or over stages where there is one checkpoint.
+
+        Returns:
+            Name of x, x, and the values for each threshold, then for the best affinity.
+        """
         if len(self.checkpoints) > 1:
             at = self.index(stage)
             rows = [[*row["above"][stream][at], row["best"][stream][at]] for row in self.checkpoints]

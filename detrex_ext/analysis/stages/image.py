@@ -87,11 +87,7 @@ def analyze(
     thresholds_T: np.ndarray,
     shown: int,
 ) -> ImageErrors:
-    """What ``StageErrors`` keeps of an image; the arguments are its own.
-
-    Args:
-        shown: index of the threshold whose fadings are to be drawn.
-    """
+    """What ``StageErrors`` keeps of an image; ``shown`` is the threshold whose fadings are drawn, the rest its own."""
     best, pairs = _best_classes(scores, boxes_LQ4, labels_LQ), _best_pairs(scores, boxes_LQ4, labels_LQ)
     matched_TLQ, lineage = best.matched(objects, num_classes, thresholds_T)
     faded_TQ = lineage.faded_TP()
