@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -30,7 +30,14 @@ _TRUSTED = (
     "torchvision.models.",
     "torchvision.ops.",
 )
+# What an evaluation reads its data by; no more of that package, where a function may be handed over to be called.
+_TRUSTED_DATA = (
+    "detrex_ext.data.build.build_test_loader",
+    "detrex_ext.data.coco.CocoDataset",
+    "detrex_ext.data.mapper.DetrMapper",
+)
 _TRAINING_ONLY = ("strategies", "rules")
+_AUGMENTATION = "dataloader.test.mapper.augmentation"
 
 
 def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen: bool = True) -> nn.Module:
@@ -61,15 +68,33 @@ def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen:
 
 
 def test_transforms(cfg: DictConfig) -> list[Any]:
-    """What an image goes through before the model in evaluation: ``dataloader.test.mapper.augmentation``."""
-    augmentation = OmegaConf.select(cfg, "dataloader.test.mapper.augmentation")
+    """What an image goes through before the model in evaluation (``dataloader.test.mapper.augmentation``)."""
+    augmentation = OmegaConf.select(cfg, _AUGMENTATION)
     return [] if augmentation is None else list(instantiate(augmentation))
 
 
 test_transforms.__test__ = False  # no test, whatever its name begins with
 
 
-def check_trusted(cfg: DictConfig, source: str) -> None:
+def for_evaluation(cfg: DictConfig, source: str) -> DictConfig:
+    """What an evaluation needs of a checkpoint's config, as far as it can be trusted (:func:`check_trusted`).
+
+    Args:
+        cfg: as read from the file; not changed.
+        source: what the message calls it.
+
+    Raises:
+        UserError: naming the first target that is not known.
+    """
+    test, evaluator = (OmegaConf.select(cfg, f"dataloader.{key}") for key in ("test", "evaluator"))
+    json = evaluator._get_node("json") if isinstance(evaluator, DictConfig) else None  # a reference stays one
+    kept = OmegaConf.masked_copy(cfg, [key for key in ("model", "train", "dataset") if key in cfg])
+    kept.dataloader = {"test": test, "evaluator": {"json": None if json is None else json._value()}}
+    check_trusted(kept, source, ("model", "dataloader.test"))
+    return kept
+
+
+def check_trusted(cfg: DictConfig, source: str, keys: Sequence[str] = ("model", _AUGMENTATION)) -> None:
     """Refuse a config that would call anything but parts of models and transforms of known packages.
 
     A config can name any function; one from a checkpoint of unknown origin must not be able to run it.
@@ -77,11 +102,12 @@ def check_trusted(cfg: DictConfig, source: str) -> None:
     Args:
         cfg: as read from the file.
         source: what the message calls it.
+        keys: what will be made of it.
 
     Raises:
         UserError: naming the first target that is not known.
     """
-    for name in sorted({*_targets(cfg, "model"), *_targets(cfg, "dataloader.test.mapper.augmentation")}):
+    for name in sorted({name for key in keys for name in _targets(cfg, key)}):
         if not _is_trusted(name):
             raise UserError(
                 f"{source}: its config would call '{name}', no model part of detrex_ext, detrex, detectron2 or torch\n"
@@ -117,4 +143,5 @@ def _is_trusted(name: str) -> bool:
     except Exception as error:
         raise UserError(f"the config names '{name}', which cannot be imported: {error}") from error
     module = f"{getattr(found, '__module__', '')}."
-    return isinstance(found, type) and module.startswith(_TRUSTED)
+    whole = f"{module}{getattr(found, '__qualname__', '')}"
+    return whole in _TRUSTED_DATA or (isinstance(found, type) and module.startswith(_TRUSTED))

@@ -79,14 +79,13 @@ def config_of(args: argparse.Namespace) -> DictConfig:
     from detrex_ext.api import config_in
     from detrex_ext.checkpoint import read_checkpoint
     from detrex_ext.config import apply_overlay, load_config
-    from detrex_ext.inference import check_trusted
+    from detrex_ext.inference import for_evaluation
     from detrex_ext.runtime import LazyConfig
 
     overrides = [*args.opts, *(["++train.model_ema.average=false"] if getattr(args, "no_average", False) else [])]
     if not _is_checkpoint(args):
         return load_config(args.run, args.overlay, overrides)
-    cfg = config_in(read_checkpoint(args.run), args.run)
-    check_trusted(cfg, args.run)
+    cfg = for_evaluation(config_in(read_checkpoint(args.run), args.run), args.run)
     for overlay in args.overlay:
         cfg = apply_overlay(cfg, overlay)
     return LazyConfig.apply_overrides(cfg, overrides)

@@ -7,9 +7,12 @@ import shutil
 
 import narrow_run
 import pytest
+import torch
+from omegaconf import OmegaConf
 
 from detrex_ext.analysis.queries import AFFINITIES, STREAMS
 from detrex_ext.cli import analyze_queries, dispatch
+from detrex_ext.config import LazyConfig
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +113,34 @@ def test_what_is_missing_is_named(argv, capsys):
 
 def test_the_names_in_the_help_are_those_of_the_analysis():
     assert (analyze_queries._STREAMS, analyze_queries._AFFINITIES) == (STREAMS, AFFINITIES)
+
+
+HOSTILE = [
+    "model.neck",
+    "dataloader.test",
+    "dataloader.test.dataset",
+    "dataloader.test.mapper.augmentation.0",
+    "dataloader.evaluator",
+    "dataloader.train",
+    "optimizer",
+    "lr_multiplier",
+]
+
+
+@pytest.mark.parametrize("verb", ["stages", "queries-per-object", "model"])
+@pytest.mark.parametrize("where", HOSTILE)
+def test_a_checkpoint_runs_no_code_of_its_config(run, tmp_path, verb, where, capsys):
+    """What is built of it is refused, what is not is left alone."""
+    pytest.importorskip("matplotlib")
+    data = torch.load(run / "model_final.pth", weights_only=True)
+    cfg = LazyConfig.load(str(run / "config.yaml"))
+    harm = tmp_path / "harm"
+    OmegaConf.update(cfg, where, {"_target_": "os.mkdir", "path": str(harm)}, merge=False, force_add=True)
+    OmegaConf.set_struct(cfg, False)
+    torch.save({**data, "config": OmegaConf.to_yaml(cfg)}, tmp_path / "x.pth")
+    more = ["--size", "64x96", "model.num_classes=4"] if verb == "model" else ["--output", str(tmp_path / "out")]
+    status = dispatch(["analyze", verb, str(tmp_path / "x.pth"), *more])
+    assert not harm.exists()
+    built = where == "model.neck" or where.startswith("dataloader.test")
+    assert status == (2 if built else 0)
+    assert not built or "its config would call 'os.mkdir'" in capsys.readouterr().err
