@@ -107,11 +107,11 @@ class RunFolder:
     def _candidates(self) -> Iterator[Path]:
         """Files to go on from, best first; others than the tagged one are opened when that was no use."""
         if self._tag.is_file():
-            tagged = self.path / (self._tag.read_text(encoding="utf-8").strip() or "nothing")
-            if tagged.is_file():
-                yield tagged
+            name = self._tag.read_text(encoding="utf-8", errors="replace").strip()
+            if name and name == os.path.basename(name) and (self.path / name).is_file():
+                yield self.path / name
             else:
-                logger.warning("%s names %s, which does not exist", self._tag, tagged.name)
+                logger.warning("%s names %.80r, which is no file of the folder", self._tag, name)
         # a final one that states no iteration is the last by its name
         progress = {path: math.inf if (at := _iteration(path)) is None else at for path in self._files()}
         yield from sorted(reversed(progress), key=progress.get, reverse=True)

@@ -38,30 +38,23 @@ class Claim:
         overwrite: what is there may be taken away, by ``clear``.
 
     Raises:
-        UserError: checkpoints or metrics of another run are there, and it is neither to be resumed nor to be
-            overwritten; nothing was touched. On entering: another training goes on in the folder, or it cannot be made.
+        UserError: on entering, where another training goes on in the folder; where checkpoints or metrics of another
+            run are there that is neither to be resumed nor to be overwritten (nothing is touched then); or where it
+            cannot be made.
     """
 
     def __init__(self, folder: RunFolder, resume: bool, overwrite: bool) -> None:
-        self.folder = folder
+        self.folder, self._resume, self._overwrite = folder, resume, overwrite
         self._lock: IO[str] | None = None
         self._old_logs: dict[Path, int] | None = None
-        found, logs = comm.all_gather((folder.results(), {path: path.stat().st_size for path in folder.logs()}))[0]
-        if resume or not found:
-            return
-        if not overwrite:
-            names = [path.name for path in found]
-            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-            raise UserError(
-                f"train.output_dir={folder.path} holds another run: {shown}\n"
-                "  go on with it: --resume    start over in it: train.overwrite=true    "
-                "or name another train.output_dir"
-            )
-        self._old_logs = logs
 
     def __enter__(self) -> Claim:
-        refused = comm.all_gather(self._take() if comm.is_main_process() else "")[0]
+        refused = ""
+        if comm.is_main_process():  # looked at again when it is locked: another training may have come and gone
+            refused = self._refusal() or self._take() or self._refusal()
+        refused = comm.all_gather(refused)[0]
         if refused:
+            self.__exit__()
             raise UserError(refused)
         return self
 
@@ -69,13 +62,30 @@ class Claim:
         if self._lock is not None:
             self._lock.close()
 
+    def _refusal(self) -> str:
+        """Why the run that the folder holds must stay as it is, or ""; notes the logs of one that may go."""
+        found = [path.name for path in self.folder.results()]
+        if self._resume or not found:
+            return ""
+        if self._overwrite:
+            self._old_logs = {path: path.stat().st_size for path in self.folder.logs()}
+            return ""
+        shown = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+        return (
+            f"train.output_dir={self.folder.path} holds another run: {shown}\n"
+            "  go on with it: --resume    start over in it: train.overwrite=true    or name another train.output_dir"
+        )
+
     def _take(self) -> str:
         """Locks the folder; why it cannot be had, or ""."""
         try:
             os.makedirs(self.folder.path, exist_ok=True)
-            lock = open(self.folder.lock, "a+", encoding="utf-8")
         except OSError as error:
             return f"train.output_dir={self.folder.path}: this folder cannot be made: {error.strerror}"
+        try:
+            lock = open(self.folder.lock, "a+", encoding="utf-8", opener=_no_link)
+        except OSError as error:
+            return f"{self.folder.lock}: the lock of the folder cannot be opened: {error.strerror}"
         try:
             # a lock of the process, not of the open file: workers that outlive it for a while do not inherit it
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,10 +111,8 @@ class Claim:
 
         Weights to start from may be the old run's own, and a mistyped path must not cost it.
         """
-        if self._old_logs is None:
-            return
         comm.synchronize()  # no rank writes a line until all may go on
-        if comm.is_main_process():
+        if self._old_logs is not None:  # on rank 0 alone
             self.folder.remove_results()
             for path, size in self._old_logs.items():
                 _cut_head(path, size)
@@ -115,6 +123,11 @@ class Claim:
         if comm.is_main_process():
             self.folder.truncate_metrics(start_iter - 1)
         comm.synchronize()
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file that is written to, never one elsewhere that a link of that name leads to."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _cut_head(path: Path, size: int) -> None:

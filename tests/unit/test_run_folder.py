@@ -70,6 +70,19 @@ class TestCheckpoints:
         write(tmp_path / "model_final.pth")  # states none: the end of the training by its name
         assert folder.newest().path.endswith("model_final.pth")
 
+    @pytest.mark.parametrize(
+        "named", ["../other/model_final.pth", "{other}/model_final.pth", "..", "", "\udcff\udcfe", "x\0y"]
+    )
+    def test_a_tag_leads_to_no_other_folder(self, tmp_path, named, messages):
+        """And whatever bytes it holds, the checkpoints are found."""
+        for folder, iteration in (("other", 9), ("run", 3)):
+            (tmp_path / folder).mkdir()
+            write(tmp_path / folder / f"model_{'final' if folder == 'other' else '0000003'}.pth", iteration)
+        tag = tmp_path / "run" / "last_checkpoint"
+        tag.write_bytes(named.format(other=tmp_path / "other").encode(errors="surrogateescape"))
+        assert RunFolder(tmp_path / "run").newest().data["iteration"] == 3
+        assert "is no file of the folder" in messages.text
+
     def test_the_best_one_alone_is_not_taken_for_the_run(self, tmp_path):
         write(tmp_path / "model_best.pth", 3)
         with pytest.raises(UserError, match="no checkpoint of a training; it holds model_best.pth\n  name a run"):
@@ -160,10 +173,28 @@ class TestClaim:
         (tmp_path / "model_0000004.pth").write_bytes(b"x")
         (tmp_path / "notes.txt").write_text("mine")
         with pytest.raises(UserError, match="(?s)holds another run: model_0000004.pth.*--resume"):
-            claimed(tmp_path)
-        claimed(tmp_path, resume=True)
-        claimed(tmp_path, overwrite=True)
+            claimed(tmp_path).__enter__()
         assert len(list(tmp_path.iterdir())) == 2
+        for how in ({"resume": True}, {"overwrite": True}):
+            with claimed(tmp_path, **how):
+                pass
+
+    def test_a_run_that_came_while_the_lock_was_waited_for_is_seen(self, tmp_path, monkeypatch):
+        def come_and_gone(self):
+            (tmp_path / "model_0000004.pth").write_bytes(b"x")
+            return ""
+
+        monkeypatch.setattr(Claim, "_take", come_and_gone)
+        with pytest.raises(UserError, match="holds another run: model_0000004.pth"):
+            claimed(tmp_path).__enter__()
+
+    def test_a_lock_that_leads_elsewhere_is_not_written_to(self, tmp_path):
+        (tmp_path / "mine.txt").write_text("mine")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / ".lock").symlink_to(tmp_path / "mine.txt")
+        with pytest.raises(UserError, match="the lock of the folder cannot be opened"):
+            claimed(tmp_path / "run").__enter__()
+        assert (tmp_path / "mine.txt").read_text() == "mine"
 
     def test_an_overwritten_run_goes_with_its_lines_of_the_log(self, tmp_path):
         """A logger that has the file open goes on in it; the log of a rank that is no more goes."""
