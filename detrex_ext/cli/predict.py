@@ -54,8 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not 0 <= args.threshold <= 1 or args.batch_size < 1:
         raise UserError(f"--threshold {args.threshold} must lie in [0, 1], --batch-size {args.batch_size} be 1 or more")
-    files = find_images(args.inputs)
-    output = Path(args.output)
+    files, output = find_images(args.inputs), Path(args.output)
     targets = _targets(files, output)
 
     from detrex_ext.api import load
@@ -63,15 +62,14 @@ def main(argv: list[str] | None = None) -> int:
 
     truth = _Truth(args.ground_truth, files) if args.ground_truth else None
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
-    average = False if args.no_average else None
-    predictor = load(source, weights=weights, device=args.device, average=average, trust=args.trust)
+    how = {"device": args.device, "average": False if args.no_average else None, "trust": args.trust}
+    predictor = load(source, weights=weights, **how)
     print(f"weights: {predictor.weights}")
     make_folder(output)
     rows, failed = _predict(predictor, files, targets, args, truth)
-    path = output / RESULTS
-    write_json(rows, path)
-    objects = sum(len(row["boxes"]) for row in rows)
-    print(f"{objects} objects with score >= {args.threshold} on {len(rows)} images, drawn in {output}; all in {path}")
+    write_json(rows, output / RESULTS)
+    found = f"{sum(len(row['boxes']) for row in rows)} objects with score >= {args.threshold} on {len(rows)} images"
+    print(f"{found}, drawn in {output}; all in {output / RESULTS}")
     if failed:
         shown = "\n".join(f"  {reason}" for reason in failed[:10])
         more = f"\n  ... and {len(failed) - 10} more" if len(failed) > 10 else ""
@@ -186,9 +184,8 @@ class _Truth:
         names = [image["file_name"] for image in self.truth.images]
         self.images = {Path(name).parts: i for i, name in enumerate(names)}
         if all(self.of(file) is None for file in files):
-            raise UserError(
-                f"--ground-truth {path}: none of the images is in it, as {files[0]}; its first is {names[0]}"
-            )
+            what = f"none of the images is in it, as {files[0]}; its first is {names[0]}"
+            raise UserError(f"--ground-truth {path}: {what}")
 
     def of(self, file: Path) -> tuple[list, list[int], list[str]] | None:
         """(XYXY boxes, class indices, class names) of an image; None for one that the JSON does not have."""

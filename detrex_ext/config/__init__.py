@@ -1,8 +1,9 @@
 """The language of configs: LazyConfig files, overlays, strict overrides, short names; the same on both runtimes."""
 
+from .carried import Carried
 from .compose import Overlay, apply_overlay, build, get_config, load_config, save_config
 from .files import config_roots, find_config, find_overlay, shipped_configs
-from .lazy import Carried, LazyConfig
+from .lazy import LazyConfig
 from .upgrade import parts, upgrade
 
 __all__ = [

@@ -177,31 +177,5 @@ class LazyConfig(LazyConfigBase):
         return apply_overrides(cfg, overrides)
 
 
-class Carried:
-    """A config on its way into a process: as text where it can be read again, pickled with its code where not.
-
-    The process that has it never reads a config file. In the one that made it `cfg` is the config itself.
-    """
-
-    def __init__(self, cfg: DictConfig) -> None:
-        self.cfg = cfg
-
-    def __reduce__(self) -> tuple:
-        try:
-            text = LazyConfig.dumps(self.cfg)
-            check_targets(text)
-            return _from_text, (text,)
-        except Exception:  # a lambda, a function of the config file: whatever YAML has no words for
-            return _from_pickle, (cloudpickle.dumps(self.cfg),)
-
-
-def _from_text(text: str) -> Carried:
-    return Carried(LazyConfig.loads(text))
-
-
-def _from_pickle(data: bytes) -> Carried:
-    return Carried(cloudpickle.loads(data))
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

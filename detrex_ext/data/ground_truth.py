@@ -110,13 +110,14 @@ class GroundTruth:
             )
         return image
 
-    def rows_of(self, image: int) -> np.ndarray:
-        """Where the boxes of an image stand in ``boxes``, in the order of the file."""
-        return self._order[self._ends[image] : self._ends[image + 1]]
+    def check_classes(self, count: int) -> None:
+        """Raises a ``UserError`` where a model predicts another number of classes."""
+        if count != len(self.classes.names):
+            raise UserError(f"the model has {count} classes, {self.json} has {len(self.classes.names)}")
 
     def objects_of(self, image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """xywh_G4, class_G and crowd_G of the boxes of an image, in the order of the file."""
-        rows, boxes = self.rows_of(image), self.boxes
+        boxes, rows = self.boxes, self._order[self._ends[image] : self._ends[image + 1]]
         if boxes is None:
             return np.zeros((0, 4)), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)
         return boxes.xywh_P4[rows], boxes.class_P[rows], boxes.crowd_P[rows]
@@ -150,11 +151,7 @@ def read_ground_truth(json: str | Path | GroundTruth, sound: bool = False) -> Gr
 
 
 def read_classes(json: str | Path) -> Classes:
-    """The classes of an annotation file, by ascending category id (the model's class order).
-
-    Raises:
-        UserError: the file cannot be read or has no usable categories.
-    """
+    """The classes of an annotation file, by ascending category id; raises as `read_ground_truth`."""
     return read_ground_truth(json).classes
 
 

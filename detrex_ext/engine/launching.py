@@ -49,8 +49,7 @@ def launch(
         timeout: of the collectives.
         device: "cuda" or "cpu", as the config says; None takes the GPUs there are.
 
-    Returns:
-        What `main_func` returned, where it ran in this process.
+    Returns: what `main_func` returned, where it ran in this process.
 
     Raises:
         UserError: fewer GPUs than asked for, a missing dist_url, or what `main_func` raised in a child.
@@ -72,19 +71,22 @@ def launch(
                 "  give all machines the same --dist-url tcp://<address of machine 0>:<port>"
             )
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    where = (num_gpus_per_machine, num_machines, machine_rank, dist_url)
+    return _spawn(num_gpus_per_machine, (main_func, *where, args, timeout, device))
+
+
+def _spawn(count: int, child_args: tuple) -> None:
+    """So many processes that run `_child`; a `UserError` of one is raised here."""
     with tempfile.TemporaryDirectory() as folder:
-        where = (num_gpus_per_machine, num_machines, machine_rank, dist_url)
-        child_args = (main_func, *where, args, timeout, device, folder)
         # torch warns of every process it ends after the first failure; the failure itself is what counts
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         try:
-            mp.start_processes(_child, child_args, num_gpus_per_machine, daemon=False, start_method="spawn")
+            mp.start_processes(_child, (*child_args, folder), count, daemon=False, start_method="spawn")
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
             message = Path(folder, str(error.error_index))
             if message.is_file():
                 raise UserError(message.read_text(encoding="utf-8")) from None
             raise
-    return None
 
 
 def _check_device(device: str | None, wanted: int, world: int) -> str:

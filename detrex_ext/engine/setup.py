@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from detrex_ext.checkpoint import RunFolder, load_weights
@@ -35,17 +35,9 @@ def settle(cfg: DictConfig) -> None:
         )
     upgrade(cfg)
     check_options(cfg)
-    _fill(cfg.train, get_config("common/train.py").train)
+    cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     if cfg.train.fast_dev_run.enabled:
         cfg.train.update(max_iter=20, eval_period=10, log_period=1)
-
-
-def _fill(cfg: DictConfig, defaults: DictConfig) -> None:
-    for key, value in defaults.items():
-        if key not in cfg:
-            cfg[key] = value
-        elif isinstance(value, DictConfig) and isinstance(cfg[key], DictConfig):
-            _fill(cfg[key], value)
 
 
 def check_batch(cfg: DictConfig, world: int) -> None:

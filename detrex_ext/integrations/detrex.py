@@ -59,10 +59,8 @@ def from_detrex(
     if not kinds:
         raise UserError(f"from_detrex: {type(model).__name__} is none of detrex's {', '.join(_HOSTS)}")
     if num_classes not in (None, model.num_classes):
-        raise UserError(
-            f"from_detrex: num_classes is {num_classes}, the detrex model's is {model.num_classes}\n"
-            "  set num_classes of its model and of its criterion"
-        )
+        found = f"num_classes is {num_classes}, the detrex model's is {model.num_classes}"
+        raise UserError(f"from_detrex: {found}\n  set num_classes of its model and of its criterion")
     parts, groups, objectness = _HOSTS[kinds[0]](model, parity_padding)
     ours = Detector(
         preprocess=read.preprocess(model, parity_padding),
@@ -86,9 +84,8 @@ def as_guest(model: Mapping[str, Any]) -> DictConfig:
     number of classes: ``model.num_classes`` is the one place for it. Overlays and ``model.strategies`` work as usual.
     """
     guest = _on_cpu(model)
-    none = LazyCall("builtins.dict")()
-    node = LazyCall(from_detrex)(guest=guest, strategies=none, rules=None, num_classes=None, parity_padding=True)
-    node.num_classes = guest.num_classes
+    node = LazyCall(from_detrex)(guest=guest, strategies={}, rules=None, num_classes=guest.num_classes)
+    node.update(strategies=LazyCall("builtins.dict")(), parity_padding=True)
     node.guest.num_classes = node.guest.criterion.num_classes = "${..num_classes}"
     return node
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from detrex_ext.modeling.detector import Detector
 from detrex_ext.structures import Queries, cat
@@ -24,26 +25,20 @@ def check_host(model: Detector, objects: tuple[int, ...] = (3, 0), seed: int = 0
 
         def stages() -> None:
             with torch.no_grad():
-                sets = model.eval().forward_sets(batch)
-            found = [(s.stage, s.group, s.path) for s in sets]
+                found = [(s.stage, s.group, s.path) for s in model.eval().forward_sets(batch)]
             wanted = [(i, "main", "plain") for i in range(len(model.decoder.eval_order))]
             hold(found == wanted, f"at inference the sets are {found}, expected one main set per stage: {wanted}")
 
         def boxes() -> None:
             for s in model.train().forward_sets(batch):
-                if model.decoder.boxes_in_image:
-                    good = bool(((s.boxes_BQ4 >= 0) & (s.boxes_BQ4 <= 1)).all())
-                else:
-                    # one without a sigmoid may leave the image a little, but not by pixels
-                    center, size = s.boxes_BQ4.chunk(2, -1)
-                    good = bool(((center.abs() <= 2) & (size >= 0) & (size <= 4)).all())
+                good = _normalized(s.boxes_BQ4, model.decoder.boxes_in_image)
                 hold(good, f"boxes of stage {s.stage} {s.group} leave [0, 1]: predict() returns normalized cxcywh")
 
         def permutation() -> None:
             with torch.no_grad():
                 a = model.eval().forward_sets(batch)[-1]
                 b = model.forward_sets(batch[::-1])[-1]
-            far = float((a.boxes_BQ4 - b.boxes_BQ4.flip(0)).abs().max())
+            far = _furthest(a.boxes_BQ4 - b.boxes_BQ4.flip(0))
             hold(far <= tolerance, f"swapping the images changes an image's boxes by {far:.2e}")
 
         def sets_alone() -> None:
@@ -51,31 +46,39 @@ def check_host(model: Detector, objects: tuple[int, ...] = (3, 0), seed: int = 0
             hold(far <= tolerance, f"a set's outcome changes by {far:.2e} when another domain's set runs beside it")
 
         def scratch() -> None:
-            kept = [k for _, q in entering(model.train(), batch)[1] for k in q.extra if k.startswith("_")]
-            hold(not kept, f"predict() hands scratch on to the next stage: {sorted(set(kept))}")
+            kept = {k for _, q in entering(model.train(), batch)[1] for k in q.extra if k.startswith("_")}
+            hold(not kept, f"predict() hands scratch on to the next stage: {sorted(kept)}")
 
         def chunks() -> None:
-            q, mem = initial(model.train(), batch)
-            both = cat(_another(q.take("main")), q)
-            outs = []
-            for chunk in (None, 1):
-                model.decoder.chunk = chunk
-                outs.append(model.decoder.stage(model.decoder.order[0], both, mem)[:2])
-            model.decoder.chunk = None
-            far = max(float((a - b).detach().abs().max()) for a, b in zip(*outs, strict=True))
+            far = _in_chunks_or_at_once(model, batch)
             hold(far <= tolerance, f"running domains one at a time changes the outcome by {far:.2e}")
 
-        return held(
-            {
-                "stages": stages,
-                "normalized boxes": boxes,
-                "permutation of images": permutation,
-                "sets alone or together": sets_alone,
-                "scratch dropped": scratch,
-                "chunks": chunks,
-                **supervision_checks(model, batch, objects, seed),
-            }
-        )
+        checks = {"stages": stages, "normalized boxes": boxes, "permutation of images": permutation}
+        checks |= {"sets alone or together": sets_alone, "scratch dropped": scratch, "chunks": chunks}
+        return held({**checks, **supervision_checks(model, batch, objects, seed)})
+
+
+def _normalized(boxes_BQ4: Tensor, in_image: bool) -> bool:
+    if in_image:
+        return bool(((boxes_BQ4 >= 0) & (boxes_BQ4 <= 1)).all())
+    center, size = boxes_BQ4.chunk(2, -1)  # without a sigmoid they may leave the image a little, but not by pixels
+    return bool(((center.abs() <= 2) & (size >= 0) & (size <= 4)).all())
+
+
+def _in_chunks_or_at_once(model: Detector, batch: list[dict]) -> float:
+    """Largest change of the first stage's outcome when its domains run one at a time."""
+    q, mem = initial(model.train(), batch)
+    both = cat(_another(q.take("main")), q)
+    outs = []
+    for chunk in (None, 1):
+        model.decoder.chunk = chunk
+        outs.append(model.decoder.stage(model.decoder.order[0], both, mem)[:2])
+    model.decoder.chunk = None
+    return max(_furthest(a - b) for a, b in zip(*outs, strict=True))
+
+
+def _furthest(change: Tensor) -> float:
+    return float(change.detach().abs().max())
 
 
 def _another(q: Queries) -> Queries:
@@ -94,7 +97,7 @@ def _alone_or_together(model: Detector) -> float:
         both = model.decoder.stage(layer, cat(other, q), mem)
         n = q.content_BTC.shape[1]
         changes = [logits - both[0][:, -n:], boxes - both[1][:, -n:]]
-        far = max(far, *(float(x.detach().abs().max()) for x in changes))
+        far = max(far, *map(_furthest, changes))
         other = both[2].select([True] * len(other.slots) + [False] * len(q.slots))
         q = out
     return far

@@ -59,15 +59,9 @@ def check_strategy(strategy: Strategy, model: Detector, objects: tuple[int, ...]
             same = len(first) == len(second) and all(_distance(a, b) == 0 for a, b in zip(first, second, strict=True))
             hold(same, "a second pass on the same batch with the same seed gives other sets")
 
-        checks = {
-            "state of the bare host": bare_state,
-            "eval identity": eval_identity,
-            "plain path": plain_path,
-            "isolation": isolation,
-            "no state": no_state,
-            **supervision_checks(model, batch, objects, seed),
-        }
-        return held(checks)
+        checks = {"state of the bare host": bare_state, "eval identity": eval_identity, "plain path": plain_path}
+        checks |= {"isolation": isolation, "no state": no_state}
+        return held({**checks, **supervision_checks(model, batch, objects, seed)})
 
 
 def _same_at_inference(host: list[SupervisedSet], found: list[SupervisedSet]) -> None:

@@ -26,7 +26,7 @@ ORDER = [
     {"cli", "__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
-MAX_LINES, MAX_FUNCTION = 350, 80
+MAX_LINES, MAX_FUNCTION = 200, 50
 
 
 def sources(*folders: str) -> list[Path]:

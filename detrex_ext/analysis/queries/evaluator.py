@@ -126,9 +126,7 @@ class QueryEvaluator:
         stack = stack_sets([s for path in paths for s in main if s.path == path])
         images = [self.truth.index_of(given) for given in inputs]
         targets = self._targets(images, [output["instances"].image_size for output in outputs])
-        found, wanted = stack.shape[-1] - stack.softmax, len(self.class_names)
-        if found != wanted:
-            raise UserError(f"the model has {found} classes, {self.json} has {wanted}")
+        self.truth.check_classes(stack.shape[-1] - stack.softmax)
         self.queries.add(images, affinity(stack, targets.to(stack.device), self.affinity), targets)
 
     def evaluate(self) -> dict[str, dict[str, float]]:

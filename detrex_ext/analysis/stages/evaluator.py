@@ -14,7 +14,6 @@ from PIL import Image
 from ...checkpoint.files import write_json
 from ...data.ground_truth import GroundTruth, read_ground_truth
 from ...data.read import read_image
-from ...errors import UserError
 from ...modeling.postprocess import class_scores, main_sets, to_pixels
 from ...runtime import comm
 from ...structures import SupervisedSet
@@ -91,9 +90,7 @@ class StageEvaluator:
             return
         sizes = [output["instances"].image_size for output in outputs]
         scores_BLQK, boxes_BLQ4 = stage_predictions(sets, sizes)
-        if scores_BLQK.shape[-1] != len(self.class_names):
-            found, wanted = scores_BLQK.shape[-1], len(self.class_names)
-            raise UserError(f"the model has {found} classes, {self.json} has {wanted}")
+        self.truth.check_classes(scores_BLQK.shape[-1])
         for given, scores_LQK, boxes_LQ4 in zip(inputs, scores_BLQK, boxes_BLQ4, strict=True):
             image = self.truth.index_of(given)
             self.files[image] = given.get("file_name", "")

@@ -121,15 +121,7 @@ class StagedDecoder(nn.Module):
         return found
 
     def stage(self, layer: int, q: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
-        """One stage of all sets.
-
-        Args:
-            layer: whose weights.
-            q: what enters.
-            mem: what :meth:`prepare` made of the memory.
-
-        Returns: as :meth:`predict`.
-        """
+        """One stage of all sets: what enters it, and what :meth:`prepare` made of the memory; as :meth:`predict`."""
         kv = self.project(layer, mem)
 
         def run(part: Queries) -> tuple[Tensor, Tensor, Queries]:

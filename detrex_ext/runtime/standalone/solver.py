@@ -125,20 +125,12 @@ def get_default_optimizer_params(
         ValueError: a factor without `base_lr`, or an override given twice.
     """
     by_last_name = {k: dict(v) for k, v in (overrides or {}).items()}
-    bias: dict[str, float] = {}
-    if bias_lr_factor is not None and not math.isclose(bias_lr_factor, 1.0):
-        if base_lr is None:
-            raise ValueError("bias_lr_factor needs base_lr")
-        bias["lr"] = base_lr * bias_lr_factor
-    if weight_decay_bias is not None:
-        bias["weight_decay"] = weight_decay_bias
-    if bias:
-        if "bias" in by_last_name:
-            raise ValueError("overrides for 'bias' beside bias_lr_factor or weight_decay_bias: give one of them")
-        by_last_name["bias"] = bias
+    bias = _of_biases(base_lr, bias_lr_factor, weight_decay_bias)
+    if bias and "bias" in by_last_name:
+        raise ValueError("overrides for 'bias' beside bias_lr_factor or weight_decay_bias: give one of them")
+    by_last_name |= {"bias": bias} if bias else {}
     if lr_factor_func is not None and base_lr is None:
         raise ValueError("lr_factor_func needs base_lr")
-
     defaults = {k: v for k, v in (("lr", base_lr), ("weight_decay", weight_decay)) if v is not None}
     groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
     seen: set[nn.Parameter] = set()
@@ -155,3 +147,15 @@ def get_default_optimizer_params(
             hyper.update(by_last_name.get(name, {}))
             groups[tuple(sorted(hyper.items()))].append(parameter)
     return [{"params": parameters, **dict(hyper)} for hyper, parameters in groups.items()]
+
+
+def _of_biases(base_lr: float | None, factor: float | None, weight_decay: float | None) -> dict[str, float]:
+    """Hyper-parameters that biases have of their own."""
+    bias: dict[str, float] = {}
+    if factor is not None and not math.isclose(factor, 1.0):
+        if base_lr is None:
+            raise ValueError("bias_lr_factor needs base_lr")
+        bias["lr"] = base_lr * factor
+    if weight_decay is not None:
+        bias["weight_decay"] = weight_decay
+    return bias
