@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -34,12 +35,9 @@ class LrFactor:
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of ``cfg.optimizer`` over a model; the config is left as it was."""
-    params = cfg.optimizer.params
-    params.model = model
-    try:
-        return build(cfg.optimizer, "optimizer")
-    finally:
-        del params["model"]
+    node = copy.deepcopy(cfg.optimizer)  # detectron2 writes into the overrides that it is given
+    node.params.model = model
+    return build(node, "optimizer")
 
 
 def clipping(clip: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -115,7 +115,7 @@ def test_a_second_training_is_refused_until_the_first_is_gone(shapes_data, tmp_p
     first = start_process(train, shapes_data, tmp_path, workers, sabotage=waits_in_step_1)
     try:
         deadline = time.monotonic() + 120
-        while not (tmp_path / "model_0000000.pth").exists() and time.monotonic() < deadline:
+        while not (tmp_path / "last_checkpoint").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
         for more, resume in ((workers, True), ((*workers, "train.overwrite=true"), False)):

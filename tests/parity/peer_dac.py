@@ -47,7 +47,7 @@ def official_package() -> Iterator[types.SimpleNamespace]:
 def our_rules() -> list[Rule]:
     """Those of the shipped config: IoU-aware classification in all streams but the encoder's."""
     model = load_config(CONFIG).model
-    host = rules_by_group({group: instantiate(rule) for group, rule in model.rules.items()})
+    host = rules_by_group(instantiate(model.rules))
     return [*instantiate(model.strategies.dac).rules(host), *host.values()]
 
 

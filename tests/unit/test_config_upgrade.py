@@ -21,6 +21,7 @@ from detrex_ext.strategies import QueryRecollection
 # written by the version in whose configs dicts of parts were plain and references relative
 BEFORE = Path(__file__).resolve().parents[1] / "data" / "configs"
 # what a config of before leaves to the default, and what says that a dict is a call
+OF_RUNTIME = ".get_default_optimizer_params"  # it is detectron2's where that is installed
 SAID_SINCE = (("inverse_sigmoid_eps", 1e-3), ("_target_", "builtins.dict"))
 THEN = {"small": ("sqr", "dac"), "dino_r50_4scale_12ep": ("ice",)}
 
@@ -30,7 +31,7 @@ def meaning(cfg):
 
     def plain(node):
         if isinstance(node, dict):
-            node = {k: v for k, v in node.items() if (k, v) not in SAID_SINCE}
+            node = {k: v for k, v in node.items() if (k, v) not in SAID_SINCE and not str(v).endswith(OF_RUNTIME)}
             return {k: plain(v) for k, v in node.items()}
         return [plain(v) for v in node] if isinstance(node, list | tuple) else node
 

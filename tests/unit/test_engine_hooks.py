@@ -239,3 +239,16 @@ class TestConfig:
             for name, p in model.named_parameters():
                 assert decay[id(p)] == (0.0 if p.dim() == 1 else 0.1), name
                 assert rate[id(p)] == pytest.approx(1e-5 if "backbone" in name else 1e-4), name
+
+    def test_the_config_stays_as_it_was_whatever_is_built_of_it(self):
+        """detectron2's parameter groups write into the overrides that they are given."""
+        cfg = load_config("small")
+        cfg.optimizer.params._target_ = writes_into_its_overrides
+        before = OmegaConf.to_container(cfg.optimizer)
+        build_optimizer(cfg, torch.nn.Linear(2, 2))
+        assert OmegaConf.to_container(cfg.optimizer) == before
+
+
+def writes_into_its_overrides(model, overrides, **others):
+    overrides["bias"] = {"weight_decay": 0.0}
+    return model.parameters()
