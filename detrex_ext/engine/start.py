@@ -19,6 +19,7 @@ from detrex_ext import __version__, runtime
 from detrex_ext.checkpoint import RunFolder
 from detrex_ext.config import save_config
 from detrex_ext.errors import UserError
+from detrex_ext.layers import cpu
 from detrex_ext.runtime import comm
 
 from .log import setup_logger
@@ -105,6 +106,7 @@ def collect_env_info() -> str:
     others = ("torchvision", "fvcore", "iopath", "omegaconf", "pycocotools", "pillow", "faster_coco_eval", "timm")
     rows += [(package, _version_of(package)) for package in others]
     rows.append(("CPU", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}"))
+    rows.append(("CPU kernels", "on" if cpu.enabled() else f"off ({cpu.SWITCH}=0)"))
     if torch.cuda.is_available():
         rows += [(f"GPU {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
         rows.append(("CUDA", f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"))

@@ -5,11 +5,11 @@ Shape legend: B batch (images, or images x folded domains), L queries, M keys, H
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .cpu import kernels
+from .cpu.common import eager
 
 
 @kernels("attention")
@@ -83,7 +83,7 @@ def key_mask(pad_BM: Tensor | None) -> Tensor | None:
     """The mask of :func:`attention` that leaves out padded keys; None where there are none, as far as that is free."""
     if pad_BM is None:
         return None
-    free = pad_BM.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    free = pad_BM.device.type == "cpu" and eager()
     return None if free and not pad_BM.any() else ~pad_BM[:, None, None]
 
 

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-compare, tables = importlib.import_module("compare"), importlib.import_module("tables")
+compare, tables, variants = map(importlib.import_module, ("compare", "tables", "variants"))
 sys.path.pop(0)
-Run, as_long, table = tables.Run, compare.as_long, tables.table
+Run, as_long, table = tables.Run, variants.as_long, tables.table
 
 
 def run(variant, seed, ap, cpu_s, steps=1000):
@@ -29,10 +29,10 @@ def test_as_long_is_the_ratio_of_the_medians():
 
 
 def test_overlays_of_one_price_share_a_longer_bare_run():
-    made = compare.variants(["quickstart"], "tiny", ["sqr", "dac", "group"])
+    made = variants.variants(["quickstart"], "tiny", ["sqr", "dac", "group"])
     runs = [run("bare", 0, 60, 100), *(run(f"+{n}", 0, 60, t) for n, t in (("sqr", 141), ("dac", 199), ("group", 146)))]
     runs[0].overlay = "tiny"
-    wanted, lines = compare.longer(made, "tiny", runs, 100)
+    wanted, lines = variants.longer(made, "tiny", runs, 100)
     assert wanted == [
         ("bare, 1500 steps", "quickstart", "tiny train.max_iter=1500"),
         ("bare, 2000 steps", "quickstart", "tiny train.max_iter=2000"),
@@ -48,12 +48,12 @@ def test_table_has_a_row_for_each_variant_with_all_seeds():
 
 
 def test_variants_of_one_and_of_several_configs():
-    assert compare.variants(["quickstart"], "", ["sqr", "sqr,dac"]) == [
+    assert variants.variants(["quickstart"], "", ["sqr", "sqr,dac"]) == [
         ("bare", "quickstart", ""),
         ("+sqr", "quickstart", "sqr"),
         ("+sqr,dac", "quickstart", "sqr,dac"),
     ]
-    assert compare.variants(["a/dab.py", "dino"], "tiny", ["sqr"]) == [
+    assert variants.variants(["a/dab.py", "dino"], "tiny", ["sqr"]) == [
         ("dab", "a/dab.py", "tiny"),
         ("dab +sqr", "a/dab.py", "tiny,sqr"),
         ("dino", "dino", "tiny"),
@@ -71,19 +71,19 @@ def test_a_finished_run_is_read_and_not_made_again(tmp_path, monkeypatch):
 
 
 def test_a_variant_may_have_a_name_and_overrides():
-    made = compare.variants(["quickstart"], "", ["deep: sqr,dac a.b=1 c=[0,1]", "x.y=2", "sqr window=3"])
+    made = variants.variants(["quickstart"], "", ["deep: sqr,dac a.b=1 c=[0,1]", "x.y=2", "sqr window=3"])
     assert made[1:] == [
         ("+deep", "quickstart", "sqr,dac a.b=1 c=[0,1]"),
         ("+x.y=2", "quickstart", "x.y=2"),
         ("+sqr window=3", "quickstart", "sqr window=3"),
     ]
-    assert [compare.split(overlay) for _, _, overlay in made] == [
+    assert [variants.split(overlay) for _, _, overlay in made] == [
         ("", []),
         ("sqr,dac", ["a.b=1", "c=[0,1]"]),
         ("", ["x.y=2"]),
         ("sqr", ["window=3"]),
     ]
-    assert compare.variants(["quickstart"], "tiny", ["x.y=2"])[1][2] == "tiny x.y=2"
+    assert variants.variants(["quickstart"], "tiny", ["x.y=2"])[1][2] == "tiny x.y=2"
 
 
 def test_stages_have_a_table_of_their_own():

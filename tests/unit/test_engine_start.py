@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from detrex_ext.cli.arguments import default_argument_parser
 from detrex_ext.engine import collect_env_info, default_setup, launch, launching, setup_logger
 from detrex_ext.errors import UserError
+from detrex_ext.layers import cpu
 from detrex_ext.runtime import comm, devices
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,6 +206,13 @@ def test_environment_table_names_runtime_and_versions():
 
     table = collect_env_info()
     assert torch.__version__ in table and runtime.name() in table
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_environment_table_says_whether_kernels_are_on(on):
+    with cpu.switched(on):
+        (row,) = [line for line in collect_env_info().splitlines() if line.startswith("CPU kernels")]
+    assert row.split()[2] == ("on" if on else "off")
 
 
 @pytest.mark.parametrize("typed", ["sqr, dac", ",sqr", "sqr,,dac", "sqr,"])

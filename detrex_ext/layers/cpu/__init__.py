@@ -98,9 +98,14 @@ def switched(on: bool) -> Iterator[None]:
         _on = before
 
 
+def enabled() -> bool:
+    """Whether kernels are used at all."""
+    return _on
+
+
 def chosen(operation: str, *args: Any, **kwargs: Any) -> Kernel | None:
     """The kernel that runs for these arguments; None = plain torch."""
-    if _on:
+    if enabled():
         for kernel in KERNELS[operation]:
             if kernel.when(*args, **kwargs):
                 return kernel
