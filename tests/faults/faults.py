@@ -292,7 +292,7 @@ FAULTS = (
     Fault(
         "a run that was made longer is predicted with as it was before",
         "checkpoint/run_folder.py",
-        "                yield tagged\n",
+        "                yield self.path / name\n",
         "                yield self.final\n",
         ("tests/unit/test_run_folder.py",),
     ),
