@@ -15,7 +15,7 @@ from detrex_ext.errors import UserError
 from .classes import class_tensors
 from .coco import COCO_CATEGORIES
 from .files import write_checkpoint
-from .layouts import FAMILIES, OURS, recognize, to_layout
+from .layouts import OURS, families, recognize, to_layout
 from .load import as_tensors, guess, load_state, part_of, published_classes, rename
 from .report import LoadReport
 from .stages import keep_stages
@@ -49,8 +49,8 @@ def convert(
         UserError: a file that cannot be read, is of no known kind or does not fit the model; a target that is the
             source or cannot be written.
     """
-    if to not in (OURS.name, *FAMILIES):
-        raise UserError(f"unknown checkpoint layout '{to}'; known: {', '.join((OURS.name, *FAMILIES))}")
+    if to not in (OURS.name, *families()):
+        raise UserError(f"unknown checkpoint layout '{to}'; known: {', '.join((OURS.name, *families()))}")
     found = find_weights(source, average)
     name, data, tensors = found.path, found.data, found.state()
     _check_target(name, os.fspath(target))

@@ -23,7 +23,7 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    from detrex_ext.checkpoint.layouts import FAMILIES, OURS
+    from detrex_ext.checkpoint.layouts import OURS, families
 
     parser = argparse.ArgumentParser(
         prog="python -m detrex_ext convert",
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", metavar="IN", help="run folder, or checkpoint of this project, detrex, ...")
     parser.add_argument("target", metavar="OUT", help="file to write; never IN")
-    parser.add_argument("--to", default=OURS.name, choices=(OURS.name, *FAMILIES), help="names to write")
+    parser.add_argument("--to", default=OURS.name, choices=(OURS.name, *families()), help="names to write")
     parser.add_argument("--config-file", metavar="F", help="model that the file must fit")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--no-average", dest="average", action="store_false", default=None, help="the trained weights")

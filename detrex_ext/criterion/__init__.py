@@ -1,6 +1,6 @@
 """From supervised sets and objects to weighted losses."""
 
-from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SoftmaxLoss
+from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SigmoidLoss, SoftmaxLoss
 from .normalizers import NORMALIZERS, Normalizer, NumObjects
 from .quality_losses import AlignedLoss, QualityFocalLoss, VarifocalLoss
 from .rules import Rule, Term, detr_rule, detr_rules, hybrid_rule, rules_by_group
@@ -19,6 +19,7 @@ __all__ = [
     "QualityFocalLoss",
     "Rule",
     "SetCriterion",
+    "SigmoidLoss",
     "SoftmaxLoss",
     "Supervision",
     "Term",

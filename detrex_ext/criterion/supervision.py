@@ -53,9 +53,14 @@ class Supervision:
         return self._rows(damp) * self.stack.shape[3] + self.targets.labels_G[damp.gt_P]
 
     @cached_property
+    def box_rows_P(self) -> Tensor:
+        """Flat (set, image, query) row of each box pair."""
+        return self._rows(self.assignment.box)
+
+    @cached_property
     def box_pred_P4(self) -> Tensor:
         """Predicted cxcywh box of each box pair, with gradient."""
-        return self.stack.boxes_NBQ4.reshape(-1, 4).index_select(0, self._rows(self.assignment.box))
+        return self.stack.boxes_NBQ4.reshape(-1, 4).index_select(0, self.box_rows_P)
 
     @cached_property
     def box_true_P4(self) -> Tensor:

@@ -72,7 +72,11 @@ LAYOUTS: list[Layout] = [
     OUR_BACKBONE,
     OURS,
 ]
-FAMILIES = tuple(dict.fromkeys(layout.family for layout in LAYOUTS if layout.family))
+
+
+def families() -> tuple[str, ...]:
+    """Names of the projects whose layouts can be written."""
+    return tuple(dict.fromkeys(layout.family for layout in LAYOUTS if layout.family))
 
 
 def recognize(keys: Collection[str]) -> Layout:
@@ -96,8 +100,8 @@ def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State
     Raises:
         UserError: no such layout, or none of its tables is of this host.
     """
-    if name not in FAMILIES:
-        raise UserError(f"unknown checkpoint layout '{name}'; known: {', '.join(FAMILIES)}")
+    if name not in families():
+        raise UserError(f"unknown checkpoint layout '{name}'; known: {', '.join(families())}")
     state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else model_or_state
     state = _of_host(dict(state))
     tables = {layout.family: layout for layout in reversed(LAYOUTS) if layout.write and layout.fits(state)}
@@ -107,4 +111,4 @@ def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State
     return tables[name].write(state)
 
 
-__all__ = ["FAMILIES", "LAYOUTS", "Layout", "OURS", "Sliced", "State", "candidates", "recognize", "to_layout"]
+__all__ = ["LAYOUTS", "Layout", "OURS", "Sliced", "State", "candidates", "families", "recognize", "to_layout"]
