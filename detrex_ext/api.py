@@ -15,9 +15,11 @@ from .checkpoint import RunFolder, classes_of, find_weights, load_state, read_ch
 from .config import LazyConfig, find_config, load_config
 from .data import read_classes
 from .errors import UserError
-from .inference import build_for_inference, check_trusted, test_transforms
+from .inference import build_for_inference, test_transforms
 from .predictor import Predictor
 from .runtime.devices import usable_device
+from .runtime.standalone.calls import locate
+from .trust import check_trusted, known_object
 
 logger = logging.getLogger(__name__)
 _WEIGHTS = (".pth", ".pt", ".pkl")
@@ -56,7 +58,7 @@ def load(
         origin, known = found.path, found.data
         if weights is not None:
             origin, known = os.fspath(source), {} if os.path.isdir(source) else read_checkpoint(source)
-        cfg = config_in(known, origin)
+        cfg = config_in(known, origin, trust)
         if not trust:
             check_trusted(cfg, origin)
     class_names, category_ids = _classes(found.data, cfg)
@@ -98,14 +100,15 @@ def _config_named(source: str | os.PathLike) -> str:
         ) from error
 
 
-def config_in(data: dict[str, Any], path: str) -> DictConfig:
-    """The config inside a checkpoint, or beside it in its run folder."""
+def config_in(data: dict[str, Any], path: str, trust: bool = False) -> DictConfig:
+    """The config inside a checkpoint, or beside it in its run folder; without trust, names are not imported."""
+    named = locate if trust else known_object
     beside = RunFolder(path if os.path.isdir(path) else Path(path).parent).config
     try:
         if isinstance(data.get("config"), str):
-            cfg = LazyConfig.loads(data["config"])
+            cfg = LazyConfig.loads(data["config"], named)
         elif beside.is_file():
-            cfg = LazyConfig.load(str(beside))
+            cfg = LazyConfig.loads(beside.read_text(encoding="utf-8"), named)
         else:
             raise UserError(
                 f"checkpoint {path}: holds no config, so its model is unknown; no config.yaml is beside it either\n"

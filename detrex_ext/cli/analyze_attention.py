@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 from detrex_ext.errors import UserError
@@ -44,13 +43,10 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     from detrex_ext.analysis.table import table
     from detrex_ext.api import load
     from detrex_ext.checkpoint.files import write_json
-    from detrex_ext.inference import check_trusted
     from detrex_ext.predictor import as_rgb
 
     (image,), cfg = args.about, config_of(args)
     weights = weights_of(cfg.train.init_checkpoint, args)
-    if os.path.isdir(args.run):
-        check_trusted(cfg, args.run)
     average = False if args.no_average else None
     predictor, rgb = load(cfg, weights=weights, device=args.device, average=average), as_rgb(image)
     output = output_of(cfg, args, "attention")

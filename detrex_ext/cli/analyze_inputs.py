@@ -34,6 +34,7 @@ def add_config(parser: argparse.ArgumentParser, *positional: str, json: str | No
     add("words", nargs="*", metavar=positional[0], help="run folder, checkpoint, config file or short name")
     add("--overlay", action="extend", type=names, default=[], metavar="A,B", help="overlays, applied in this order")
     add("--json", nargs=json, const=json and "", metavar="FILE", help="write the JSON there; - for standard output")
+    add("--trust", action="store_true", help="build models of unknown packages named in a run or checkpoint")
     add("--config-file", metavar="F", help=argparse.SUPPRESS)
 
 
@@ -77,18 +78,16 @@ def config_of(args: argparse.Namespace) -> DictConfig:
         UserError: there is none, or an overlay or override does not fit it.
     """
     from detrex_ext.api import config_in
-    from detrex_ext.checkpoint import read_checkpoint
-    from detrex_ext.config import apply_overlay, load_config
+    from detrex_ext.checkpoint import RunFolder, read_checkpoint
+    from detrex_ext.config import laid_over, load_config
     from detrex_ext.inference import for_evaluation
-    from detrex_ext.runtime import LazyConfig
 
     overrides = [*args.opts, *(["++train.model_ema.average=false"] if getattr(args, "no_average", False) else [])]
-    if not _is_checkpoint(args):
+    folder = os.path.isdir(args.run) and RunFolder(args.run).config.is_file()
+    if not (folder or _is_checkpoint(args)):
         return load_config(args.run, args.overlay, overrides)
-    cfg = for_evaluation(config_in(read_checkpoint(args.run), args.run), args.run)
-    for overlay in args.overlay:
-        cfg = apply_overlay(cfg, overlay)
-    return LazyConfig.apply_overrides(cfg, overrides)
+    cfg = config_in({} if folder else read_checkpoint(args.run), args.run, args.trust)
+    return laid_over(cfg if args.trust else for_evaluation(cfg, args.run), args.overlay, overrides)
 
 
 def output_of(cfg: DictConfig, args: argparse.Namespace, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="keep only the decoder stages that the config's inference runs (model.decoder.eval_order)",
     )
+    parser.add_argument("--trust", action="store_true", help="build a run's model of unknown packages too")
     parser.add_argument("--report", action="store_true", help="print every key and what became of it")
     return parser
 
@@ -78,12 +80,18 @@ def _model(args: argparse.Namespace) -> tuple[Any, dict[str, Any], list[int] | N
 
     The number of classes is the file's where the config leaves it open.
     """
+    from detrex_ext.api import config_in
     from detrex_ext.checkpoint import classes_of, find_weights
     from detrex_ext.checkpoint.stages import inference_stages
     from detrex_ext.config import LazyConfig, load_config
     from detrex_ext.inference import build_for_inference
+    from detrex_ext.trust import check_trusted
 
-    cfg = load_config(args.config_file)
+    if os.path.isdir(args.config_file) and not args.trust:
+        cfg = config_in({}, args.config_file)
+        check_trusted(cfg, args.config_file)
+    else:
+        cfg = load_config(args.config_file)
     if "num_classes" in cfg.model and cfg.model.num_classes is None:
         found = find_weights(args.source)
         cfg.model.num_classes, _ = classes_of(found.data, found.path)

@@ -72,7 +72,16 @@ def load_config(
             that does not fit, values that cannot be meant (`options.check_options`).
     """
     with _one_load():
-        cfg = one_size(absolute(_load(files.find_config(path))))
+        return laid_over(_load(files.find_config(path)), overlays, overrides)
+
+
+def laid_over(cfg: DictConfig, overlays: Sequence[Overlay] = (), overrides: Sequence[str] = ()) -> DictConfig:
+    """A config that was read, with overlays and strict overrides.
+
+    Args, Raises: as :func:`load_config`.
+    """
+    cfg = one_size(absolute(cfg))
+    with _one_load():
         for overlay in overlays:
             name, options = overlay if isinstance(overlay, tuple) else (overlay, {})
             cfg = apply_overlay(cfg, name, **options)

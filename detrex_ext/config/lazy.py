@@ -10,7 +10,7 @@ import builtins
 import inspect
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +19,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from detrex_ext.runtime import LazyConfigBase
+from detrex_ext.runtime.standalone.calls import locate
 
 from .overrides import apply_overrides
 from .upgrade import upgrade
@@ -120,13 +121,17 @@ class LazyConfig(LazyConfigBase):
         return upgrade(DictConfig(nodes, flags={"allow_objects": True}))
 
     @staticmethod
-    def loads(text: str) -> Any:
-        """A config from YAML text, as `dumps` and `save` write it; no code is run.
+    def loads(text: str, named: Callable[[str], Any] = locate) -> Any:
+        """A config from YAML text, as `dumps` and `save` write it; no code is run but that of modules it names.
+
+        Args:
+            text: YAML.
+            named: as for `yaml_loader`.
 
         Raises:
             yaml.YAMLError: no YAML, or values that only running code could make.
         """
-        return upgrade(OmegaConf.create(yaml.load(text, Loader=yaml_loader()), flags={"allow_objects": True}))
+        return upgrade(OmegaConf.create(yaml.load(text, Loader=yaml_loader(named)), flags={"allow_objects": True}))
 
     @staticmethod
     def dumps(cfg: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -13,15 +14,32 @@ from omegaconf._utils import get_yaml_loader
 from detrex_ext.runtime.standalone.calls import locate, to_name
 
 
-def yaml_loader() -> type:
-    """The safe loader of omegaconf, which also reads tuples and the names of functions (importing, never calling)."""
+class NameOnly:
+    """The name of a function or class that was read and not imported (no dataclass: omegaconf would open it)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NameOnly) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+def yaml_loader(named: Callable[[str], Any] = locate) -> type:
+    """The safe loader of omegaconf, which also reads tuples and the names of functions.
+
+    Args:
+        named: gives what stands for a name; importing it (never calling) by default.
+    """
 
     class Loader(get_yaml_loader()):
         pass
 
     tag = "tag:yaml.org,2002:python/"
     Loader.add_constructor(f"{tag}tuple", lambda self, node: tuple(self.construct_sequence(node, deep=True)))
-    Loader.add_multi_constructor(f"{tag}name:", lambda self, suffix, node: locate(suffix))
+    Loader.add_multi_constructor(f"{tag}name:", lambda self, suffix, node: named(suffix))
     return Loader
 
 
@@ -37,6 +55,8 @@ class _Dumper(yaml.Dumper):
     """Writes a dataclass as the call that makes it, which needs no unsafe YAML to be read."""
 
     def represent_any(self, data: Any) -> yaml.Node:
+        if isinstance(data, NameOnly):
+            return self.represent_scalar(f"tag:yaml.org,2002:python/name:{data.name}", "")
         if dataclasses.is_dataclass(data) and not isinstance(data, type):
             fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
             return self.represent_dict({"_target_": to_name(type(data)), **fields})

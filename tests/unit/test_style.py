@@ -16,7 +16,7 @@ PACKAGE = ROOT / "detrex_ext"
 # Rank of each part; a part imports only parts of its own rank or a lower one. Rank 0 is importable by everything.
 ORDER = [
     {"errors", "config", "runtime"},
-    {"structures"},
+    {"structures", "trust"},
     {"layers"},
     {"matching", "criterion", "modeling", "data"},
     {"strategies", "checkpoint", "visualization", "integrations"},
