@@ -8,8 +8,8 @@ train = dict(
     device="cuda",
     # below 0: drawn and logged
     seed=-1,
-    # bf16 needs no loss scaling; fp16 scales losses
-    amp=dict(enabled=False, dtype="bf16"),
+    # auto: where the device multiplies the type natively; fp16 scales losses, bf16 needs no scaling
+    amp=dict(enabled="auto", dtype="bf16"),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     # the batch of each process is run in this many parts, with the losses and gradients of the whole
     accumulate_steps=1,

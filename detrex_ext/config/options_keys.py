@@ -21,7 +21,9 @@ KEYS: dict[str, Option] = {
     "train.seed": Option(
         int, least=-_ANY_SEED, most=_ANY_SEED, meaning="of weights, order and augmentation; below 0: drawn and logged"
     ),
-    "train.amp.enabled": Option(bool, meaning="mixed precision"),
+    "train.amp.enabled": Option(
+        bool | Literal["auto"], meaning="mixed precision; auto: where the device has instructions for the type"
+    ),
     "train.amp.dtype": Option(str, choices=("bf16", "fp16"), meaning="bf16 needs no loss scaling; fp16 scales losses"),
     "train.ddp.broadcast_buffers": Option(bool, meaning="statistics of norms follow rank 0 in every step"),
     "train.ddp.find_unused_parameters": Option(bool, meaning="needed where a step leaves parameters out"),

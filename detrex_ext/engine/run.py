@@ -105,6 +105,7 @@ class _Run:
             "class_names": classes.names,
             "category_ids": classes.ids,
             "seed": cfg.train.seed,
+            "precision": self.trainer.precision.name,
             EVALUATED: self.evaluated,
         }
         more = {AVERAGE: self.ema} if self.ema else {}
@@ -115,6 +116,7 @@ class _Run:
         if evaluation is not None and best.enabled:
             self.best = BestCheckpointer(self.checkpointer, cfg.train.eval_period, best.metric, best.mode)
         self.trainer.register_hooks(self._hooks())
+        self.trainer.precision.log()
         logger.info(rule(self.ema is not None, self.evaluated))
 
     def _hooks(self) -> list[Any]:
@@ -146,6 +148,9 @@ class _Run:
         then, now = saved.data.get("class_names"), self.checkpointer.extra["class_names"]
         if then is not None and list(then) != now:
             raise UserError(f"--resume: {saved.path} was trained on classes {list(then)}, the data has {now}")
+        precision = saved.data.get("precision", self.trainer.precision.name)
+        if precision != self.trainer.precision.name:
+            logger.warning("resume: precision %s -> %s", precision, self.trainer.precision.name)
         self.checkpointer.apply(saved)
         if self.ema is not None and AVERAGE not in saved.data:
             logger.warning("resume: %s holds no averaged weights: they begin with the trained ones", saved.path)

@@ -1,0 +1,77 @@
+"""Which half precision a device multiplies by instructions of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Without these oneDNN converts to fp32 and back, and a product takes up to 50 times as long as in fp32.
+_X86 = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16")}
+_ARM = {"bf16": ("sve_bf16", "bf16"), "fp16": ()}
+# What oneDNN still uses where ONEDNN_MAX_CPU_ISA holds it to less; other values leave none of them.
+_HELD = {
+    "AVX512_CORE_BF16": ("avx512_bf16",),
+    "AVX512_CORE_FP16": ("avx512_bf16", "avx512_fp16"),
+    "AVX10_1_512": ("avx512_bf16", "avx512_fp16"),
+    "AVX512_CORE_AMX": ("avx512_bf16", "avx512_fp16", "amx_bf16"),
+    "AVX10_1_512_AMX": ("avx512_bf16", "avx512_fp16", "amx_bf16"),
+}
+_UNHELD = ("", "ALL", "DEFAULT", "AVX512_CORE_AMX_FP16", "AVX10_1_512_AMX_FP16")
+
+
+def half(device: torch.device, dtype: str) -> tuple[bool, str]:
+    """Whether a device multiplies "bf16" or "fp16" natively, and why or why not, for people."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        needed = (8, 0) if dtype == "bf16" else (7, 0)
+        name = f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}"
+        if torch.version.hip:
+            return True, f"{torch.cuda.get_device_name(device)} multiplies it"
+        return (major, minor) >= needed, name if (major, minor) >= needed else f"{name}, below {needed[0]}.{needed[1]}"
+    if device.type != "cpu":
+        return False, f"nothing is known of {device.type}"
+    flags = _cpu_flags()
+    known = _X86 if "avx" in flags or "sse" in flags else _ARM if sys.platform == "linux" else {dtype: ()}
+    has = [flag for flag in known[dtype] if flag in flags]
+    limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
+    used = [flag for flag in has if limit in _UNHELD or flag in _HELD.get(limit, ())]
+    if used:
+        return True, f"this processor has {used[0]}"
+    if has:
+        return False, f"this processor has {has[0]}, ONEDNN_MAX_CPU_ISA={limit} forbids it"
+    return False, f"this processor has no instructions for {dtype}"
+
+
+def ratio(dtype: str, seconds: float = 0.2) -> float:
+    """Time of a product in half precision on the CPU over that in fp32, measured for so long."""
+
+    def rate(kind: torch.dtype) -> float:
+        a, b = torch.ones(256, 256, dtype=kind), torch.ones(256, 256, dtype=kind)
+        a @ b
+        start, count = time.perf_counter(), 0
+        while (passed := time.perf_counter() - start) < seconds / 2:
+            a @ b
+            count += 1
+        return count / passed
+
+    return rate(torch.float32) / rate(DTYPES[dtype])
+
+
+def _cpu_flags() -> set[str]:
+    """Names of the processor's instructions, as torch has them; "sse" or "avx" is among them on x86."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, value in torch.cpu.get_capabilities().items() if value is True}
+    found = set()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.partition(":")[0].strip() in ("flags", "Features"):
+                found = set(line.partition(":")[2].split())
+                break
+    except OSError:
+        pass
+    return found
