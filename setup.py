@@ -28,6 +28,7 @@ REQUIRES = [
     "pyyaml",
     "tabulate",
     "termcolor",
+    "tqdm",
 ]
 EXTRAS = {
     "test": ["pytest", "pytest-xdist"],

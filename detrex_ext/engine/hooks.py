@@ -15,6 +15,7 @@ from fvcore.common.timer import Timer
 
 from detrex_ext.runtime import HookBase, LRMultiplier
 
+from .progress import is_early
 from .writers import EventWriter, JSONWriter
 
 _log = logging.getLogger(__name__)
@@ -142,10 +143,11 @@ class PeriodicWriter(HookBase):
                     writer.write()
 
     def after_step(self) -> None:
-        """Write every `period` iterations and after the last."""
+        """Write every `period` iterations and after the last; some writers after the first few too."""
         done = self.trainer.iter + 1
-        if done % self._period == 0 or done == self.trainer.max_iter:
-            for writer in self._writers:
+        due = done % self._period == 0 or done == self.trainer.max_iter
+        for writer in self._writers:
+            if due or (writer.early and is_early(done)):
                 writer.write()
 
     def after_train(self) -> None:

@@ -8,6 +8,7 @@ import sys
 from typing import TextIO
 
 from termcolor import colored
+from tqdm import tqdm
 
 _ABBREVIATIONS = {"detectron2": "d2"}
 _configured: dict[str, tuple] = {}
@@ -26,6 +27,8 @@ class _Formatter(logging.Formatter):
         self._root, self._abbreviation, self._color, self._to_file = root, abbreviation, color, to_file
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        if not self._to_file and _only(record) == "console":  # a line of progress has no room for a name
+            return f"{record.asctime[-8:]}  {record.message}"
         record.short = record.name.replace(self._root, self._abbreviation, 1)
         text = super().formatMessage(record)
         if self._to_file or record.levelno < logging.WARNING:
@@ -35,11 +38,21 @@ class _Formatter(logging.Formatter):
         return f"{mark if self._color else label} {text}"
 
 
+def _only(record: logging.LogRecord) -> str:
+    """Where a record goes alone, "console" or "file": `extra={"only": ...}`; "" for both."""
+    return getattr(record, "only", "")
+
+
 class _StdoutHandler(logging.StreamHandler):
-    """Writes to whatever `sys.stdout` is at that moment."""
+    """Writes to whatever `sys.stdout` is at that moment, above a bar where one is drawn."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
+        self.addFilter(lambda record: _only(record) != "file")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
     @property
     def stream(self) -> TextIO:
@@ -92,6 +105,7 @@ def setup_logger(
             path = f"{path}.rank{distributed_rank}"
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
+        handler.addFilter(lambda record: _only(record) != "console")
         handler.setLevel(logging.DEBUG)
         handler.setFormatter(_Formatter(name, abbreviation, color=False, to_file=True))
         logger.addHandler(handler)

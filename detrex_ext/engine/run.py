@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import sys
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +27,7 @@ from .evaluation import run_evaluation
 from .hooks import IterationTimer, LRScheduler, PeriodicWriter
 from .optim import build_optimizer, clipping
 from .precision import Precision
+from .progress import ProgressBar, ProgressPrinter
 from .signals import SignalHook
 from .start import begin
 from .trainer import Trainer
@@ -74,7 +76,7 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool) -> dict[str, 
     claim.clear()
     claim.rewind(start)
     run.checkpointer.extra["config"] = setup.save_final_config(cfg)
-    run.trainer.register_hooks([run.writer_hook()])
+    run.trainer.register_hooks(run.writer_hooks())
     run.trainer.train(start, cfg.train.max_iter)
     return run.results
 
@@ -133,12 +135,16 @@ class _Run:
             self.best,
         ]
 
-    def writer_hook(self) -> Any:
+    def writer_hooks(self) -> list[Any]:
         """Writers open their files, so this comes after ``metrics.json`` is cut to where training goes on."""
         if not comm.is_main_process():
-            return None
-        writers = default_writers(self.cfg.train.output_dir, self.cfg.train.max_iter)
-        return PeriodicWriter(writers, self.cfg.train.log_period)
+            return []
+        t, images = self.cfg.train, self.cfg.dataloader.train.total_batch_size
+        writers = default_writers(t.output_dir, t.max_iter)
+        printer = ProgressPrinter(t.max_iter, images, t.best_checkpoint.metric)
+        if sys.stdout is not None and sys.stdout.isatty():
+            return [ProgressBar(printer, t.log_period), PeriodicWriter(writers, t.log_period)]
+        return [PeriodicWriter([writers[0], printer, *writers[1:]], t.log_period)]
 
     def resume_from(self, saved: Any) -> int:
         """The iteration to go on with, everything loaded; 0 where the folder has no checkpoint."""

@@ -60,11 +60,12 @@ def begin(cfg: Any, args: Any) -> int:
         setup_logger(output_dir or None, distributed_rank=rank, name=name)
     _log.info(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
     _log.info("Environment info:\n" + collect_env_info())
-    _log.info(f"Command line arguments: {args}")
+    _log.info(f"Command line arguments: {args}", extra={"only": "file"})
     config_file = getattr(args, "config_file", "")
     if config_file and os.path.isfile(config_file):
         with open(config_file, encoding="utf-8") as file:
-            _log.info(f"Contents of args.config_file={config_file}:\n{file.read()}")
+            text = f"Contents of args.config_file={config_file}:\n{file.read()}"
+            _log.info(text, extra={"only": "file"})
     seed = _get(cfg, "train.seed", -1)
     if seed < 0:
         seed = comm.all_gather(int.from_bytes(os.urandom(4), "little") // 2)[0]

@@ -21,6 +21,7 @@ from .loop import TrainerBase
 from .metrics import MetricBuffer
 from .optim import load_optimizer_state
 from .precision import Precision
+from .progress import is_early
 from .rng import RngState
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Trainer(TrainerBase):
         self.precision.scaler.update()
         self.metrics.add(self.iter, scalars, data_time)
         done = self.iter + 1
-        if done % self.log_period == 0 or done == self.max_iter:
+        if done % self.log_period == 0 or done == self.max_iter or is_early(done):
             self.metrics.flush(self.storage)
             if self.precision.scaler.is_enabled():
                 self.storage.put_scalar("[metric]grad_scaler", self.precision.scaler.get_scale())

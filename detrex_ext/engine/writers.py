@@ -19,7 +19,13 @@ _log = logging.getLogger(__name__)
 
 
 class EventWriter:
-    """Something that writes the open event storage somewhere."""
+    """Something that writes the open event storage somewhere.
+
+    Attributes:
+        early: it writes after the first few steps too, see `progress.EARLY`.
+    """
+
+    early = False
 
     def write(self) -> None:
         """Write what is new in the storage that `get_event_storage` finds."""
@@ -34,10 +40,16 @@ class CommonMetricPrinter(EventWriter):
 
     Losses per stage (names with a "/") are left to the other writers. It also stores `eta_seconds`, which writers
     after it see.
+
+    Args:
+        max_iter: length of the training, for the time left.
+        window_size: iterations that medians are taken over.
+        only: "file" keeps the line off the console.
     """
 
-    def __init__(self, max_iter: int | None = None, window_size: int = 20) -> None:
-        self._max_iter, self._window = max_iter, window_size
+
+    def __init__(self, max_iter: int | None = None, window_size: int = 20, only: str = "") -> None:
+        self._max_iter, self._window, self._only = max_iter, window_size, only
 
     def _eta(self, storage: EventStorage) -> str | None:
         """Time to go, from what an `IterationTimer` stored."""
@@ -68,7 +80,7 @@ class CommonMetricPrinter(EventWriter):
         fields += [f" lr: {histories['lr'].latest():.5g}" if "lr" in histories else " lr: N/A"]
         if torch.cuda.is_available():
             fields += [f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M"]
-        _log.info(" " + "  ".join(field for field in fields if field))
+        _log.info(" " + "  ".join(field for field in fields if field), extra={"only": self._only})
 
 
 class JSONWriter(EventWriter):
@@ -141,10 +153,10 @@ class TensorboardXWriter(EventWriter):
 
 
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
-    """Console, `output_dir/metrics.json`, TensorBoard; in this order, so that the latter two see `eta_seconds`."""
+    """`log.txt`, `output_dir/metrics.json`, TensorBoard; in this order, so that the latter two see `eta_seconds`."""
     os.makedirs(output_dir, exist_ok=True)
     return [
-        CommonMetricPrinter(max_iter),
+        CommonMetricPrinter(max_iter, only="file"),
         JSONWriter(str(RunFolder(output_dir).metrics)),
         TensorboardXWriter(output_dir),
     ]
