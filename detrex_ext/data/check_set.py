@@ -17,6 +17,11 @@ from detrex_ext.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# The files of so many images are opened before a training, which takes half a second; of more, only looked for.
+_FEW = 5000
+# What a loader may skip.
+_SKIPPED = {"unreadable_file", "wrong_size"}
+
 
 def check_dataset(
     json: str | Path, images: str | Path | None = None, decode: bool = True, limits: Iterable[Limit] = ()
@@ -54,13 +59,15 @@ def check_whole(truth: GroundTruth, report: Report, limits: Iterable[Limit] = ()
         limits: how many objects a model and its evaluation take.
         boxes: there must be some.
     """
-    if boxes and not report.most_objects and report.num_images:
+    if boxes and not report.most_objects and not report.errors:
         report.add("no_boxes", f"{report.num_images} images, and no box on any that is learned")
     if report.most_objects:
         check_limits(truth, report, limits)
 
 
-def check_before_training(dataset: CocoDataset, boxes: bool = True, limits: Iterable[Limit] = ()) -> Report:
+def check_before_training(
+    dataset: CocoDataset, boxes: bool = True, limits: Iterable[Limit] = (), max_unreadable: int = 0
+) -> Report:
     """The quick check before the first step: something to learn from, and every image file is there.
 
     The inside of the JSON was checked when `dataset` was opened; warnings about it are logged here, once.
@@ -69,26 +76,33 @@ def check_before_training(dataset: CocoDataset, boxes: bool = True, limits: Iter
         dataset: what to train or evaluate on.
         boxes: it must have some; False for images that are only predicted on.
         limits: how many objects a model and its evaluation take.
+        max_unreadable: so many images may be skipped.
 
     Returns:
         The data set's Report.
 
     Raises:
-        UserError: no images, no boxes, or missing image files (the first are named).
+        UserError: no images, no boxes, missing image files (the first are named); or, of a set of few images, more
+            than may be skipped that are none or of another size.
     """
     if not len(dataset) and dataset.report.most_objects:
         raise UserError(f"{dataset.json}: no images to read\n  with filter_empty, images without boxes are left out")
     report = dataset.report = copy.deepcopy(dataset.truth.report)
     check_whole(dataset.truth, report, limits, boxes)
     report.images = dataset.images
-    names = [image["file_name"] for image in map(dataset.image, range(len(dataset)))]
-    missing = [name for name in names if not os.path.isfile(Path(dataset.images) / name)]
-    add_missing(names, missing, report)
+    images = [dataset.image(i) for i in range(len(dataset))]
+    if len(images) <= _FEW:
+        check_files(images, report, decode=False)
+    else:
+        names = [image["file_name"] for image in images]
+        missing = [name for name in names if not os.path.isfile(Path(dataset.images) / name)]
+        add_missing(names, missing, report)
     for finding in report.warnings:
         logger.warning(
             "%s: %d x %s: %s; first: %s", dataset.json, finding.count, finding.kind, finding.text, finding.examples[0]
         )
-    report.raise_errors()
+    skipped = sum(finding.count for kind, finding in report.findings.items() if kind in _SKIPPED) <= max_unreadable
+    report.raise_errors({f.kind for f in report.errors} - (_SKIPPED if skipped else set()))
     return report
 
 

@@ -16,7 +16,7 @@ from detrex_ext.data.report import SIZES, Report
 from detrex_ext.data.values import is_box, is_finite, is_id, is_size, other_type, whole
 
 # Without these right there are no classes.
-CATEGORY_ERRORS = ("no_categories", "malformed_category", "duplicate_category_id")
+CATEGORY_ERRORS = ("no_categories", "malformed_category", "text_category_id", "duplicate_category_id")
 # COCO's borders between small, medium and large, in pixels of area.
 _BORDERS = (32.0**2, 96.0**2)
 _IDS = ("id", "image_id", "category_id")
@@ -45,7 +45,8 @@ def check_categories(data: dict, report: Report) -> dict[int, str]:
             if isinstance(given, float):
                 report.add("float_id", f"category id {given}")
         else:
-            report.add("malformed_category", f"categories[{position}] = {category!r}")
+            kind = "text_category_id" if isinstance(given, str) and other_type(given) is not None else None
+            report.add(kind or "malformed_category", f"categories[{position}] = {category!r}")
     for value in (v for v, n in Counter(number for number, _ in found).items() if n > 1):
         report.add("duplicate_category_id", f"category id {value}")
     for value in (v for v, n in Counter(name for _, name in found).items() if n > 1):

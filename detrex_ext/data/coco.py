@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -104,10 +105,10 @@ def find_images(truth: GroundTruth, images: str | Path | None) -> Path:
     places = [base, base / "images", base / stem, base / "images" / stem]
     places += [base.parent, base.parent / "images", base.parent / stem, base.parent / "images" / stem]
     for place in places:
-        if first and (place / first).is_file():
+        if first and os.path.isfile(place / first):
             return place
     for place in places if first else ():  # one that holds it under another name
-        if place.is_dir() and (place.joinpath(*parts_of(first)).is_file() or FileNames(place, deep=False).find(first)):
+        if os.path.isfile(place.joinpath(*parts_of(first))) or FileNames(place, deep=False).find(first):
             return place
     looked = "\n".join(f"    {place}" for place in dict.fromkeys(places))
     raise UserError(f"{json}: its first image, {first}, is in none of\n{looked}\n"

@@ -5,6 +5,7 @@ Boxes and ids are mended here; names and sizes of images, for which their folder
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def _mend_category_ids(data: dict, changes: Report) -> None:
     for category in dicts(data, "categories"):
         number = other_type(category.get("id")) if isinstance(category.get("id"), str) else None
         if number is not None and number not in taken:
-            changes.add("malformed_category", f"category id {category['id']!r} -> {number}")
+            changes.add("text_category_id", f"category id {category['id']!r} -> {number}")
             taken.append(number)
             category["id"] = number
 
@@ -98,7 +99,7 @@ def _mend_annotation_ids(data: dict, changes: Report) -> None:
 def _mend_names(images: list[dict], folder: str, changes: Report) -> None:
     """The name of the one file that is meant, where that which is named is not there."""
     named = [image for image in images if isinstance(image.get("file_name"), str) and image["file_name"]]
-    missing = [image for image in named if not _is_file(folder, image["file_name"])]
+    missing = [image for image in named if not os.path.isfile(Path(folder) / image["file_name"])]
     absent = {image["file_name"] for image in missing}
     files = FileNames(folder, {image["file_name"] for image in named} - absent)
     for image in missing:
@@ -120,7 +121,3 @@ def _mend_sizes(images: list[dict], folder: str, changes: Report) -> None:
             continue
         changes.add("missing_size", f"{name}: {image.get('width')} x {image.get('height')} -> {width} x {height}")
         image.update(width=width, height=height)
-
-
-def _is_file(folder: str, name: str) -> bool:
-    return (Path(folder) / name).is_file()

@@ -29,6 +29,8 @@ def mend_boxes(data: dict, found: Report, changes: Report) -> None:
     if not isinstance(data.get("annotations"), list):
         return
     images = {image["id"]: image for image in data["images"] if is_id(image.get("id"))}
+    if "malformed_image" not in found.findings:
+        data["annotations"] = [a for a in data["annotations"] if not _is_lost(a, images, changes)]
     sound = [a for a in data["annotations"] if _is_sound(a)]
     sized = [(a, images[a["image_id"]]) for a in sound if _size(images.get(a["image_id"]))]
     layout = _layout([a["bbox"] for a, _ in sized], [_size(i) for _, i in sized], found)
@@ -44,6 +46,15 @@ def mend_boxes(data: dict, found: Report, changes: Report) -> None:
         if not (is_finite(ann.get("area")) and ann["area"] > 0) and 0 < area < math.inf:
             changes.add("unusable_area", f"{_name(ann)}: area {ann.get('area', 'absent')!r:.40} -> {area:g}")
             ann["area"] = area
+
+
+def _is_lost(ann: Any, images: dict, changes: Report) -> bool:
+    """Whether an annotation is of an image that is not in the list."""
+    image_id = ann.get("image_id") if isinstance(ann, dict) else {}
+    lost = not isinstance(image_id, list | dict) and image_id not in images
+    if lost:
+        changes.add("unknown_image", f"annotation {ann.get('id')}: image_id {image_id!r} taken away")
+    return lost
 
 
 def _is_sound(ann: Any) -> bool:
@@ -101,11 +112,9 @@ def _drops(ann: dict, images: dict, seen: set[tuple], changes: Report) -> bool:
     size = _size(images.get(image_id))
     outside = size is not None and (x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0)
     kind = ""
-    if image_id not in images:
-        kind = "unknown_image"
-    elif ann.get("iscrowd"):
+    if image_id not in images or ann.get("iscrowd"):
         return False
-    elif w <= 0 or h <= 0:
+    if w <= 0 or h <= 0:
         kind = "degenerate_box"
     elif outside:
         kind = "box_outside_image"

@@ -11,6 +11,7 @@ from tabulate import tabulate
 from detrex_ext.errors import UserError
 
 MAX_EXAMPLES = 5
+_LONGEST = 400
 SIZES = ("small", "medium", "large")
 # Kind of fault -> severity, and what it is and what is done about it, or what to do.
 _ERROR, _WARNING = "error", "warning"
@@ -19,6 +20,7 @@ _KINDS = {  # fmt: skip
         _ERROR, 'the class names come from "categories": [{"id": 1, "name": "bolt"}, ...]; add it to the file',
     ),
     "malformed_category": (_ERROR, "a category needs an integer id and a name"),
+    "text_category_id": (_ERROR, 'a category id is a number, without quotes'),
     "duplicate_category_id": (_ERROR, "ids must be unique; renumber them"),
     "duplicate_category_name": (_WARNING, "they are called NAME (id N) here, to tell them apart"),
     "no_images": (_ERROR, "there is nothing to read"),
@@ -64,14 +66,15 @@ _KINDS = {  # fmt: skip
     "misnamed_file": (_ERROR, "the folder holds it under another name"),
     "missing_file": (_ERROR, "{} of {} images are missing in {}; name the right folder or remove the entries"),
     "unreadable_file": (
-        _ERROR, "replace it or remove the entry; dataloader.train.max_unreadable=N skips up to N of them",
+        _ERROR, "the image cannot be used: replace it or remove the entry; dataloader.train.max_unreadable=N skips "
+        "up to N of them",
     ),
     "wrong_size": (_ERROR, "the boxes may belong to another version of the image (sizes are after EXIF rotation)"),
 }
 # What `check --fix` can mend, some of it not always.
 MENDED = frozenset(
     "missing_size float_id id_of_other_type missing_annotation_id duplicate_annotation_id unknown_image "
-    "malformed_category fractional_boxes corner_boxes duplicate_box unusable_area degenerate_box box_outside_image "
+    "text_category_id fractional_boxes corner_boxes duplicate_box unusable_area degenerate_box box_outside_image "
     "box_over_border misnamed_file".split()
 )
 
@@ -130,8 +133,9 @@ class Report:
             self.findings[kind] = Finding(kind, severity, text.format(*known) if known else text)
         finding = self.findings[kind]
         finding.count += 1
-        if len(finding.examples) < MAX_EXAMPLES:
-            finding.examples.append(example.encode("utf-8", "backslashreplace").decode())  # any name can be shown
+        example = example[:_LONGEST].encode("utf-8", "backslashreplace").decode()  # any name can be shown
+        if len(finding.examples) < MAX_EXAMPLES and example not in finding.examples:
+            finding.examples.append(example)
 
     def add_all(self, kind: str, places: Sequence[int], example: Callable[[int], str], *known: str) -> None:
         """As `add` at every place; an example is made of the first few alone."""

@@ -9,8 +9,8 @@ _WHOLE = re.compile(r"(-?[0-9]{1,18})(\.0+)?")
 
 
 def is_size(value: object) -> bool:
-    """Whether `value` is a number of pixels, 1 or more."""
-    return is_finite(value) and value >= 1
+    """Whether `value` is a number of pixels, 1 or more, of an image that can be."""
+    return is_finite(value) and 1 <= value < 2**31
 
 
 def is_id(value: object) -> bool:

@@ -82,7 +82,8 @@ def build_train_loader(cfg: DictConfig) -> Any:
     check_batch(cfg, comm.get_world_size())
     loader = build(cfg.dataloader.train, "dataloader.train")
     if hasattr(getattr(loader, "dataset", None), "report"):
-        check_before_training(loader.dataset, limits=limits_of(cfg))
+        skipped = loader.gate.budget if hasattr(loader, "gate") else 0
+        check_before_training(loader.dataset, limits=limits_of(cfg), max_unreadable=skipped)
     return loader
 
 
