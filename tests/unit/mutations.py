@@ -15,7 +15,8 @@ LIMITS = [Limit("more_objects_than_queries", 2, "model.queries.num_queries")]
 _VALUES = [
     None, True, False, 0, 1, -1, 5, 6, 5.0, 1.5, 1e308, 10**400, -0.0, float("nan"), float("inf"), "", "5", "10", "5.0",
     "x", "\x00", "\ud800", "a" * 5000, "../../etc/passwd", "images\\1.png", "C:\\x\\2.PNG", "https://h/3.png?q#f",
-    "0.PNG", [], {}, [5], {"id": 5}, [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], [30, 20, 50, 40], [float("nan")] * 4, ["1", 2, 3, 4],
+    "0.PNG", [], {}, [5], {"id": 5}, [1, 2, 3, 4],
+    [0.1, 0.2, 0.3, 0.4], [30, 20, 50, 40], [float("nan")] * 4, ["1", 2, 3, 4],
     [1e308] * 4, [-5, -5, 3, 3], [[1], 2, 3, 4],
 ]  # fmt: skip
 

@@ -201,7 +201,7 @@ def test_fix_writes_over_nothing(tmp_path):
 
 
 def test_more_objects_than_queries(tmp_path, caplog, capsys):
-    data = many(grid(13), images=4)
+    data = many(grid(11), images=4)
     for ann in data["annotations"][:10]:
         ann["image_id"] = 5
     path = write(tmp_path, data)
