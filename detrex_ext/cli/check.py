@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from pathlib import Path
 
+from detrex_ext.errors import UserError
+
 from .outputs import check_file
 
+_DEFAULT = "small"
 _REPORT = re.compile(r'\s*(\[\s*)?\{\s*"json"\s*:')
 
 
@@ -17,13 +21,20 @@ def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m detrex_ext check",
-        usage="%(prog)s JSON [JSON ...] [--images DIR] [--json FILE] [--headers-only]",
-        description="Check COCO annotation files and their images. Exit code 1 if a file has errors.",
+        usage="%(prog)s JSON [JSON ...] [--images DIR] [--config-file FILE] [--fix OUT.json] [--json FILE] "
+        "[--headers-only]",
+        description="Check COCO annotation files and their images. Exit code 1 if a file has errors; with --fix, if "
+        "the mended one has.",
     )
-    parser.add_argument("annotations", nargs="*", metavar="JSON", help="COCO annotation file")
-    parser.add_argument("--images", metavar="DIR", help="image folder (default: looked for beside the JSON)")
-    parser.add_argument("--json", nargs="?", const="", metavar="FILE", help="write the reports; - for standard output")
-    parser.add_argument("--headers-only", action="store_true", help="open images without decoding them (faster)")
+    add = parser.add_argument
+    add("annotations", nargs="*", metavar="JSON", help="COCO annotation file")
+    add("--images", metavar="DIR", help="image folder (default: looked for beside the JSON)")
+    add("--config-file", default=_DEFAULT, metavar="FILE", help="config that will be trained, for its number of "
+        f"queries and detections (default: {_DEFAULT})")  # fmt: skip
+    add("--fix", metavar="OUT.json", help="write a mended annotation file and say every kind of change")
+    add("--overwrite", action="store_true", help="--fix may write over a file that is there, never over JSON")
+    add("--json", nargs="?", const="", metavar="FILE", help="write the reports; - for standard output")
+    add("--headers-only", action="store_true", help="open images without decoding them (faster)")
     return parser
 
 
@@ -34,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         0 without errors, 1 with.
 
     Raises:
-        UserError: a file cannot be read at all, or that of `--json` not be written.
+        UserError: a file cannot be read at all, or that of `--json` or `--fix` not be written.
     """
     parser = build_parser()
     args = parser.parse_args(argv)
@@ -47,16 +58,52 @@ def main(argv: list[str] | None = None) -> int:
     to_file = args.json not in (None, "", "-")
     if to_file:
         check_file(args.json, "--json")
+    if args.fix is not None:
+        _check_fix(args)
+    from detrex_ext.checkpoint.files import write_json
+    from detrex_ext.config import load_config
     from detrex_ext.data import check_dataset
+    from detrex_ext.data.json_file import read_json
+    from detrex_ext.data.limits import limits_of
+    from detrex_ext.data.mend import mend
 
-    reports = [check_dataset(path, args.images, decode=not args.headers_only) for path in args.annotations]
+    limits = limits_of(load_config(args.config_file, (), ()), args.config_file)
+    options = {"decode": not args.headers_only, "limits": limits}
+    reports = [check_dataset(path, args.images, **options) for path in args.annotations]
+    if args.fix is not None:
+        data = read_json(args.annotations[0])
+        changes = mend(data, reports[0])
+        write_json(data, args.fix, indent=None)
+        reports.append(check_dataset(args.fix, reports[0].images or args.images, **options))
+        reports[-1].mended = list(changes.findings.values())
     documents = [report.to_dict() for report in reports]
     text = json.dumps(documents[0] if len(documents) == 1 else documents, indent=2)
     if to_file:
         Path(args.json).write_text(text + "\n", encoding="utf-8")
     as_text = args.json is None or to_file
-    print("\n\n".join(report.text() for report in reports) if as_text else text)
-    return 1 if any(report.errors for report in reports) else 0
+    _show("\n\n".join(report.text() for report in reports) if as_text else text)
+    return 1 if any(report.errors for report in (reports[-1:] if args.fix is not None else reports)) else 0
+
+
+def _check_fix(args: argparse.Namespace) -> None:
+    """Raises a UserError where `--fix` would write over what must stay."""
+    if len(args.annotations) != 1:
+        raise UserError(f"--fix mends one file; found {len(args.annotations)}: run it once for each")
+    check_file(args.fix, "--fix")
+    if args.fix == "-":
+        raise UserError("--fix -: expected a file to write")
+    source = args.annotations[0]
+    if os.path.exists(args.fix) and os.path.exists(source) and os.path.samefile(args.fix, source):
+        raise UserError(f"--fix {args.fix}: this is the file that is checked; it is never written over\n"
+                        "  name another one")  # fmt: skip
+    if os.path.lexists(args.fix) and not args.overwrite:
+        raise UserError(f"--fix {args.fix}: there is such a file\n  name another one, or add --overwrite")
+
+
+def _show(text: str) -> None:
+    """Prints any text, whatever letters the terminal has."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _is_input(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A COCO-format data set: its records, its image files, and the checks before they are used."""
+"""A COCO-format data set: its records and its image files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from detrex_ext.data.file_names import FileNames, parts_of
 from detrex_ext.data.ground_truth import GroundTruth, read_ground_truth
-from detrex_ext.data.read import check_files
 from detrex_ext.data.records import Records, sizes_of
-from detrex_ext.data.report import Report
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import BoxMode
 
@@ -80,8 +79,12 @@ class CocoDataset(Records):
         ]
         return record
 
+    def image(self, index: int) -> dict:
+        """What the file says of an image, with the name as it is there."""
+        return self.truth.images[self._kept[index]]
+
     def _with_path(self, index: int) -> dict:
-        image = self.truth.images[self._kept[index]]
+        image = self.image(index)
         return {**image, "file_name": str(Path(self.images) / image["file_name"])}
 
 
@@ -102,80 +105,11 @@ def find_images(truth: GroundTruth, images: str | Path | None) -> Path:
     places = [base, base / "images", base / stem, base / "images" / stem]
     places += [base.parent, base.parent / "images", base.parent / stem, base.parent / "images" / stem]
     for place in places:
-        if first and (place / first).is_file():
+        if first and os.path.isfile(place / first):
+            return place
+    for place in places if first else ():  # one that holds it under another name
+        if os.path.isfile(place.joinpath(*parts_of(first))) or FileNames(place, deep=False).find(first):
             return place
     looked = "\n".join(f"    {place}" for place in dict.fromkeys(places))
     raise UserError(f"{json}: its first image, {first}, is in none of\n{looked}\n"
                     "  name the folder: dataset.train_images / dataset.val_images, or check --images")  # fmt: skip
-
-
-def check_dataset(json: str | Path, images: str | Path | None = None, decode: bool = True) -> Report:
-    """Check an annotation file and every image it names.
-
-    Args:
-        json: COCO annotation file.
-        images: image folder; None: found beside the JSON.
-        decode: decode every image whole; False: only open them (header and size).
-
-    Returns:
-        A Report; `report.errors` is empty when the set can be trained on.
-
-    Raises:
-        UserError: the JSON cannot be read at all, or the folder is missing.
-    """
-    truth = GroundTruth(json)
-    report = truth.report
-    entries = [image for image in truth.images if image["file_name"]]
-    if entries:
-        report.images = str(find_images(truth, images))
-        check_files(entries, report, decode)
-    return report
-
-
-def check_before_training(dataset: CocoDataset, boxes: bool = True) -> Report:
-    """The quick check before the first step: something to learn from, and every image file is there.
-
-    The inside of the JSON was checked when `dataset` was opened; warnings about it are logged here, once.
-
-    Args:
-        dataset: what to train or evaluate on.
-        boxes: it must have some; False for images that are only predicted on.
-
-    Returns:
-        The data set's Report.
-
-    Raises:
-        UserError: no images, no boxes, or missing image files (the first are named).
-    """
-    if not len(dataset):
-        raise UserError(f"{dataset.json}: no images to read\n  with filter_empty, images without boxes are left out")
-    if boxes and not any(row["total"] for row in dataset.report.classes.values()):
-        raise UserError(f"{dataset.json}: {len(dataset)} images, and no box on any\n  nothing to learn or measure")
-    for finding in dataset.report.warnings:
-        logger.warning(
-            "%s: %d x %s: %s; first: %s", dataset.json, finding.count, finding.kind, finding.text, finding.examples[0]
-        )
-    missing = [path for path in (r["file_name"] for r in dataset) if not os.path.isfile(path)]
-    if missing:
-        named = "\n".join(f"    {path}" for path in missing[:5])
-        more = f"\n    and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise UserError(
-            f"{dataset.json}: {len(missing)} of {len(dataset)} images are missing in {dataset.images}\n"
-            f"{named}{more}\n"
-            "  name the right folder (dataset.train_images / dataset.val_images) or remove the entries"
-        )
-    return dataset.report
-
-
-def check_same_classes(train: CocoDataset, val: CocoDataset) -> None:
-    """Raise UserError where two sets do not have the same category ids and names."""
-    a, b = (dict(zip(data.category_ids, data.class_names, strict=True)) for data in (train, val))
-    if a == b:
-        return
-    lines = [f"the classes of {val.json} are not those of {train.json}"]
-    for category_id in sorted(set(a) | set(b)):
-        if a.get(category_id) != b.get(category_id):
-            lines.append(f"  id {category_id}: {a.get(category_id, 'absent')!r} in training, "
-                         f"{b.get(category_id, 'absent')!r} in validation")  # fmt: skip
-    shown = lines[:9] + ([f"  and {len(lines) - 9} more"] if len(lines) > 9 else [])
-    raise UserError("\n".join([*shown, "  make the two 'categories' lists equal"]))

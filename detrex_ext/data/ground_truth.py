@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json as jsonlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,9 +16,11 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from detrex_ext.data.checks import CATEGORY_ERRORS, check_annotations, check_categories, check_images, is_size
+from detrex_ext.data.checks import CATEGORY_ERRORS, check_annotations, check_categories, check_images
+from detrex_ext.data.json_file import read_json
 from detrex_ext.data.records import Classes, PackedRecords
 from detrex_ext.data.report import Report
+from detrex_ext.data.values import is_id, is_size, whole
 from detrex_ext.errors import UserError
 
 
@@ -32,7 +33,8 @@ class BoxTable:
         class_P: int64, index of the class.
         xywh_P4: float64, pixels.
         score_P: float64 for detections; None for ground truth.
-        area_P, crowd_P: for ground truth, area in pixels and whether it is a crowd region.
+        area_P, crowd_P, learned_P: for ground truth, area in pixels, whether it is a crowd region, and whether
+            training learns it (it is none, and is on the image).
     """
 
     image_P: np.ndarray
@@ -41,6 +43,7 @@ class BoxTable:
     score_P: np.ndarray | None = None
     area_P: np.ndarray | None = None
     crowd_P: np.ndarray | None = None
+    learned_P: np.ndarray | None = None
 
 
 @contextlib.contextmanager
@@ -78,16 +81,16 @@ class GroundTruth:
     @_uncollected()
     def __init__(self, json: str | Path) -> None:
         self.json = str(json)
-        data = _read(json)
+        data = read_json(json)
         entries, annotations = data["images"], data.get("annotations", [])
         self.report = report = Report(self.json, num_images=len(entries), num_annotations=len(annotations))
         names = check_categories(data, report)
         self.classes = Classes(list(names.values()), list(names))
         usable = check_images(entries, report)
-        known = {e["id"]: e for e in entries if isinstance(e.get("id"), int | float | str)}
+        known = {whole(e["id"]): e for e in entries if is_id(e.get("id"))}
         self.image_ids = sorted(known, key=lambda i: (isinstance(i, str), i))
         self._index = {image_id: i for i, image_id in enumerate(self.image_ids)}
-        self.images = PackedRecords(_image(known[image_id]) for image_id in self.image_ids)
+        self.images = PackedRecords(_image(known[image_id], image_id) for image_id in self.image_ids)
         self.boxes: BoxTable | None = None
         if "categories" in data:
             columns = check_annotations(annotations, usable, self._index, names, report)
@@ -155,43 +158,7 @@ def read_classes(json: str | Path) -> Classes:
     return read_ground_truth(json).classes
 
 
-def _image(entry: dict) -> dict:
+def _image(entry: dict, image_id: Any) -> dict:
     sizes = {key: int(entry[key]) if is_size(entry.get(key)) else None for key in ("height", "width")}
     name = entry.get("file_name")
-    return {"file_name": name if isinstance(name, str) else "", **sizes, "image_id": entry["id"]}
-
-
-def _read(path: str | Path) -> dict:
-    if not path:
-        raise UserError("no annotation file is named\n  set dataset.train_json and dataset.val_json to COCO JSON files "
-                        "(and dataset.train_images, dataset.val_images to their image folders)")  # fmt: skip
-    path = Path(path)
-    try:
-        with open(path, encoding="utf-8-sig") as file:  # with or without a byte order mark
-            data = jsonlib.load(file)
-    except FileNotFoundError:
-        raise UserError(_missing(path)) from None
-    except OSError as error:
-        raise UserError(f"annotation file cannot be opened: {path}\n  {error.strerror}") from None
-    except (jsonlib.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid JSON: {error}\n  expected a COCO annotation file") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: found a JSON {type(data).__name__}; expected COCO's object with "
-                        "'images', 'annotations' and 'categories'")  # fmt: skip
-    if not isinstance(data.get("images"), list) or not all(isinstance(i, dict) for i in data["images"]):
-        raise UserError(f"{path}: no list of images under 'images'; found the keys {sorted(data)}\n"
-                        "  expected a COCO annotation file")  # fmt: skip
-    if not isinstance(data.get("annotations", []), list):
-        raise UserError(f"{path}: 'annotations' is no list")
-    return data
-
-
-def _missing(path: Path) -> str:
-    folder = next(p for p in (*path.parents, Path("/")) if p.is_dir())
-    if folder == path.parent:
-        found = sorted(p.name for p in folder.glob("*.json"))[:8]
-        hint = f"JSON files in {folder}: {', '.join(found) or 'none'}"
-    else:
-        hint = f"there is no folder {path.parent}; the nearest that exists is {folder}"
-    return (f"annotation file not found: {path}\n  {hint}\n"
-            "  set dataset.train_json / dataset.val_json (with dataset.train_images / dataset.val_images)")  # fmt: skip
+    return {"file_name": name if isinstance(name, str) else "", **sizes, "image_id": image_id}

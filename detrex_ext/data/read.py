@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from detrex_ext.data.file_names import FileNames
 from detrex_ext.data.report import Report
 from detrex_ext.errors import UserError
 
@@ -78,7 +79,7 @@ def check_files(entries: Sequence[dict], report: Report, decode: bool) -> None:
     def look(entry: dict) -> tuple[str, str] | None:
         path = str(Path(report.images) / entry["file_name"])
         if not os.path.isfile(path):
-            return "missing_file", path
+            return "missing_file", ""
         try:
             height, width = read_image(path).shape[:2] if decode else image_size(path)
         except UnreadableImage as error:
@@ -88,13 +89,35 @@ def check_files(entries: Sequence[dict], report: Report, decode: bool) -> None:
             return "wrong_size", f"{path}: the file is {width} x {height}, the JSON says {wanted[1]} x {wanted[0]}"
         return None
 
+    missing: list[str] = []
     # Decoding releases the interpreter's lock, so threads are enough.
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
         for number, fault in enumerate(pool.map(look, entries), start=1):
             if number % _PROGRESS_EVERY == 0:
                 print(f"{number} of {len(entries)} images", file=sys.stderr)
-            if fault:
+            if fault and fault[0] == "missing_file":
+                missing.append(entries[number - 1]["file_name"])
+            elif fault:
                 report.add(*fault)
+    add_missing([entry["file_name"] for entry in entries], missing, report)
+
+
+def add_missing(names: Sequence[str], missing: Sequence[str], report: Report) -> None:
+    """Add the files that are missing to the report, and whether they are there under another name.
+
+    Args:
+        names: all that the annotation file names.
+        missing: those that `report.images` does not hold.
+        report: takes the faults.
+    """
+    absent = set(missing)
+    files = FileNames(report.images, [name for name in names if name not in absent])
+    found = {name: files.find(name) for name in absent}
+    lost = [str(Path(report.images) / name) for name in missing if found[name] is None]
+    for path in lost:
+        report.add("missing_file", path, len(lost), len(names), report.images)
+    for name in (n for n in missing if found[n] is not None):
+        report.add("misnamed_file", f"{name!r} is {found[name]!r} in {report.images}")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from tabulate import tabulate
@@ -11,6 +11,7 @@ from tabulate import tabulate
 from detrex_ext.errors import UserError
 
 MAX_EXAMPLES = 5
+_LONGEST = 400
 SIZES = ("small", "medium", "large")
 # Kind of fault -> severity, and what it is and what is done about it, or what to do.
 _ERROR, _WARNING = "error", "warning"
@@ -19,34 +20,63 @@ _KINDS = {  # fmt: skip
         _ERROR, 'the class names come from "categories": [{"id": 1, "name": "bolt"}, ...]; add it to the file',
     ),
     "malformed_category": (_ERROR, "a category needs an integer id and a name"),
+    "text_category_id": (_ERROR, 'a category id is a number, without quotes'),
     "duplicate_category_id": (_ERROR, "ids must be unique; renumber them"),
     "duplicate_category_name": (_WARNING, "they are called NAME (id N) here, to tell them apart"),
     "no_images": (_ERROR, "there is nothing to read"),
     "malformed_image": (_ERROR, "an image needs an id and a file_name"),
     "duplicate_image_id": (_ERROR, "boxes cannot be told apart; give every image its own id"),
+    "alike_image_ids": (_WARNING, "they differ in type only; two images here, other COCO tools may take them for one"),
+    "float_id": (_WARNING, "ids are whole numbers or texts; 1.0 is taken for 1"),
+    "id_of_other_type": (_ERROR, 'a text in one place and a number in the other, as "1" and 1; make them the same'),
     "duplicate_file_name": (_WARNING, "the same image stands in the list twice"),
     "missing_size": (_WARNING, "no width or height as a number; the image file's are read"),
     "malformed_annotation": (_ERROR, "an annotation is an object with plain ids, and iscrowd 0 or 1"),
     "missing_annotation_id": (_WARNING, "harmless here; other COCO tools need ids"),
-    "duplicate_annotation_id": (_ERROR, "give every annotation its own id"),
+    "duplicate_annotation_id": (_WARNING, "harmless here; other COCO tools need ids of their own"),
     "unknown_image": (_WARNING, "the image is not in the list; these boxes are left out"),
     "missing_category": (_ERROR, "every box needs a category_id; add it or remove the box"),
     "unknown_category": (
         _ERROR, "its categories are {}; add the missing ones to 'categories', or remove these annotations",
     ),
+    "no_boxes": (_ERROR, "nothing to learn or measure; images alone are for train --eval-only and predict"),
     "malformed_box": (_ERROR, "a box is [x, y, width, height], four finite numbers in pixels"),
+    "fractional_boxes": (
+        _ERROR, "{} of {} boxes lie within 0 and 1, as fractions of the image do; a box is [x, y, width, height] in "
+        "pixels: multiply x and width by the image's width, y and height by its height",
+    ),
+    "few_fractional_boxes": (_WARNING, "{} of {} boxes lie within 0 and 1: are they fractions of the image?"),
+    "corner_boxes": (
+        _ERROR, "{} % of the boxes leave the image as [x, y, width, height], and {} % fit as [x1, y1, x2, y2]; "
+        "write x2 - x1 for the width and y2 - y1 for the height",
+    ),
+    "duplicate_box": (_WARNING, "the same box and class once more, learned and measured as an object of its own"),
+    "unusable_area": (_WARNING, "no positive number as area; width x height is used (it decides of APs, APm and APl)"),
     "degenerate_box": (_WARNING, "no width or height; left out of training"),
     "box_outside_image": (_WARNING, "nothing of it is on the image; left out of training"),
     "box_over_border": (_WARNING, "it passes the image's border; cut there in training"),
     "class_without_boxes": (_WARNING, "nothing can be learned of it here"),
-    "missing_file": (
-        _ERROR, "the JSON names it, the folder does not hold it; name the right folder or remove the entry",
+    "more_objects_than_queries": (
+        _WARNING, "{} queries ({}): {} objects of these images are never learned, take {} or more",
     ),
+    "more_objects_than_top_k": (_WARNING, "{} predictions an image ({}): {} objects are never found, take {} or more"),
+    "more_objects_than_max_dets": (
+        _WARNING, "{} detections an image and class are counted ({}): {} objects are never found, take {} or more",
+    ),
+    "misnamed_file": (_ERROR, "the folder holds it under another name"),
+    "missing_file": (_ERROR, "{} of {} images are missing in {}; name the right folder or remove the entries"),
     "unreadable_file": (
-        _ERROR, "replace it or remove the entry; dataloader.train.max_unreadable=N skips up to N of them",
+        _ERROR, "the image cannot be used: replace it or remove the entry; dataloader.train.max_unreadable=N skips "
+        "up to N of them",
     ),
     "wrong_size": (_ERROR, "the boxes may belong to another version of the image (sizes are after EXIF rotation)"),
 }
+# What `check --fix` can mend, some of it not always.
+MENDED = frozenset(
+    "missing_size float_id id_of_other_type missing_annotation_id duplicate_annotation_id unknown_image "
+    "text_category_id fractional_boxes corner_boxes duplicate_box unusable_area degenerate_box box_outside_image "
+    "box_over_border misnamed_file".split()
+)
 
 
 @dataclass
@@ -67,6 +97,11 @@ class Finding:
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
+    def shown(self) -> list[str]:
+        """The examples as lines, and how many more there are."""
+        more = self.count - len(self.examples)
+        return [f"    {example}" for example in self.examples] + ([f"    and {more} more"] if more else [])
+
 
 @dataclass
 class Report:
@@ -74,8 +109,10 @@ class Report:
 
     Attributes:
         json: the file. images: the image folder, "" where images were not looked at.
+        most_objects: on one image, of those that are learned.
         classes: per class name: boxes "total", "small", "medium", "large" (COCO's areas), and "images" with the class.
         findings: by kind, in the order found.
+        mended: what was changed in another file to make this one.
     """
 
     json: str
@@ -84,8 +121,10 @@ class Report:
     num_annotations: int = 0
     num_crowd: int = 0
     num_empty: int = 0
+    most_objects: int = 0
     classes: dict[str, dict[str, int]] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
+    mended: list[Finding] = field(default_factory=list)
 
     def add(self, kind: str, example: str, *known: str) -> None:
         """Record one occurrence of a fault of a known kind; `known` fills the gaps of its text."""
@@ -94,8 +133,16 @@ class Report:
             self.findings[kind] = Finding(kind, severity, text.format(*known) if known else text)
         finding = self.findings[kind]
         finding.count += 1
-        if len(finding.examples) < MAX_EXAMPLES:
+        example = example[:_LONGEST].encode("utf-8", "backslashreplace").decode()  # any name can be shown
+        if len(finding.examples) < MAX_EXAMPLES and example not in finding.examples:
             finding.examples.append(example)
+
+    def add_all(self, kind: str, places: Sequence[int], example: Callable[[int], str], *known: str) -> None:
+        """As `add` at every place; an example is made of the first few alone."""
+        for place in places[:MAX_EXAMPLES]:
+            self.add(kind, example(place), *known)
+        if len(places) > MAX_EXAMPLES:
+            self.findings[kind].count += len(places) - MAX_EXAMPLES
 
     @property
     def errors(self) -> list[Finding]:
@@ -117,12 +164,15 @@ class Report:
         for finding in errors:
             lines += [f"  {finding.text}", f"  first: {finding.examples[0]}"]
         lines.append(f"  the whole list: python -m detrex_ext check {self.json}")
+        if any(f.kind in MENDED for f in errors):
+            lines[-1] += "; with --fix OUT.json it writes a mended one"
         raise UserError("\n".join(lines))
 
     def to_dict(self) -> dict:
         """Plain data for `--json`."""
-        plain = {key: value for key, value in vars(self).items() if key != "findings"}
-        return {**plain, "ok": not self.errors, "findings": [vars(f) for f in self.findings.values()]}
+        plain = {key: value for key, value in vars(self).items() if key not in ("findings", "mended")}
+        found = {"findings": [vars(f) for f in self.findings.values()], "mended": [vars(f) for f in self.mended]}
+        return {**plain, "ok": not self.errors, **found}
 
     def text(self) -> str:
         """The report for a terminal."""
@@ -131,16 +181,19 @@ class Report:
             f"  images       {self.num_images}" + (f"  ({self.num_empty} without boxes)" if self.num_empty else ""),
             f"  annotations  {self.num_annotations}" + (f"  ({self.num_crowd} crowd)" if self.num_crowd else ""),
         ]
+        if self.most_objects:
+            lines.append(f"  most objects {self.most_objects} on an image")
         if self.images:
             lines.append(f"  images in    {self.images}")
         if self.classes:
             rows = [[n if len(n) <= 30 else n[:27] + "...", *row.values()] for n, row in self.classes.items()]
             table = tabulate(rows, ["class", "boxes", *SIZES, "images"], "plain", disable_numparse=[0])
             lines += ["", textwrap.indent(table, "  ")]
+        for finding in self.mended:
+            lines += ["", f"  mended: {finding.count} x {finding.kind}", *finding.shown()]
         for finding in self.errors + self.warnings:
-            lines += ["", f"  {finding.severity}: {finding.count} x {finding.kind}: {finding.text}"]
-            lines += [f"    {example}" for example in finding.examples]
-            if finding.count > len(finding.examples):
-                lines.append(f"    and {finding.count - len(finding.examples)} more")
+            lines += ["", f"  {finding.severity}: {finding.count} x {finding.kind}: {finding.text}", *finding.shown()]
+        if any(kind in MENDED for kind in self.findings) and not self.mended:
+            lines += ["", f"  python -m detrex_ext check {self.json} --fix OUT.json writes a mended file"]
         verdict = f"{len(self.errors)} kinds of errors, {len(self.warnings)} of warnings"
         return "\n".join([*lines, "", "  " + ("no errors" if not self.errors else verdict)])

@@ -13,6 +13,7 @@ from detrex_ext.checkpoint import RunFolder, load_weights
 from detrex_ext.config import build, get_config, save_config, upgrade
 from detrex_ext.config.options import check_options
 from detrex_ext.data import Classes, check_before_training, check_same_classes
+from detrex_ext.data.limits import limits_of
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
 from detrex_ext.runtime.devices import own_device
@@ -81,7 +82,8 @@ def build_train_loader(cfg: DictConfig) -> Any:
     check_batch(cfg, comm.get_world_size())
     loader = build(cfg.dataloader.train, "dataloader.train")
     if hasattr(getattr(loader, "dataset", None), "report"):
-        check_before_training(loader.dataset)
+        skipped = loader.gate.budget if hasattr(loader, "gate") else 0
+        check_before_training(loader.dataset, limits=limits_of(cfg), max_unreadable=skipped)
     return loader
 
 
@@ -96,7 +98,7 @@ def build_evaluation(cfg: DictConfig, train_dataset: Any = None) -> tuple[Any, A
         return None
     loader, evaluator = (build(cfg.dataloader[key], f"dataloader.{key}") for key in ("test", "evaluator"))
     if hasattr(getattr(loader, "dataset", None), "report"):
-        check_before_training(loader.dataset, boxes=train_dataset is not None)
+        check_before_training(loader.dataset, train_dataset is not None, limits_of(cfg))
         if train_dataset is not None:
             check_same_classes(train_dataset, loader.dataset)
     return loader, evaluator
@@ -147,6 +149,8 @@ def log_start(cfg: DictConfig, model: nn.Module, loader: Any) -> None:
         shown = ", ".join(f"{name} {row['total']:,}" for name, row in list(rows.items())[:20])
         more = f", ... ({len(rows)} classes)" if len(rows) > 20 else ""
         logger.info("data: %d images, boxes per class: %s%s", len(dataset), shown, more)
+        limits = "; ".join(f"{limit.key}={limit.number}" for limit in limits_of(cfg))
+        logger.info("data: %d objects on the most crowded image; %s", dataset.report.most_objects, limits)
     logger.info(batch_line(cfg))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -158,7 +157,6 @@ class CocoEvaluator:
             return {}
         if not len(found.image_P):
             logger.warning("no objects were found in any of the %d images", len(rows))
-            return {self.task: dict.fromkeys(AP_NAMES, math.nan)}
         size = len(self.image_ids), len(self.class_names)
         metrics = coco_metrics(self.truth.boxes, found, *size, self.max_dets, self.fast)
         return {self.task: metrics.named(self.class_names, self.max_dets, self.task)}

@@ -122,6 +122,13 @@ def test_missing_image_of_either_split(run, data, split):
 def test_images_that_cannot_be_decoded(run, data):
     for path in data.glob("images/*"):
         path.write_bytes(b"not an image")
+    told = r"unreadable file \(.*image cannot be used.*dataloader\.train\.max_unreadable=N.*\.png: it cannot be opened"
+    assert re.search(told, run(), re.S)
+
+
+def test_images_that_are_cut_short(run, data):
+    for path in data.glob("images/*"):
+        path.write_bytes(path.read_bytes()[:-2000])
     assert re.search(r"image cannot be used: .*\.png.*dataloader\.train\.max_unreadable=N", run(), re.S)
 
 

@@ -110,10 +110,6 @@ def duplicate_image(data):
     data["images"][1]["id"] = data["images"][0]["id"]
 
 
-def duplicate_annotation(data):
-    data["annotations"][1]["id"] = 100
-
-
 def short_box(data):
     data["annotations"][1]["bbox"] = [1, 2, 3]
 
@@ -153,11 +149,10 @@ ERRORS = [
     (missing_category, "missing_category", "annotation 101, image 1.png"),
     (duplicate_category, "duplicate_category_id", "category id 10"),
     (duplicate_image, "duplicate_image_id", "image id 5, 1.png"),
-    (duplicate_annotation, "duplicate_annotation_id", "annotation 100, image 1.png"),
     (short_box, "malformed_box", "bbox [1, 2, 3]"),
     (nan_box, "malformed_box", "nan"),
     (endless_box, "malformed_box", "bbox [1000"),
-    (id_as_text, "unknown_category", "category_id '20'"),
+    (id_as_text, "id_of_other_type", "category_id '20'"),
     (id_as_list, "malformed_annotation", "annotations[1] = {'id': 101, 'image_id': [6]"),
     (crowd_as_text, "malformed_annotation", "'iscrowd': '0'"),
     (nameless_image, "malformed_image", "images[0]: image id 5, "),
