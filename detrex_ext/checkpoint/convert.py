@@ -19,7 +19,8 @@ from .layouts import OURS, families, recognize, to_layout
 from .load import as_tensors, guess, load_state, part_of, published_classes, rename
 from .report import LoadReport
 from .stages import keep_stages
-from .weights import find_weights
+from .threshold import KEY
+from .weights import evaluated_by, find_weights
 
 _PARTS = ("backbone.", "neck.", "encoder.", "queries.", "decoder.")
 
@@ -62,7 +63,10 @@ def convert(
         state = {key: value for key, value in model.state_dict().items() if key.startswith(report.scope)}
         if stages is not None:
             state = keep_stages(state, model.decoder, stages)
-    write_checkpoint(_contents(state, to, {**_known(data, state, report.layout), **(extra or {})}), target)
+    known = _known(data, state, report.layout)
+    if KEY in data and found.part == evaluated_by(data):
+        known[KEY] = data[KEY]
+    write_checkpoint(_contents(state, to, {**known, **(extra or {})}), target)
     return report
 
 

@@ -86,10 +86,10 @@ class BestF1:
         values = (p.threshold, 100 * p.f1, 100 * p.precision, 100 * p.recall, self.duplicates, self.never_found)
         result = dict(zip(NAMES, map(float, values), strict=True))
         several = dict(zip(class_names, self.class_points, strict=True)) if len(class_names) > 1 else {}
-        shown = f"precision {result['precision']:.1f}, recall {result['recall']:.1f}, {self.duplicates} duplicates shown"
+        shares = f"precision {result['precision']:.1f}, recall {result['recall']:.1f}"
         logger.info(
-            f"{task}: best F1 {result['F1']:.1f} at score threshold {p.threshold:.2f} (IoU {IOU}): {shown}, "
-            f"{self.never_found} objects never found{_table(several)}"
+            f"{task}: best F1 {result['F1']:.1f} at score threshold {p.threshold:.2f} (IoU {IOU}): {shares}, "
+            f"{self.duplicates} duplicates shown, {self.never_found} objects never found{_table(several)}"
         )
         return {f"{task}_f1": result | {f"threshold-{name}": x.threshold for name, x in several.items()}}
 
@@ -145,10 +145,10 @@ def kinds(
     p, g = start_NP[n] + row, start_NG[n] + column
     rank = np.lexsort((-g, -flat[near], crowd_G[g], p))
     kind, taken = kind_P.tolist(), [False] * len(order_G)
-    for p, g, crowd in zip(*(x[rank].tolist() for x in (p, g, crowd_G[g])), strict=True):
-        if kind[p] != FOUND:
-            kind[p] = IGNORED if crowd else AGAIN if taken[g] else FOUND
-            taken[g] = not crowd
+    for det, obj, crowd in zip(*(x[rank].tolist() for x in (p, g, crowd_G[g])), strict=True):
+        if kind[det] != FOUND:
+            kind[det] = IGNORED if crowd else AGAIN if taken[obj] else FOUND
+            taken[obj] = not crowd
     back_P = np.empty_like(kind_P)
     back_P[order_P] = kind
     return back_P
