@@ -15,8 +15,9 @@ from detrex_ext.errors import UserError
 from .classes import class_tensors
 from .coco import COCO_CATEGORIES
 from .files import write_checkpoint
+from .foreign import as_tensors, spellings
 from .layouts import OURS, families, recognize, to_layout
-from .load import as_tensors, guess, load_state, part_of, published_classes, rename
+from .load import guess, load_state, part_of, published_classes, rename
 from .report import LoadReport
 from .stages import keep_stages
 from .threshold import KEY
@@ -91,7 +92,7 @@ def classes_of(data: Mapping[str, Any], source: str = "checkpoint") -> tuple[int
         data: contents of the file.
         source: its name, for messages.
     """
-    tensors = as_tensors(part_of(data, "model", source), source)
+    tensors = _bare(part_of(data, "model", source), source)
     values, report = rename(tensors, {}, recognize(tensors), _assumed(tensors))
     names = _known(data, values, report.layout).get("class_names", [])
     heads = [key for key in class_tensors(values) if key.startswith("decoder.") and key.endswith(".bias")]
@@ -105,7 +106,7 @@ def by_our_names(state: Mapping[str, Any], name: str = "state") -> tuple[dict[st
     Raises:
         UserError: no such model is known.
     """
-    tensors = as_tensors(state, name)
+    tensors = _bare(state, name)
     layout = recognize(tensors)
     values, report = rename(tensors, {}, layout, _assumed(tensors))
     _share_heads(values, tensors)
@@ -117,6 +118,11 @@ def by_our_names(state: Mapping[str, Any], name: str = "state") -> tuple[dict[st
             "tensors have a name here where no model is given\n  --config-file F names the model to fit it to"
         )
     return values, report
+
+
+def _bare(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """The tensors without prefixes of wrapped models."""
+    return list(spellings(as_tensors(state, name)[0]).values())[-1]
 
 
 def _assumed(keys: Mapping[str, Tensor]) -> tuple[str, ...]:
