@@ -87,9 +87,13 @@ class BestF1:
         result = dict(zip(NAMES, map(float, values), strict=True))
         several = dict(zip(class_names, self.class_points, strict=True)) if len(class_names) > 1 else {}
         shares = f"precision {result['precision']:.1f}, recall {result['recall']:.1f}"
+        at = f"best F1 {result['F1']:.1f} at score threshold {p.threshold:.2f} (IoU {IOU}): {shares}, "
+        if math.isnan(p.threshold):
+            at, several_told = f"no detection is right at IoU {IOU}, so no score threshold is: ", ""
+        else:
+            several_told = _table(several)
         logger.info(
-            f"{task}: best F1 {result['F1']:.1f} at score threshold {p.threshold:.2f} (IoU {IOU}): {shares}, "
-            f"{self.duplicates} duplicates shown, {self.never_found} objects never found{_table(several)}"
+            f"{task}: {at}{self.duplicates} duplicates shown, {self.never_found} objects never found{several_told}"
         )
         return {f"{task}_f1": result | {f"threshold-{name}": x.threshold for name, x in several.items()}}
 

@@ -166,3 +166,13 @@ def test_the_table_stays_small_with_many_classes(caplog):
     with caplog.at_level(logging.INFO, "detrex_ext"):
         BestF1(points[7], points, 0, 0).named([f"c{k}" for k in range(80)], "bbox")
     assert caplog.text.count("\n") < 26 and "... and 60 classes" in caplog.text and "| c0 " in caplog.text
+
+
+def test_a_model_that_finds_nothing_is_told_in_words(caplog):
+    from detrex_ext.evaluation.best_f1 import BestF1, Point
+
+    nothing = Point(math.nan, 0.0, math.nan, 0.0)
+    with caplog.at_level(logging.INFO, "detrex_ext"):
+        result = BestF1(nothing, (nothing, nothing), 0, 17).named(["a", "b"], "bbox")["bbox_f1"]
+    assert "no detection is right at IoU 0.5" in caplog.text and "nan" not in caplog.text
+    assert math.isnan(result["threshold"]) and (result["F1"], result["never_found"]) == (0.0, 17.0)
