@@ -12,6 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from .checkpoint import RunFolder, classes_of, find_weights, load_state, read_checkpoint
+from .checkpoint.threshold import threshold_of
 from .config import LazyConfig, find_config, load_config
 from .data import read_classes
 from .errors import UserError
@@ -69,7 +70,10 @@ def load(
         shown = ", ".join(class_names[:8])
         raise UserError(f"{found.path}: the model has {count} classes, its list of names {len(class_names)}: {shown}")
     names = class_names or [f"class {k}" for k in range(count or 0)]
-    return Predictor(model.to(device), names, test_transforms(cfg), category_ids, cfg, found.path, str(found))
+    threshold = threshold_of(found)
+    logger.info("threshold: %s", threshold)
+    about = cfg, found.path, str(found), threshold
+    return Predictor(model.to(device), names, test_transforms(cfg), category_ids, *about)
 
 
 def _locate(source: Any, weights: Any) -> tuple[DictConfig | None, str]:

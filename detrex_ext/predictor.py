@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
+from .checkpoint.threshold import Threshold
 from .data.read import read_image, rgb_of
 from .data.transforms import Sample
+from .errors import UserError
 from .runtime import Instances
 
+PER_CLASS = "per-class"
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 
@@ -28,6 +31,7 @@ class Predictor:
         config: the config the model was built from.
         source: the file its weights come from.
         weights: which these are, in words: the file, how many iterations made them, averaged or trained.
+        threshold: least scores where ``predict`` is given none: those of the checkpoint's evaluation, else 0.5.
     """
 
     def __init__(
@@ -39,19 +43,22 @@ class Predictor:
         config: DictConfig | None = None,
         source: str = "",
         weights: str = "",
+        threshold: Threshold | None = None,
     ) -> None:
         self.model, self.transforms = model.eval(), list(transforms)
         self.class_names, self.category_ids = list(class_names), list(category_ids)
         self.config, self.source, self.weights = config, source, weights
+        self.threshold = threshold or Threshold(origin="the default")
 
     def predict(
-        self, image: ImageLike | Sequence[ImageLike], threshold: float = 0.5, batch_size: int = 1
+        self, image: ImageLike | Sequence[ImageLike], threshold: float | str | None = None, batch_size: int = 1
     ) -> Instances | list[Instances]:
         """Objects on an image, best first.
 
         Args:
             image: a path, a Pillow image, an (H, W, 3) uint8 RGB array (or RGBA, or gray), or a list of such.
-            threshold: least score of what is returned, in [0, 1].
+            threshold: least score of what is returned, in [0, 1]; ``"per-class"`` = each class's own; None =
+                ``self.threshold``, the same for all classes.
             batch_size: images of a list that go through the model together; padding may change scores a little.
 
         Returns:
@@ -65,18 +72,35 @@ class Predictor:
             return next(self.stream([image], threshold, 1))
         return list(self.stream(image, threshold, batch_size))
 
-    def stream(self, images: Iterable[ImageLike], threshold: float = 0.5, batch_size: int = 1) -> Iterator[Instances]:
+    def stream(
+        self, images: Iterable[ImageLike], threshold: float | str | None = None, batch_size: int = 1
+    ) -> Iterator[Instances]:
         """As ``predict`` for many images: each is read when its turn comes."""
-        if not 0 <= threshold <= 1 or batch_size < 1:
-            raise ValueError(f"threshold={threshold} must lie in [0, 1], batch_size={batch_size} be 1 or more")
+        least = self._least(threshold)
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be 1 or more")
         batch: list[dict] = []
         for image in images:
             batch.append(self.as_input(as_rgb(image)))
             if len(batch) == batch_size:
-                yield from self._run(batch, threshold)
+                yield from self._run(batch, least)
                 batch = []
         if batch:
-            yield from self._run(batch, threshold)
+            yield from self._run(batch, least)
+
+    def _least(self, threshold: float | str | None) -> Tensor:
+        """Least score of each class, or of all (1,)."""
+        if threshold == PER_CLASS:
+            if not self.threshold.chosen:
+                raise UserError(
+                    f"threshold={PER_CLASS}: {self.source or 'the model'} has none: {self.threshold.origin}\n"
+                    "  a training that evaluates writes them; name a number instead"
+                )
+            return torch.tensor(self.threshold.of(self.class_names), dtype=torch.float64)
+        least = self.threshold.score if threshold is None else threshold
+        if isinstance(least, str) or not 0 <= least <= 1:
+            raise ValueError(f"threshold={threshold} must lie in [0, 1], or be '{PER_CLASS}'")
+        return torch.tensor([least], dtype=torch.float64)
 
     def as_input(self, rgb: np.ndarray) -> dict:
         """An input dict of the model: transformed as in evaluation, with the size it came in."""
@@ -88,9 +112,9 @@ class Predictor:
         return {"image": torch.from_numpy(chw), "height": rgb.shape[0], "width": rgb.shape[1]}
 
     @torch.no_grad()
-    def _run(self, batch: list[dict], threshold: float) -> list[Instances]:
+    def _run(self, batch: list[dict], least: Tensor) -> list[Instances]:
         found = [output["instances"].to("cpu") for output in self.model(batch)]
-        return [x[x.scores >= threshold] for x in found]
+        return [x[x.scores >= (least if len(least) == 1 else least[x.pred_classes]).to(x.scores)] for x in found]
 
 
 def as_rgb(image: ImageLike) -> np.ndarray:

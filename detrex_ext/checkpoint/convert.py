@@ -15,11 +15,13 @@ from detrex_ext.errors import UserError
 from .classes import class_tensors
 from .coco import COCO_CATEGORIES
 from .files import write_checkpoint
+from .foreign import as_tensors, spellings
 from .layouts import OURS, families, recognize, to_layout
-from .load import as_tensors, guess, load_state, part_of, published_classes, rename
+from .load import guess, load_state, part_of, published_classes, rename
 from .report import LoadReport
 from .stages import keep_stages
-from .weights import find_weights
+from .threshold import KEY
+from .weights import evaluated_by, find_weights
 
 _PARTS = ("backbone.", "neck.", "encoder.", "queries.", "decoder.")
 
@@ -62,7 +64,10 @@ def convert(
         state = {key: value for key, value in model.state_dict().items() if key.startswith(report.scope)}
         if stages is not None:
             state = keep_stages(state, model.decoder, stages)
-    write_checkpoint(_contents(state, to, {**_known(data, state, report.layout), **(extra or {})}), target)
+    known = _known(data, state, report.layout)
+    if KEY in data and found.part == evaluated_by(data):
+        known[KEY] = data[KEY]
+    write_checkpoint(_contents(state, to, {**known, **(extra or {})}), target)
     return report
 
 
@@ -87,7 +92,7 @@ def classes_of(data: Mapping[str, Any], source: str = "checkpoint") -> tuple[int
         data: contents of the file.
         source: its name, for messages.
     """
-    tensors = as_tensors(part_of(data, "model", source), source)
+    tensors = _bare(part_of(data, "model", source), source)
     values, report = rename(tensors, {}, recognize(tensors), _assumed(tensors))
     names = _known(data, values, report.layout).get("class_names", [])
     heads = [key for key in class_tensors(values) if key.startswith("decoder.") and key.endswith(".bias")]
@@ -101,7 +106,7 @@ def by_our_names(state: Mapping[str, Any], name: str = "state") -> tuple[dict[st
     Raises:
         UserError: no such model is known.
     """
-    tensors = as_tensors(state, name)
+    tensors = _bare(state, name)
     layout = recognize(tensors)
     values, report = rename(tensors, {}, layout, _assumed(tensors))
     _share_heads(values, tensors)
@@ -113,6 +118,11 @@ def by_our_names(state: Mapping[str, Any], name: str = "state") -> tuple[dict[st
             "tensors have a name here where no model is given\n  --config-file F names the model to fit it to"
         )
     return values, report
+
+
+def _bare(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """The tensors without prefixes of wrapped models."""
+    return list(spellings(as_tensors(state, name)[0]).values())[-1]
 
 
 def _assumed(keys: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -19,11 +19,10 @@ import torch
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import PathManager
 
+from .foreign import by_our_names
 from .unpickling import Refused, read_pickle, read_torch
 
 FORMAT_HELP = "a .pth file of this project, detrex, a model's authors, mmdetection or torchvision, or a detectron2 .pkl"
-AVERAGED = ("ema_state", "ema_model", "model_ema", "state_dict_ema")  # what projects call averaged weights
-_MODEL = ("model", "state_dict")
 TEMP_PREFIX = ".saving-"
 
 
@@ -54,7 +53,8 @@ def resolve(path: str | os.PathLike, manager: Any = None) -> str:
 def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, Any]:
     """The contents of a checkpoint file, on the CPU; a bare state dict comes back as ``{"model": state dict}``.
 
-    mmdetection's ``state_dict`` becomes ``model`` and the names in its ``meta`` become ``class_names``.
+    Whatever others call them, trained weights become ``model`` and averaged ones ``ema_state``; see
+    :func:`~detrex_ext.checkpoint.foreign.by_our_names`.
 
     Raises:
         UserError: missing, truncated, not a checkpoint, or holding objects that are not plain data.
@@ -75,7 +75,7 @@ def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, A
         ) from error
     if not isinstance(data, dict) or not data:
         raise UserError(f"checkpoint {path}: holds {type(data).__name__}, expected {FORMAT_HELP}")
-    return _by_our_names(data)
+    return by_our_names(data, os.fspath(path))
 
 
 def own_iteration(path: str | os.PathLike) -> int | None:
@@ -89,18 +89,6 @@ def own_iteration(path: str | os.PathLike) -> int | None:
         return None
     iteration = data.get("iteration") if isinstance(data, dict) else None
     return iteration if isinstance(iteration, int) else None
-
-
-def _by_our_names(data: dict[str, Any]) -> dict[str, Any]:
-    key = next((key for key in _MODEL if isinstance(data.get(key), dict)), None)
-    if key is None:
-        return {"model": data}
-    found = {"model" if name == key else name: value for name, value in data.items()}
-    meta = data.get("meta")
-    classes = meta.get("CLASSES") if isinstance(meta, dict) else None
-    if classes and "class_names" not in found:
-        found["class_names"] = list(classes)
-    return found
 
 
 def write_checkpoint(data: Any, path: str | os.PathLike) -> None:

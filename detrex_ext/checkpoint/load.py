@@ -7,7 +7,6 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +15,10 @@ from detrex_ext.structures import is_training_only
 
 from .classes import rows_by_name
 from .coco import COCO_NAMES
-from .files import AVERAGED, read_checkpoint
+from .files import read_checkpoint
+from .foreign import AVERAGED, as_tensors, found_in, spellings
 from .layouts import LAYOUTS, OURS, Layout, candidates
+from .query_rows import common_rows, number_hint
 from .report import LoadReport
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,11 @@ def load_weights(
     data = read_checkpoint(path)
     state = part_of(data, source, os.fspath(path))
     names = file_classes or data.get("class_names")
-    report = load_state(model, state, strict=strict, name=os.fspath(path), classes=classes, file_classes=names)
+    where = found_in(data) if data.foreign else ""
+    if data.foreign and len(data.places) > 1:
+        logger.info("%s: the %s weights are taken", path, "averaged" if source in AVERAGED else "trained")
+    how = {"strict": strict, "classes": classes, "file_classes": names, "where": where}
+    report = load_state(model, state, name=os.fspath(path), **how)
     logger.info("%s: %s", path, report)
     return report
 
@@ -76,28 +81,42 @@ def load_state(
     name: str = "state",
     classes: Sequence[str] | None = None,
     file_classes: Sequence[str] | None = None,
+    where: str = "",
 ) -> LoadReport:
-    """Like ``load_weights``, from a state dict in memory; ``name`` is what messages call it."""
-    tensors = as_tensors(state, name)
+    """Like ``load_weights``, from a state dict in memory; messages call it ``name``, and ``where`` a file has it."""
+    tensors, others = as_tensors(state, name)
     own = model.state_dict(keep_vars=True)
     answers = []
-    for layout in candidates(tensors):
-        values, report = rename(tensors, own, layout)
-        if classes:
-            then = file_classes or published_classes(values, layout.name)
-            report.sliced += rows_by_name(values, model, then, classes) if then else []
-        answers.append((report, _fit(values, own, layout, report)))
+    for prefixes, spelled in spellings(tensors).items():
+        for layout in candidates(spelled):
+            values, report = rename(spelled, own, layout)
+            report.prefixes, report.others = prefixes, others
+            if classes:
+                then = file_classes or published_classes(values, layout.name)
+                report.sliced += rows_by_name(values, model, then, classes) if then else []
+            if not strict:
+                report.sliced += common_rows(values, model, own)
+            answers.append((report, _fit(values, own, layout, report)))
     report, chosen = max(answers, key=lambda answer: len(answer[0].matched))
-    looks = f"it looks like {guess(report, tensors)}, {len(report.matched)} of {report.total} tensors fit"
-    if 2 * len(report.matched) < report.total or not report.matched:
-        raise UserError(
-            f"checkpoint {name}: made by another model, less than half of this one is in it: {looks}\n{_indent(report)}"
-        )
-    if strict and not report.complete:
-        raise UserError(f"checkpoint {name}: does not fit the model: {looks}\n{_indent(report)}")
+    if 2 * len(report.matched) < report.total or not report.matched or (strict and not report.complete):
+        raise _unfit(name, where, [tried for tried, _ in answers], report, tensors, model)
     with torch.no_grad():
         model.load_state_dict(chosen, strict=False)
     return report
+
+
+def _unfit(
+    name: str, where: str, tried: Sequence[LoadReport], best: LoadReport, keys: Collection[str], model: nn.Module
+) -> UserError:
+    """What a person needs to see why a file does not fit: the best answer, and all that were tried."""
+    looks = f"it looks like {guess(best, keys)}, {len(best.matched)} of {best.total} tensors fit"
+    little = 2 * len(best.matched) < best.total or not best.matched
+    what = "made by another model, less than half of this one is in it" if little else "does not fit the model"
+    lines = [f"checkpoint {name}: {what}: {looks}", *str(best).splitlines()]
+    lines += number_hint(best.mismatched, model)
+    lines += [f"found: {where}"] if where else []
+    lines += [f"tried: {', '.join(one.tried() for one in tried)}"]
+    return UserError("\n  ".join(lines))
 
 
 def guess(report: LoadReport, keys: Collection[str]) -> str:
@@ -115,28 +134,6 @@ def published_classes(values: Mapping[str, Tensor], layout: str) -> tuple[str, .
     rows = (len(COCO_NAMES), len(COCO_NAMES) + 1)  # one more for "no object"
     zoo = any(table.zoo and table.name == layout for table in LAYOUTS)
     return COCO_NAMES if zoo and any(len(v) in rows for v in heads) else None
-
-
-def _indent(report: LoadReport) -> str:
-    return "  " + str(report).replace("\n", "\n  ")
-
-
-def as_tensors(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """Values as tensors, without the prefix of a wrapped model.
-
-    Raises:
-        UserError: an entry that is none.
-    """
-    out: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if isinstance(value, np.ndarray | np.generic):
-            value = torch.from_numpy(np.ascontiguousarray(value))
-        if not isinstance(value, Tensor) or not isinstance(key, str):
-            raise UserError(f"checkpoint {name}: entry {key!r} is {type(value).__name__}, expected a tensor")
-        out[key] = value
-    if out and all(k.startswith("module.") for k in out):
-        out = {k[len("module.") :]: v for k, v in out.items()}
-    return out
 
 
 def rename(

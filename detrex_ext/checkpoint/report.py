@@ -26,6 +26,8 @@ class LoadReport:
         sliced: tensors of which some rows were taken, or that were made, with the reason.
         dropped: keys of the file that are left out on purpose.
         layout: name of the table that was used.
+        others: what the file holds that is no tensor.
+        prefixes: of wrapped models, taken off the names of the file; "" = none.
         scope: prefix of our keys that files of this kind cover; "" = all of them.
     """
 
@@ -36,6 +38,8 @@ class LoadReport:
     renamed: list[tuple[str, str]] = field(default_factory=list)
     sliced: list[Sliced] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    prefixes: str = ""
     layout: str = ""
     scope: str = ""
 
@@ -57,6 +61,13 @@ class LoadReport:
                 "the detector would be random\n  name the checkpoint of a training: train.init_checkpoint=PATH"
             )
 
+    def _names(self) -> str:
+        return f"{self.layout} names" + (f" without {self.prefixes}" if self.prefixes else "")
+
+    def tried(self) -> str:
+        """The names that were looked for, and how many tensors of the model they gave."""
+        return f"{self._names()} ({len(self.matched)} of {self.total})"
+
     def __str__(self) -> str:
         return self._text(_SHOWN)
 
@@ -65,12 +76,13 @@ class LoadReport:
         return self._text(None)
 
     def _text(self, shown: int | None) -> str:
-        lines = [f"matched {len(self.matched)} of {self.total} tensors ({self.layout} names)"]
+        lines = [f"matched {len(self.matched)} of {self.total} tensors ({self._names()})"]
         lines += _listed("rows chosen", self.sliced, shown)
         lines += _listed("missing from the file", self.missing, shown)
         shapes = [f"{key}: {a} in the file, {b} in the model" for key, a, b in self.mismatched]
         lines += _listed("of another shape", shapes, shown)
         lines += _listed("not in the model", self.unexpected, shown)
+        lines += _listed("no tensors, left out", self.others, shown)
         if shown is None:
             lines += _listed("left out on purpose", self.dropped, shown)
             lines += _listed("renamed", [f"{old} -> {new}" for old, new in self.renamed], shown)

@@ -15,7 +15,8 @@ from typing import Any
 
 from detrex_ext.errors import UserError
 
-from .files import AVERAGED, read_checkpoint
+from .files import read_checkpoint
+from .foreign import AVERAGED
 from .load import part_of
 from .run_folder import RunFolder, Saved
 

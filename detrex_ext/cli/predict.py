@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from detrex_ext.predictor import Predictor
     from detrex_ext.runtime import Instances
 
+    from .predict_truth import Truth
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 RESULTS = "predictions.json"
 
@@ -32,7 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder, or glob in quotes")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for what is written")
-    parser.add_argument("--threshold", type=float, default=0.5, metavar="T", help="least score shown (default 0.5)")
+    parser.add_argument(
+        "--threshold",
+        type=_threshold,
+        metavar="T",
+        help="least score shown: a number, or 'per-class' for each class's own (default: the one with the best F1 in "
+        "the evaluation of the checkpoint's training, 0.5 where it holds none)",
+    )
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--ground-truth", metavar="JSON", help="COCO file; its boxes are drawn beside the predictions")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default 1)")
@@ -52,29 +60,51 @@ def main(argv: list[str] | None = None) -> int:
         UserError: no images, no model, an image that cannot be decoded (after the others are done).
     """
     args = build_parser().parse_args(argv)
-    if not 0 <= args.threshold <= 1 or args.batch_size < 1:
-        raise UserError(f"--threshold {args.threshold} must lie in [0, 1], --batch-size {args.batch_size} be 1 or more")
+    if isinstance(args.threshold, float) and not 0 <= args.threshold <= 1:
+        raise UserError(f"--threshold {args.threshold} must lie in [0, 1]")
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size} must be 1 or more")
     files, output = find_images(args.inputs), Path(args.output)
     targets = _targets(files, output)
 
     from detrex_ext.api import load
     from detrex_ext.checkpoint.files import write_json
 
-    truth = _Truth(args.ground_truth, files) if args.ground_truth else None
+    from .predict_truth import Truth
+
+    truth = Truth(args.ground_truth, files) if args.ground_truth else None
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
     how = {"device": args.device, "average": False if args.no_average else None, "trust": args.trust}
     predictor = load(source, weights=weights, **how)
     print(f"weights: {predictor.weights}")
+    shown, origin = _shown(predictor, args.threshold)
+    print(f"threshold: {shown} ({origin})")
     make_folder(output)
     rows, failed = _predict(predictor, files, targets, args, truth)
     write_json(rows, output / RESULTS)
-    found = f"{sum(len(row['boxes']) for row in rows)} objects with score >= {args.threshold} on {len(rows)} images"
+    found = f"{sum(len(row['boxes']) for row in rows)} objects with score >= {shown} on {len(rows)} images"
     print(f"{found}, drawn in {output}; all in {output / RESULTS}")
     if failed:
         shown = "\n".join(f"  {reason}" for reason in failed[:10])
         more = f"\n  ... and {len(failed) - 10} more" if len(failed) > 10 else ""
         raise UserError(f"{len(failed)} of {len(files)} images cannot be used; the others are done\n{shown}{more}")
     return 0
+
+
+def _threshold(text: str) -> float | str:
+    return text if text == "per-class" else float(text)
+
+
+def _shown(predictor: Predictor, asked: float | str | None) -> tuple[str, str]:
+    """The threshold in force, and where it is from."""
+    own = predictor.threshold
+    if isinstance(asked, float):
+        return str(asked), "--threshold"
+    if asked is None:
+        return f"{own.score:.4g}", own.origin
+    each = zip(predictor.class_names, own.of(predictor.class_names), strict=True)
+    listed = [f"{name} {score:.3g}" for name, score in each]
+    return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else ""), own.origin
 
 
 def find_images(inputs: list[str]) -> list[Path]:
@@ -126,7 +156,7 @@ def _targets(files: list[Path], output: Path) -> list[Path]:
 
 
 def _predict(
-    predictor: Predictor, files: list[Path], targets: list[Path], args: argparse.Namespace, truth: _Truth | None
+    predictor: Predictor, files: list[Path], targets: list[Path], args: argparse.Namespace, truth: Truth | None
 ) -> tuple[list[dict], list[str]]:
     from detrex_ext.data.read import UnreadableImage, read_image
 
@@ -147,7 +177,7 @@ def _predict(
     return rows, failed
 
 
-def _draw(image: np.ndarray, found: Instances, names: list[str], truth: _Truth | None, file: Path):
+def _draw(image: np.ndarray, found: Instances, names: list[str], truth: Truth | None, file: Path):
     from detrex_ext.visualization import beside, draw_boxes
 
     boxes, classes, scores = found.pred_boxes.tensor.tolist(), found.pred_classes.tolist(), found.scores.tolist()
@@ -168,33 +198,3 @@ def _row(file: Path, found: Instances, names: list[str]) -> dict:
         "scores": [round(v, 4) for v in found.scores.tolist()],
         "classes": [names[k] for k in found.pred_classes.tolist()],
     }
-
-
-class _Truth:
-    """Boxes of a COCO file by the name of the image.
-
-    Raises:
-        UserError: a file with errors, or one that has none of the images.
-    """
-
-    def __init__(self, path: str, files: list[Path]) -> None:
-        from detrex_ext.data.ground_truth import read_ground_truth
-
-        self.truth = read_ground_truth(path, sound=True)
-        names = [image["file_name"] for image in self.truth.images]
-        self.images = {Path(name).parts: i for i, name in enumerate(names)}
-        if all(self.of(file) is None for file in files):
-            what = f"none of the images is in it, as {files[0]}; its first is {names[0]}"
-            raise UserError(f"--ground-truth {path}: {what}")
-
-    def of(self, file: Path) -> tuple[list, list[int], list[str]] | None:
-        """(XYXY boxes, class indices, class names) of an image; None for one that the JSON does not have."""
-        parts = file.absolute().parts
-        # The longest name first: "a/1.jpg" is told from "b/1.jpg" where the JSON has both.
-        keys = [parts[-n:] for n in range(len(parts), 0, -1)]
-        image = next((self.images[k] for k in keys if k in self.images), None)
-        if image is None:
-            return None
-        xywh_G4, class_G, _ = self.truth.objects_of(image)
-        boxes = [[x, y, x + w, y + h] for x, y, w, h in xywh_G4.tolist()]
-        return boxes, class_G.tolist(), self.truth.classes.names

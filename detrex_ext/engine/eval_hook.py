@@ -34,6 +34,7 @@ class EvalHook(HookBase):
         *,
         folder: str | os.PathLike = "",
         key: str = "",
+        told: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         """Periods are counted from iteration 0, in a resumed run too.
 
@@ -43,10 +44,11 @@ class EvalHook(HookBase):
             eval_after_train: evaluate at the end too.
             folder: the run's, where they are kept; "" = nowhere.
             key: what the metrics depend on beside the weights; metrics under another key are not taken.
+            told: called on every rank with what was evaluated, or taken from the file; {} where it is not known.
         """
         self._period, self._evaluate, self._eval_after_train = eval_period, eval_function, eval_after_train
         self._path = RunFolder(folder).evaluation if folder else None
-        self._key = key
+        self._key, self._told = key, told or (lambda results: None)
 
     def before_train(self) -> None:
         """Evaluate the state a resumed run starts from, if that was due."""
@@ -68,26 +70,29 @@ class EvalHook(HookBase):
         del self._evaluate  # it may hold a reference to the trainer
 
     def _do_eval(self) -> None:
-        self.trainer.storage.put_scalars(**self._metrics(), smoothing_hint=False)
+        results = self._results()
+        self._told(results)
+        metrics = {k: v for k, v in _numbers(results).items() if "_f1/threshold-" not in k}  # those are in the file
+        self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
         comm.synchronize()
 
-    def _metrics(self) -> dict[str, float]:
-        """Of now, by their paths; {} on other ranks where they are known."""
+    def _results(self) -> Mapping[str, Any]:
+        """Of now, by task; {} on other ranks where they are known."""
         iteration = self.trainer.storage.iter
         start = self.trainer.start_iter
         redone = start == iteration + 1 or start == self.trainer.max_iter
         saved = comm.all_gather(self._read(iteration) if redone and comm.is_main_process() else None)[0]
         if saved is not None:
             logger.info("evaluation of iteration %d: metrics taken from %s", iteration, self._path)
-            return _numbers(saved) if comm.is_main_process() else {}
+            return saved if comm.is_main_process() else {}
         with rng.preserved():
             results = self._evaluate() or {}
         if not isinstance(results, Mapping):
             raise AssertionError(f"the evaluation must return a dict, found {type(results).__name__}")
-        metrics = _numbers(results)
+        _numbers(results)  # refuses what is none
         if self._path and results and comm.is_main_process():
             write_json({"iteration": iteration, "key": self._key, "results": _nulls(results)}, self._path)
-        return metrics
+        return results
 
     def _read(self, iteration: int) -> dict[str, Any] | None:
         try:

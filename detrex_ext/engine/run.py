@@ -6,12 +6,14 @@ import contextlib
 import hashlib
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from detrex_ext.checkpoint import Checkpointer, RunFolder
+from detrex_ext.checkpoint.threshold import KEY, from_results, put_threshold
 from detrex_ext.checkpoint.weights import AVERAGE, EVALUATED, TRAINED, WORDS, evaluated_by, rule
 from detrex_ext.config import build
 from detrex_ext.errors import UserError
@@ -131,7 +133,9 @@ class _Run:
             EMAHook(self.ema) if self.ema else None,
             LRScheduler(scheduler=build(self.cfg.lr_multiplier, "lr_multiplier")),
             PeriodicCheckpointer(self.checkpointer, t.checkpointer.period, t.checkpointer.max_to_keep),
-            EvalHook(t.eval_period, self.evaluate, folder=t.output_dir, key=key) if self.evaluation else None,
+            EvalHook(t.eval_period, self.evaluate, folder=t.output_dir, key=key, told=self.keep_threshold)
+            if self.evaluation
+            else None,
             self.best,
         ]
 
@@ -158,12 +162,15 @@ class _Run:
         if precision != self.trainer.precision.name:
             logger.warning("resume: precision %s -> %s", precision, self.trainer.precision.name)
         self.checkpointer.apply(saved)
+        if KEY in saved.data:
+            self.checkpointer.extra[KEY] = saved.data[KEY]
         if self.ema is not None and AVERAGE not in saved.data:
             logger.warning("resume: %s holds no averaged weights: they begin with the trained ones", saved.path)
             self.ema.restart()
         before = evaluated_by(saved.data)
         if before != self.evaluated:
             logger.warning("resume: before, %s were evaluated: the best so far is forgotten", WORDS[before])
+            self.checkpointer.extra.pop(KEY, None)
             if self.best is not None:
                 self.best.forget()
         return self.trainer.iter + 1
@@ -173,3 +180,16 @@ class _Run:
         with self.ema.applied() if self.evaluated == AVERAGE else contextlib.nullcontext():
             self.results = run_evaluation(self.model, *self.evaluation)
         return self.results
+
+    def keep_threshold(self, results: Mapping[str, Any]) -> None:
+        """The threshold of an evaluation goes into later checkpoints, and into the final one if it is of it."""
+        if not results or not comm.is_main_process():
+            return
+        t, folder = self.trainer, self.checkpointer.folder
+        done = min(t.storage.iter, t.max_iter - 1)
+        found = from_results(results, done)
+        self.checkpointer.extra.pop(KEY, None)
+        if found is not None:
+            self.checkpointer.extra[KEY] = found
+        if t.storage.iter >= t.max_iter and folder.final.is_file():
+            put_threshold(folder.final, found)

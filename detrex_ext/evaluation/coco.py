@@ -17,6 +17,7 @@ from ..data.ground_truth import BoxTable, GroundTruth, read_ground_truth
 from ..errors import UserError
 from ..runtime import comm
 from ..structures import SupervisedSet
+from .best_f1 import NAMES as F1_NAMES
 from .coco_metrics import AP_NAMES, coco_metrics, fast_available
 from .nms import NmsEvaluator
 
@@ -75,6 +76,7 @@ class CocoEvaluator:
         """What ``evaluate`` gives, as ``task/name``; a ``*`` stands for what only the model knows."""
         classes = self.class_names if len(self.class_names) > 1 else []
         names = [f"{self.task}/{name}" for name in (*AP_NAMES, *(f"AP-{name}" for name in classes))]
+        names += [f"{self.task}_f1/{name}" for name in F1_NAMES]
         return names + [name for part in self.parts for name in part.metric_names()]
 
     @property
@@ -127,7 +129,8 @@ class CocoEvaluator:
         Returns:
             ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>" where there is more than one}}``, x 100,
             NaN where there is nothing to measure; empty on ranks other than 0, where nothing was predicted on, and
-            where the file has no annotations. With ``stages`` and ``nms`` also their tasks.
+            where the file has no annotations. Where something was found also ``"bbox_f1"``, see
+            :class:`~detrex_ext.evaluation.best_f1.BestF1`; with ``stages`` and ``nms`` also their tasks.
 
         Raises:
             UserError: a predicted class that the file does not have.
@@ -159,7 +162,8 @@ class CocoEvaluator:
             logger.warning("no objects were found in any of the %d images", len(rows))
         size = len(self.image_ids), len(self.class_names)
         metrics = coco_metrics(self.truth.boxes, found, *size, self.max_dets, self.fast)
-        return {self.task: metrics.named(self.class_names, self.max_dets, self.task)}
+        boxes = {self.task: metrics.named(self.class_names, self.max_dets, self.task)}
+        return boxes | metrics.f1.named(self.class_names, self.task)
 
     def _check_classes(self, found: BoxTable) -> None:
         known = len(self.class_names)

@@ -21,6 +21,7 @@ import numpy as np
 from tabulate import tabulate
 
 from ..data.ground_truth import BoxTable
+from .best_f1 import BestF1, best_f1
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,13 @@ class CocoMetrics:
         ap: AP, AP50, AP75, APs, APm, APl.
         ar: recall at 1, 10 and ``max_dets`` detections, then of small, medium and large objects.
         class_ap_K: AP of each class.
+        f1: the best score threshold.
     """
 
     ap: np.ndarray
     ar: np.ndarray
     class_ap_K: np.ndarray
+    f1: BestF1
 
     def named(self, class_names: Sequence[str], max_dets: int, task: str) -> dict[str, float]:
         """AP by area and, of several classes, ``AP-<class>``, x 100; the log has them and recall as tables."""
@@ -80,7 +83,8 @@ def coco_metrics(
     ap += [precision[:, :, :, area, -1] for area in (1, 2, 3)]
     ar = [recall[:, :, 0, limit] for limit in range(3)] + [recall[:, :, area, -1] for area in (1, 2, 3)]
     per_class = [precision[:, :, k, 0, -1] for k in range(num_classes)]
-    return CocoMetrics(*(np.array([_mean(x) for x in parts]) for parts in (ap, ar, per_class)))
+    means = (np.array([_mean(x) for x in parts]) for parts in (ap, ar, per_class))
+    return CocoMetrics(*means, best_f1(truth, found, num_classes, max_dets, evaluator.ious))
 
 
 def _evaluate(

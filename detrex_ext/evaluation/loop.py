@@ -165,8 +165,13 @@ class _Timer:
 
 
 def print_csv_format(results: Mapping[str, Any]) -> None:
-    """Log results in detectron2's "copypaste" lines, four decimals; metrics of single classes are left out."""
+    """Log results in detectron2's "copypaste" lines, four decimals.
+
+    Metrics of single classes are left out, and so is the best F1, which has a line of its own: scripts read the last.
+    """
     for task, values in results.items():
+        if task.endswith("_f1"):
+            continue
         if isinstance(values, Mapping):
             main = {k: v for k, v in values.items() if "-" not in k}
             logger.info("copypaste: Task: %s", task)

@@ -44,10 +44,10 @@ def test_both_metrics_of_one_pass_are_those_of_two(data):
         return inference_on_dataset(model, list(batches(data)), CocoEvaluator(data, **options))
 
     bare = metrics()
-    assert list(bare) == ["bbox"] and bare["bbox"]["AP50"] < 90
+    assert list(bare) == ["bbox", "bbox_f1"] and bare["bbox"]["AP50"] < 90
     model.calls = 0
     both = metrics(nms=0.5, stages=True)
-    assert list(both) == ["bbox", "stages", "bbox_nms"] and model.calls == 3
+    assert list(both) == ["bbox", "bbox_f1", "stages", "bbox_nms", "bbox_nms_f1"] and model.calls == 3
     assert model.postprocess.nms is None
     assert both["bbox"] == pytest.approx(bare["bbox"], nan_ok=True)
     assert both["bbox_nms"]["AP50"] == pytest.approx(100)
