@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -71,6 +73,8 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool) -> dict[str, 
     setup.log_start(cfg, model, loader)
     run = _Run(cfg, model, loader, evaluation, classes)
     start = run.resume_from(saved) if resume else 0
+    if start >= cfg.train.max_iter:
+        logger.info("%d of %d iterations are done: nothing to train", start, cfg.train.max_iter)
     claim.clear()
     claim.rewind(start)
     run.checkpointer.extra["config"] = setup.save_final_config(cfg)
@@ -113,7 +117,8 @@ class _Run:
         )
         best, self.best = cfg.train.best_checkpoint, None
         if evaluation is not None and best.enabled:
-            self.best = BestCheckpointer(self.checkpointer, cfg.train.eval_period, best.metric, best.mode)
+            data = _content(getattr(evaluation[1], "json", ""))
+            self.best = BestCheckpointer(self.checkpointer, cfg.train.eval_period, best.metric, best.mode, data)
         self.trainer.register_hooks(self._hooks())
         logger.info(rule(self.ema is not None, self.evaluated))
 
@@ -162,3 +167,8 @@ class _Run:
         with self.ema.applied() if self.evaluated == AVERAGE else contextlib.nullcontext():
             self.results = run_evaluation(self.model, *self.evaluation)
         return self.results
+
+
+def _content(path: str) -> str:
+    """What tells one file from another wherever they lie; the name of one that is no local file."""
+    return hashlib.sha1(Path(path).read_bytes()).hexdigest() if os.path.isfile(path) else str(path)
