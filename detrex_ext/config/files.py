@@ -11,6 +11,19 @@ from detrex_ext.errors import UserError
 
 _PACKAGE_DIR = Path(__file__).resolve().parents[1]
 _SUFFIXES = (".py", ".yaml", ".yml")
+PACKAGE = "detrex_ext._cfg_loader"
+"""`__package__` of every config file that is being run; how frames of config files are told from others."""
+
+
+def defined_in(target: str) -> tuple[str, str] | None:
+    """(name, file) of a class or function that a config file or an overlay defines; None of one of a module.
+
+    Nothing finds it by its dotted name, so a config that is read again must not name it.
+    """
+    if not target.startswith(f"{PACKAGE}."):
+        return None
+    file, _, name = target[len(PACKAGE) + 1 :].partition(".")
+    return name, f"{file}.py"
 
 
 def config_roots() -> tuple[Path, Path]:
