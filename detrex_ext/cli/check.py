@@ -8,6 +8,9 @@ import re
 import sys
 from pathlib import Path
 
+from detrex_ext.errors import UserError
+
+from .arguments import Parser, did_you_mean
 from .outputs import check_file
 
 _REPORT = re.compile(r'\s*(\[\s*)?\{\s*"json"\s*:')
@@ -15,12 +18,12 @@ _REPORT = re.compile(r'\s*(\[\s*)?\{\s*"json"\s*:')
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m detrex_ext check",
         usage="%(prog)s JSON [JSON ...] [--images DIR] [--json FILE] [--headers-only]",
         description="Check COCO annotation files and their images. Exit code 1 if a file has errors.",
     )
-    parser.add_argument("annotations", nargs="*", metavar="JSON", help="COCO annotation file")
+    parser.add_argument("annotations", nargs="*", default=[], metavar="JSON", help="COCO annotation file")
     parser.add_argument("--images", metavar="DIR", help="image folder (default: looked for beside the JSON)")
     parser.add_argument("--json", nargs="?", const="", metavar="FILE", help="write the reports; - for standard output")
     parser.add_argument("--headers-only", action="store_true", help="open images without decoding them (faster)")
@@ -44,6 +47,13 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("name a COCO annotation file")
     if args.json == "":
         print("--json without a file is now --json - (standard output)", file=sys.stderr)
+    for path in map(Path, args.annotations):
+        if not path.exists():
+            beside = sorted(file.name for file in path.parent.glob("*.json"))
+            found = f"JSON files in {path.parent}: {', '.join(beside[:8]) or 'none'}"
+            if not path.parent.is_dir():
+                found = f"there is no folder {path.parent}"
+            raise UserError(f"annotation file not found: {path}{did_you_mean(path.name, beside)}\n  {found}")
     to_file = args.json not in (None, "", "-")
     if to_file:
         check_file(args.json, "--json")

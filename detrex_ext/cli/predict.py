@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
 
+from .arguments import Parser
 from .outputs import make_folder
+from .predict_truth import Truth
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,13 +27,13 @@ RESULTS = "predictions.json"
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m detrex_ext predict",
         description="Find objects on images: a drawn image of each, and predictions.json with all boxes.",
     )
     parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder, or glob in quotes")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for what is written")
+    parser.add_argument("--output", metavar="DIR", help="folder to write to (default: predictions/ in the run)")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="T", help="least score shown (default 0.5)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--ground-truth", metavar="JSON", help="COCO file; its boxes are drawn beside the predictions")
@@ -52,29 +54,53 @@ def main(argv: list[str] | None = None) -> int:
         UserError: no images, no model, an image that cannot be decoded (after the others are done).
     """
     args = build_parser().parse_args(argv)
-    if not 0 <= args.threshold <= 1 or args.batch_size < 1:
-        raise UserError(f"--threshold {args.threshold} must lie in [0, 1], --batch-size {args.batch_size} be 1 or more")
-    files, output = find_images(args.inputs), Path(args.output)
+    if not 0 <= args.threshold <= 1:
+        raise UserError(f"--threshold {args.threshold}: expected a score in [0, 1]")
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size}: expected 1 or more")
+    files, output = find_images(args.inputs), _output(args)
     targets = _targets(files, output)
 
     from detrex_ext.api import load
     from detrex_ext.checkpoint.files import write_json
 
-    truth = _Truth(args.ground_truth, files) if args.ground_truth else None
+    truth = Truth(args.ground_truth, files) if args.ground_truth else None
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
     how = {"device": args.device, "average": False if args.no_average else None, "trust": args.trust}
     predictor = load(source, weights=weights, **how)
     print(f"weights: {predictor.weights}")
     make_folder(output)
     rows, failed = _predict(predictor, files, targets, args, truth)
-    write_json(rows, output / RESULTS)
-    found = f"{sum(len(row['boxes']) for row in rows)} objects with score >= {args.threshold} on {len(rows)} images"
-    print(f"{found}, drawn in {output}; all in {output / RESULTS}")
+    if rows:
+        write_json(rows, output / RESULTS)
+        objects = _number(sum(len(row["boxes"]) for row in rows), "object")
+        found = f"{objects} with score >= {args.threshold} on {_number(len(rows), 'image')}"
+        print(f"{found}, drawn in {output}; all in {output / RESULTS}")
     if failed:
         shown = "\n".join(f"  {reason}" for reason in failed[:10])
         more = f"\n  ... and {len(failed) - 10} more" if len(failed) > 10 else ""
-        raise UserError(f"{len(failed)} of {len(files)} images cannot be used; the others are done\n{shown}{more}")
+        others = "; the others are done" if rows else ", so nothing is written"
+        raise UserError(f"{len(failed)} of {_number(len(files), 'image')} cannot be used{others}\n{shown}{more}")
     return 0
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _output(args: argparse.Namespace) -> Path:
+    """The folder to write to; made when there is something to write.
+
+    Raises:
+        UserError: something else is there, or none is named for a model from elsewhere.
+    """
+    if not args.output and "://" in args.model:
+        raise UserError("--output DIR: name a folder for what is written")
+    run = args.model if os.path.isdir(args.model) else os.path.dirname(args.model)
+    output = Path(args.output or os.path.join(run, "predictions"))
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: expected a folder, found a file")
+    return output
 
 
 def find_images(inputs: list[str]) -> list[Path]:
@@ -126,7 +152,7 @@ def _targets(files: list[Path], output: Path) -> list[Path]:
 
 
 def _predict(
-    predictor: Predictor, files: list[Path], targets: list[Path], args: argparse.Namespace, truth: _Truth | None
+    predictor: Predictor, files: list[Path], targets: list[Path], args: argparse.Namespace, truth: Truth | None
 ) -> tuple[list[dict], list[str]]:
     from detrex_ext.data.read import UnreadableImage, read_image
 
@@ -137,7 +163,7 @@ def _predict(
             try:
                 batch.append((file, target, read_image(file)))
             except UnreadableImage as error:
-                failed.append(str(error).replace("\n", "; "))
+                failed.append("; ".join(line.strip(" ;") for line in str(error).splitlines() if line.strip(" ;")))
         if not batch:
             continue
         found = predictor.predict([image for *_, image in batch], args.threshold, len(batch))
@@ -147,7 +173,7 @@ def _predict(
     return rows, failed
 
 
-def _draw(image: np.ndarray, found: Instances, names: list[str], truth: _Truth | None, file: Path):
+def _draw(image: np.ndarray, found: Instances, names: list[str], truth: Truth | None, file: Path):
     from detrex_ext.visualization import beside, draw_boxes
 
     boxes, classes, scores = found.pred_boxes.tensor.tolist(), found.pred_classes.tolist(), found.scores.tolist()
@@ -168,33 +194,3 @@ def _row(file: Path, found: Instances, names: list[str]) -> dict:
         "scores": [round(v, 4) for v in found.scores.tolist()],
         "classes": [names[k] for k in found.pred_classes.tolist()],
     }
-
-
-class _Truth:
-    """Boxes of a COCO file by the name of the image.
-
-    Raises:
-        UserError: a file with errors, or one that has none of the images.
-    """
-
-    def __init__(self, path: str, files: list[Path]) -> None:
-        from detrex_ext.data.ground_truth import read_ground_truth
-
-        self.truth = read_ground_truth(path, sound=True)
-        names = [image["file_name"] for image in self.truth.images]
-        self.images = {Path(name).parts: i for i, name in enumerate(names)}
-        if all(self.of(file) is None for file in files):
-            what = f"none of the images is in it, as {files[0]}; its first is {names[0]}"
-            raise UserError(f"--ground-truth {path}: {what}")
-
-    def of(self, file: Path) -> tuple[list, list[int], list[str]] | None:
-        """(XYXY boxes, class indices, class names) of an image; None for one that the JSON does not have."""
-        parts = file.absolute().parts
-        # The longest name first: "a/1.jpg" is told from "b/1.jpg" where the JSON has both.
-        keys = [parts[-n:] for n in range(len(parts), 0, -1)]
-        image = next((self.images[k] for k in keys if k in self.images), None)
-        if image is None:
-            return None
-        xywh_G4, class_G, _ = self.truth.objects_of(image)
-        boxes = [[x, y, x + w, y + h] for x, y, w, h in xywh_G4.tolist()]
-        return boxes, class_G.tolist(), self.truth.classes.names
