@@ -32,7 +32,7 @@ def add_parser(verbs: Any) -> None:
     )
     add = parser.add_argument
     add_run(parser, "stages")
-    add("--iou", default="0.75", metavar="T", help="IoU of matches and AP: one, several (0.5,0.75), or all (default 0.75)")
+    add("--iou", default="0.75", metavar="T", help="IoU of matches and AP: one, some (0.5,0.75), or all (default 0.75)")
     add("--images", type=int, default=8, metavar="N", help="worst fadings to draw, all stages in a row (default 8)")
     add("--pictures", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(main=_run)
@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     if not engine.evaluate(cfg, args):
         raise UserError(f"nothing to analyze: {truth} has no images or no annotations")
     drawn = f", the worst fadings in {output}/fading_*.png" if any(output.glob("fading_*.png")) else ""
-    print(f"metrics at IoU {args.iou} in {output / REPORT_FILE}{drawn}")
+    print(f"metrics in {output / REPORT_FILE}{drawn}")
     return json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
 
 

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.inference_stages and not args.config_file:
         raise UserError("--inference-stages needs --config-file, which says what inference runs")
     if "://" not in args.source and not os.path.exists(args.source):
-        raise UserError(f"{args.source}: no such file or folder\n  expected a run folder, or {FORMAT_HELP}")
+        raise UserError(f"checkpoint {args.source}: not found\n  expected a run folder, or {FORMAT_HELP}")
     model, extra, stages = _model(args) if args.config_file else (None, None, None)
     report = convert(args.source, args.target, args.to, model, args.average, extra, stages)
     print(f"weights: {report.weights}")

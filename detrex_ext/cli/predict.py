@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     if not 0 <= args.threshold <= 1:
-        raise UserError(f"--threshold {args.threshold}: expected a score in [0, 1]")
+        raise UserError(f"--threshold {args.threshold} must lie in [0, 1]")
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: expected 1 or more")
     files, output = find_images(args.inputs), _output(args)
