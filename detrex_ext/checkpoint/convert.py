@@ -21,7 +21,7 @@ from .load import guess, load_state, part_of, published_classes, rename
 from .report import LoadReport
 from .stages import keep_stages
 from .threshold import KEY
-from .weights import evaluated_by, find_weights
+from .weights import HOLDS, evaluated_by, find_weights
 
 _PARTS = ("backbone.", "neck.", "encoder.", "queries.", "decoder.")
 
@@ -64,10 +64,11 @@ def convert(
         state = {key: value for key, value in model.state_dict().items() if key.startswith(report.scope)}
         if stages is not None:
             state = keep_stages(state, model.decoder, stages)
-    known = _known(data, state, report.layout)
+    known = {**_known(data, state, report.layout), HOLDS: found.kind()}
     if KEY in data and found.part == evaluated_by(data):
         known[KEY] = data[KEY]
     write_checkpoint(_contents(state, to, {**known, **(extra or {})}), target)
+    report.weights = str(found)
     return report
 
 
@@ -79,7 +80,7 @@ def _contents(state: Mapping[str, Tensor], to: str, known: Mapping[str, Any]) ->
 
 def _known(data: Mapping[str, Any], state: Mapping[str, Tensor], layout: str) -> dict[str, Any]:
     """Classes and config that the file holds; COCO's classes where it is a published one."""
-    known = {key: data[key] for key in ("class_names", "category_ids", "config") if key in data}
+    known = {key: data[key] for key in ("class_names", "category_ids", "config", "iteration") if key in data}
     if "class_names" not in known and published_classes(state, layout):
         known |= {"class_names": list(COCO_CATEGORIES.values()), "category_ids": list(COCO_CATEGORIES)}
     return known

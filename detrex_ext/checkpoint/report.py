@@ -29,6 +29,7 @@ class LoadReport:
         others: what the file holds that is no tensor.
         prefixes: of wrapped models, taken off the names of the file; "" = none.
         scope: prefix of our keys that files of this kind cover; "" = all of them.
+        weights: which file and which of its weights these are, in words; "" = not said.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -42,6 +43,7 @@ class LoadReport:
     prefixes: str = ""
     layout: str = ""
     scope: str = ""
+    weights: str = ""
 
     @property
     def complete(self) -> bool:
@@ -72,7 +74,7 @@ class LoadReport:
         return self._text(_SHOWN)
 
     def full(self) -> str:
-        """Every key of every kind, also those that were renamed or left out on purpose."""
+        """Every key of every kind, also those that were taken, renamed or left out on purpose."""
         return self._text(None)
 
     def _text(self, shown: int | None) -> str:
@@ -86,6 +88,8 @@ class LoadReport:
         if shown is None:
             lines += _listed("left out on purpose", self.dropped, shown)
             lines += _listed("renamed", [f"{old} -> {new}" for old, new in self.renamed], shown)
+            new = {new for _, new in self.renamed}
+            lines += _listed("taken under their names", [key for key in self.matched if key not in new], shown)
         return "\n".join(lines)
 
 

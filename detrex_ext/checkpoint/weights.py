@@ -25,6 +25,8 @@ AVERAGE_KEY = "train.model_ema.average"
 TRAINED, AVERAGE = "model", "ema_state"
 EVALUATED = "evaluated"
 """Key of a checkpoint that says which of its parts the training evaluated."""
+HOLDS = "holds"
+"""Key of a converted checkpoint, whose one part may be another's average: which part of that it was."""
 WORDS = {TRAINED: "trained weights", AVERAGE: "averaged weights"}
 
 
@@ -38,10 +40,15 @@ class Weights(Saved):
         """Tensors by name."""
         return part_of(self.data, self.part, self.path)
 
+    def kind(self) -> str:
+        """``model`` or ``ema_state``; of a converted file what it was before."""
+        held = self.data.get(HOLDS)
+        return held if self.part == TRAINED and isinstance(held, str) and held in WORDS else self.part
+
     def __str__(self) -> str:
         iteration = self.data.get("iteration")
         after = f", after {iteration + 1} iterations" if isinstance(iteration, int) else ""
-        return f"{self.path}{after}, {WORDS[self.part]}"
+        return f"{self.path}{after}, {WORDS[self.kind()]}"
 
 
 def find_weights(source: str | os.PathLike | RunFolder, average: bool | None = None) -> Weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import sys
@@ -64,7 +65,9 @@ def dispatch(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if verb not in VERBS:
-        print(f"unknown verb '{verb}'\n{_usage()}", file=sys.stderr)
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"unknown verb '{verb}'{hint}\n{_usage()}", file=sys.stderr)
         return 2
     module = importlib.import_module(f"detrex_ext.cli.{VERBS[verb][0]}")
     return run(module.main, argv[1:])

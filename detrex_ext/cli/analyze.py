@@ -15,12 +15,13 @@ from detrex_ext.errors import UserError
 
 from . import analyze_attention, analyze_queries, analyze_stages
 from .analyze_inputs import add_config, config_of, settle
+from .arguments import Parser, check_overrides
 from .outputs import check_file
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m detrex_ext analyze",
         description="Look into models, in one process. RUN is a run folder, a checkpoint, or a config by file or short "
         "name (with train.init_checkpoint=PATH where weights are needed).",
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     args.words += more  # those behind options that follow others
     settle(args, parser)
+    check_overrides(args.opts)
     if "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE") != "1":
         raise UserError(
             f"analyze runs in one process, not in {os.environ.get('WORLD_SIZE')} as torchrun started it\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from detrex_ext.errors import UserError
@@ -39,6 +40,8 @@ def add_parser(verbs: Any) -> None:
 def _run(args: argparse.Namespace) -> dict[str, Any]:
     if args.object < 1 or args.queries < 2:
         raise UserError(f"--object {args.object} --queries {args.queries}: expected 1 or more, and 2 or more")
+    if os.path.isdir(args.about[0]):
+        raise UserError(f"{args.about[0]}: a folder; analyze attention looks at one image, so name a file")
     from detrex_ext.analysis.attention import draw_gathering, gather, watch_attention
     from detrex_ext.analysis.table import table
     from detrex_ext.api import load

@@ -32,7 +32,7 @@ def add_parser(verbs: Any) -> None:
     )
     add = parser.add_argument
     add_run(parser, "stages")
-    add("--iou", default="0.75", metavar="T", help="IoU thresholds: one, several (0.5,0.75), or all (default 0.75)")
+    add("--iou", default="0.75", metavar="T", help="IoU of matches and AP: one, some (0.5,0.75), or all (default 0.75)")
     add("--images", type=int, default=8, metavar="N", help="worst fadings to draw, all stages in a row (default 8)")
     add("--pictures", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(main=_run)

@@ -3,12 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
+
+from detrex_ext.errors import UserError
 
 
-class _AnyOrderParser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """argparse's, which names the flag or choice that is nearest to a mistyped one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with exit code 2 and the message."""
+        flag = re.search(r"unrecognized arguments:.*?(--[\w-]+)", message)
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message, re.DOTALL)
+        if flag:
+            message += did_you_mean(flag[1], self._flags())
+        elif choice:
+            message += did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
+        super().error(message)
+
+    def _flags(self) -> list[str]:
+        """Those of this parser and of its verbs."""
+        found = list(self._option_string_actions)
+        for action in self._actions:
+            for verb in (action.choices or {}).values() if isinstance(action, argparse._SubParsersAction) else ():
+                found += verb._flags()
+        return found
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """"; did you mean ...?", or "" where nothing is near."""
+    near = difflib.get_close_matches(word, list(dict.fromkeys(known)), 2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def check_overrides(opts: Sequence[str]) -> None:
+    """Refuses `key = value`, three words of a shell.
+
+    Raises:
+        UserError: names the override as it is written.
+    """
+    for before, word, after in zip(["", *opts], opts, [*opts[1:], ""], strict=False):
+        key, sign, value = word.partition("=")
+        if sign and not key:
+            raise UserError(f"'{word}' is no override; no blanks around =: {before}={value or after}")
+        if word.endswith("=") and after and "=" not in after:
+            raise UserError(f"'{word} {after}' is no override; no blanks around =: {word}{after}")
+
+
+class _AnyOrderParser(Parser):
     """Flags and `key=value` overrides in any order."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
@@ -25,12 +71,13 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
     add("--config-file", default="", metavar="FILE", help="config by path or by short name")
     add("--resume", action="store_true", help="go on from the last checkpoint of train.output_dir")
     add("--eval-only", action="store_true", help="evaluate train.init_checkpoint (or the last one, with --resume)")
+    add("--no-average", action="store_true", help="with --eval-only: the trained weights, not the averaged ones")
     add("--num-gpus", type=int, default=1, help="processes on this machine (with train.device=cpu too)")
     add("--num-machines", type=int, default=1, help="machines of the job")
     add("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
     add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; on one machine a free port is found")
     add_overlay(parser)
-    add("opts", nargs="*", metavar="key=value", help="overrides of the config: key=value, +new.key=value")
+    add("opts", nargs="*", default=[], metavar="key=value", help="overrides of the config: key=value, +new.key=value")
     return parser
 
 

@@ -20,17 +20,17 @@ from typing import Any
 from detrex_ext.benchmark import SUITES
 from detrex_ext.errors import UserError
 
-from .arguments import add_overlay
+from .arguments import Parser, add_overlay, check_overrides
 from .outputs import check_file
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m detrex_ext benchmark",
         description="Median times of implementations run in turn, and the peak memory of each in a process of its own.",
     )
-    parser.add_argument("suite", choices=SUITES, help="what to measure")
+    parser.add_argument("suite", choices=SUITES, metavar="SUITE", help=f"what to measure: {', '.join(SUITES)}")
     parser.add_argument(
         "--config-file",
         action="append",
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: its own choice)")
     parser.add_argument("--no-memory", action="store_true", help="times only, which is much quicker")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every model")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for every model")
     return parser
 
 
@@ -72,6 +72,7 @@ def main(
     args = build_parser().parse_args(argv)
     strategies = tuple(name for name in args.strategies.split(",") if name and name != "none")
     overlays = tuple(args.overlay)
+    check_overrides(args.overrides)
     _check(args, [*overlays, *strategies])
 
     import torch

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from detrex_ext.errors import UserError
 
+from .arguments import Parser, did_you_mean
 from .outputs import check_file
 
 _DEFAULT = "small"
@@ -19,7 +20,7 @@ _REPORT = re.compile(r'\s*(\[\s*)?\{\s*"json"\s*:')
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m detrex_ext check",
         usage="%(prog)s JSON [JSON ...] [--images DIR] [--config-file FILE] [--fix OUT.json] [--json FILE] "
         "[--headers-only]",
@@ -55,6 +56,13 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("name a COCO annotation file")
     if args.json == "":
         print("--json without a file is now --json - (standard output)", file=sys.stderr)
+    for path in map(Path, args.annotations):
+        if not path.exists():
+            beside = sorted(file.name for file in path.parent.glob("*.json"))
+            found = f"JSON files in {path.parent}: {', '.join(beside[:8]) or 'none'}"
+            if not path.parent.is_dir():
+                found = f"there is no folder {path.parent}"
+            raise UserError(f"annotation file not found: {path}{did_you_mean(path.name, beside)}\n  {found}")
     to_file = args.json not in (None, "", "-")
     if to_file:
         check_file(args.json, "--json")

@@ -9,6 +9,8 @@ from typing import Any
 
 from detrex_ext.errors import UserError
 
+from .arguments import Parser
+
 EPILOG = """\
 examples:
   the authors' Deformable-DETR as a file of ours, ready to be fine-tuned on other classes:
@@ -26,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     from detrex_ext.checkpoint.layouts import OURS, families
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m detrex_ext convert",
         description="Rename the tensors of a checkpoint; its kind is told from its names.",
         epilog=EPILOG,
@@ -60,11 +62,15 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     from detrex_ext.checkpoint import convert
+    from detrex_ext.checkpoint.files import FORMAT_HELP
 
     if args.inference_stages and not args.config_file:
         raise UserError("--inference-stages needs --config-file, which says what inference runs")
+    if "://" not in args.source and not os.path.exists(args.source):
+        raise UserError(f"checkpoint {args.source}: not found\n  expected a run folder, or {FORMAT_HELP}")
     model, extra, stages = _model(args) if args.config_file else (None, None, None)
     report = convert(args.source, args.target, args.to, model, args.average, extra, stages)
+    print(f"weights: {report.weights}")
     print(report.full() if args.report else report)
     if stages is not None:
         mb = Path(args.target).stat().st_size / 1e6

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .arguments import Parser
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m detrex_ext plot", description="Draw loss, learning rate and AP of runs as one image."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder of train_net.py")

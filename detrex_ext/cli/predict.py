@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
 
+from .arguments import Parser
 from .outputs import make_folder
+from .predict_files import find_images, output_of, targets_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,19 +21,18 @@ if TYPE_CHECKING:
 
     from .predict_truth import Truth
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 RESULTS = "predictions.json"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m detrex_ext predict",
         description="Find objects on images: a drawn image of each, and predictions.json with all boxes.",
     )
     parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder, or glob in quotes")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for what is written")
+    parser.add_argument("--output", metavar="DIR", help="folder to write to (default: predictions/ in the run)")
     parser.add_argument(
         "--threshold",
         type=_threshold,
@@ -63,9 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(args.threshold, float) and not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold {args.threshold} must lie in [0, 1]")
     if args.batch_size < 1:
-        raise UserError(f"--batch-size {args.batch_size} must be 1 or more")
-    files, output = find_images(args.inputs), Path(args.output)
-    targets = _targets(files, output)
+        raise UserError(f"--batch-size {args.batch_size}: expected 1 or more")
+    files, output = find_images(args.inputs), output_of(args.output, args.model)
+    targets = targets_of(files, output)
 
     from detrex_ext.api import load
     from detrex_ext.checkpoint.files import write_json
@@ -81,13 +80,16 @@ def main(argv: list[str] | None = None) -> int:
     print(f"threshold: {shown} ({origin})")
     make_folder(output)
     rows, failed = _predict(predictor, files, targets, args, truth)
-    write_json(rows, output / RESULTS)
-    found = f"{sum(len(row['boxes']) for row in rows)} objects with score >= {shown} on {len(rows)} images"
-    print(f"{found}, drawn in {output}; all in {output / RESULTS}")
+    if rows:
+        write_json(rows, output / RESULTS)
+        objects = _number(sum(len(row["boxes"]) for row in rows), "object")
+        found = f"{objects} with score >= {shown} on {_number(len(rows), 'image')}"
+        print(f"{found}, drawn in {output}; all in {output / RESULTS}")
     if failed:
         shown = "\n".join(f"  {reason}" for reason in failed[:10])
         more = f"\n  ... and {len(failed) - 10} more" if len(failed) > 10 else ""
-        raise UserError(f"{len(failed)} of {len(files)} images cannot be used; the others are done\n{shown}{more}")
+        others = "; the others are done" if rows else ", so nothing is written"
+        raise UserError(f"{len(failed)} of {_number(len(files), 'image')} cannot be used{others}\n{shown}{more}")
     return 0
 
 
@@ -107,52 +109,8 @@ def _shown(predictor: Predictor, asked: float | str | None) -> tuple[str, str]:
     return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else ""), own.origin
 
 
-def find_images(inputs: list[str]) -> list[Path]:
-    """The images that files, folders (not below them) and globs name, each once, sorted within an input.
-
-    Raises:
-        UserError: an input that names none.
-    """
-    found: dict[Path, None] = {}
-    for given in inputs:
-        path = Path(given)
-        if path.is_file():
-            files = [path]
-        elif path.is_dir():
-            files = _images(path.iterdir())
-        else:
-            files = _images(map(Path, glob.glob(given, recursive=True)))
-        if not files:
-            what = "the folder has none" if path.is_dir() else "no such file or folder, and nothing fits it as a glob"
-            raise UserError(f"no images in {given}: {what}\n  expected files ending with {' '.join(SUFFIXES)}")
-        found |= dict.fromkeys(files)
-    return list(found)
-
-
-def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if p.is_file() and p.suffix.lower() in SUFFIXES)
-
-
-def _targets(files: list[Path], output: Path) -> list[Path]:
-    """Where each drawn image goes: the file's name as PNG, numbered where two are named the same.
-
-    Raises:
-        UserError: one would replace an input.
-    """
-    sources = {p.resolve() for p in files}
-    taken: set[str] = set()
-    targets = []
-    for file in files:
-        name, number = file.stem, 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{file.stem}_{number}"
-        taken.add(name.lower())
-        target = output / f"{name}.png"
-        if target.resolve() in sources:
-            raise UserError(f"{target} is an input and would be overwritten\n  choose another --output folder")
-        targets.append(target)
-    return targets
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _predict(
@@ -167,7 +125,7 @@ def _predict(
             try:
                 batch.append((file, target, read_image(file)))
             except UnreadableImage as error:
-                failed.append(str(error).replace("\n", "; "))
+                failed.append("; ".join(line.strip(" ;") for line in str(error).splitlines() if line.strip(" ;")))
         if not batch:
             continue
         found = predictor.predict([image for *_, image in batch], args.threshold, len(batch))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .arguments import default_argument_parser, is_run
+from detrex_ext.errors import UserError
+
+from .arguments import check_overrides, default_argument_parser, is_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -15,8 +18,7 @@ EPILOG = """\
 examples:
   train on your own COCO-format data:
     python -m detrex_ext train --config-file small dataset.train_json=train.json dataset.val_json=val.json
-  go on after an interruption:  the same with --resume
-  evaluate a run:               --config-file output/run --eval-only
+  go on with a run, evaluate it: --config-file output/run --resume, --config-file output/run --eval-only
   evaluate a checkpoint:        the first one with --eval-only train.init_checkpoint=model_final.pth
   several GPUs:                 --num-gpus 8, or torchrun --nproc-per-node=8 -m detrex_ext train ...
 """
@@ -56,12 +58,45 @@ def _config(args: argparse.Namespace) -> DictConfig:
     """The config; a run folder that is gone on with or evaluated is the one that was named."""
     from detrex_ext.config import load_config
 
-    cfg = load_config(args.config_file, args.overlay, args.opts)
+    _check(args)
+    average = ["++train.model_ema.average=false"] if args.no_average else []
+    cfg = load_config(args.config_file, args.overlay, [*args.opts, *average])
+    _check_data(cfg, args)
     if (args.resume or args.eval_only) and is_run(args, "train.output_dir"):
         cfg.train.output_dir = args.config_file
     if args.eval_only and is_run(args, "train.init_checkpoint"):
         cfg.train.init_checkpoint = args.config_file
     return cfg
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuses what is written as if it were another command.
+
+    Raises:
+        UserError: says how it is written.
+    """
+    check_overrides(args.opts)
+    words = [opt for opt in args.opts if "=" not in opt]
+    folder = next((opt.partition("=")[2] for opt in args.opts if opt.startswith("train.output_dir=")), "")
+    run = words[0] if words else folder if os.path.isfile(os.path.join(folder, "config.yaml")) else ""
+    if run and not args.config_file:
+        raise UserError(f"no config given; did you mean --config-file {run}?")
+    if args.no_average and not args.eval_only:
+        raise UserError("--no-average goes with --eval-only; in a training: train.model_ema.average=false")
+
+
+def _check_data(cfg: DictConfig, args: argparse.Namespace) -> None:
+    """Refuses to go on with a run, or to evaluate it, by a config that names no data where the run's own does."""
+    from omegaconf import OmegaConf
+
+    key = "dataset.val_json" if args.eval_only else "dataset.train_json"
+    folder = OmegaConf.select(cfg, "train.output_dir") or ""
+    own = os.path.isfile(os.path.join(folder, "config.yaml")) and not os.path.isdir(args.config_file)
+    if (args.resume or args.eval_only) and own and OmegaConf.select(cfg, key) == "":
+        flags = " ".join(flag for flag, on in (("--resume", args.resume), ("--eval-only", args.eval_only)) if on)
+        raise UserError(
+            f"{key} is empty\n  with the config and the data of the run in {folder}: --config-file {folder} {flags}"
+        )
 
 
 def _work(carried: Any, args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,20 @@ from detrex_ext.errors import UserError
 
 _PACKAGE_DIR = Path(__file__).resolve().parents[1]
 _SUFFIXES = (".py", ".yaml", ".yml")
+_SHOWN = 12
+PACKAGE = "detrex_ext._cfg_loader"
+"""`__package__` of every config file that is being run; how frames of config files are told from others."""
+
+
+def defined_in(target: str) -> tuple[str, str] | None:
+    """(name, file) of a class or function that a config file or an overlay defines; None of one of a module.
+
+    Nothing finds it by its dotted name, so a config that is read again must not name it.
+    """
+    if not target.startswith(f"{PACKAGE}."):
+        return None
+    file, _, name = target[len(PACKAGE) + 1 :].partition(".")
+    return name, f"{file}.py"
 
 
 def config_roots() -> tuple[Path, Path]:
@@ -56,8 +71,14 @@ def find_config(name_or_path: str | os.PathLike) -> str:
     stem = name[:-3] if name.endswith(".py") else name
     if stem in shipped:
         return str(shipped[stem])
-    what = "a folder without config.yaml" if given.is_dir() else "no such file"
-    raise UserError(f"no config '{name}': {what}, and no shipped config of that name\n  {near(stem, shipped)}")
+    if given.is_dir():
+        held = ", ".join(sorted(p.name for p in given.iterdir())[:8]) or "nothing"
+        raise UserError(
+            f"no config '{name}': a folder without config.yaml, so no run of a training; it holds {held}\n"
+            "  name a run folder, a config file, or a shipped config"
+        )
+    last = re.split(r"[\\/]", stem)[-1]  # a path of Windows too
+    raise UserError(f"no config '{name}': no such file, and no shipped config of that name\n  {near(last, shipped)}")
 
 
 def find_overlay(name_or_path: str | os.PathLike) -> str:
@@ -82,4 +103,6 @@ def near(name: str, known: Any) -> str:
 
 
 def _listed(names: Any) -> str:
-    return ", ".join(names) or "none"
+    names = list(names)
+    more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more or "none"

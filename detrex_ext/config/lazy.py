@@ -10,6 +10,7 @@ import builtins
 import inspect
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -21,12 +22,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from detrex_ext.runtime import LazyConfigBase
 from detrex_ext.runtime.standalone.calls import locate
 
+from .files import PACKAGE, defined_in
 from .overrides import apply_overrides
 from .upgrade import upgrade
 from .yaml_text import check_targets, to_yaml, yaml_loader
-
-PACKAGE = "detrex_ext._cfg_loader"
-"""`__package__` of every config file that is being run; how frames of config files are told from others."""
 
 _log = logging.getLogger(__name__)
 _loading: list[str] = []
@@ -167,8 +166,8 @@ class LazyConfig(LazyConfigBase):
         except OSError:
             raise  # of the disk, not of the config
         except Exception as error:
-            state = "cannot be written" if text is None else "is for reading only"
-            _log.warning(f"config {filename} {state} ({_first_line(error)}); saved as {filename}.pkl too")
+            state = f"cannot be written ({_first_line(error)})" if text is None else _unreadable(text, error)
+            _log.warning(f"config {filename} {state}; saved as {filename}.pkl too")
             try:
                 with open(filename + ".pkl", "wb") as file:
                     cloudpickle.dump(cfg, file)
@@ -184,3 +183,15 @@ class LazyConfig(LazyConfigBase):
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _unreadable(text: str, error: Exception) -> str:
+    """Why a config's text cannot be read again, and what is to do so that it can."""
+    found = sorted({defined_in(name) for name in re.findall(rf"{re.escape(PACKAGE)}\.[\w.<>]+", text)})
+    if not found:
+        return f"is for reading only ({_first_line(error)})"
+    told = ", ".join(f"{name} is defined in {file}" for name, file in found)
+    return (
+        f"is for reading only: {told}, not in a module; --resume needs all of the command that started the run, and "
+        "analyze cannot read the run. Put it into a module on PYTHONPATH and import it from there"
+    )

@@ -9,7 +9,7 @@ import yaml
 
 from detrex_ext.errors import UserError
 
-from .lazy import PACKAGE
+from .files import PACKAGE
 
 
 def located(error: Exception, file: str) -> UserError:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from detrex_ext.errors import UserError
 from detrex_ext.runtime.standalone.calls import locate
 
+from .files import defined_in
 from .options_arguments import LATE, NOT_ABOVE
 from .options_keys import KEYS, SECTIONS
 from .options_targets import Argument, arguments, is_ours
@@ -127,9 +128,16 @@ def _target(node: DictConfig | ListConfig, prefix: str) -> Any:
         try:
             target = locate(target)
         except Exception as error:  # whatever a module does when it is imported
-            target, reason = None, (str(error).splitlines() or [type(error).__name__])[0]
+            target, reason = None, " ".join(str(error).split()) or type(error).__name__
     if callable(target) or isinstance(target, DictConfig) or target is UNKNOWN:
         return target if callable(target) else None
+    own = defined_in(name) if isinstance(name, str) else None
+    if own:
+        return [
+            f"{prefix}_target_: {own[0]} was defined in {own[1]}, a config file or overlay, where nothing finds it",
+            f"put it into a module on PYTHONPATH and name it here, as in {prefix}_target_=my_parts.{own[0]}",
+            "or use the config and the overlays that the run was started with",
+        ]
     return [f"{prefix}_target_={shown(name)}: expected the dotted name of a class or function; {reason}"]
 
 

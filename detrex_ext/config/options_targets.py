@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from .files import PACKAGE
 from .options_arguments import ARGUMENTS, EXCEPTIONS, FOREIGN
 from .options_types import UNKNOWN, Option
 
@@ -25,8 +26,9 @@ class Argument:
 
 
 def is_ours(target: Any) -> bool:
-    """Whether the annotations of a class or function are relied on."""
-    return f"{getattr(target, '__module__', '')}.".startswith(_OURS)
+    """Whether the annotations of a class or function are relied on; not one of a person's config file or overlay."""
+    module = f"{getattr(target, '__module__', '')}."
+    return module.startswith(_OURS) and not module.startswith(f"{PACKAGE}.")
 
 
 @cache

@@ -172,9 +172,12 @@ def _distract(image: np.ndarray, rng: np.random.Generator, scale: float) -> None
 def main(argv: list[str] | None = None) -> int:
     """Write the data set from the command line."""
     parser = argparse.ArgumentParser(prog="python -m detrex_ext.data.shapes", description=write.__doc__.split("\n")[0])
-    parser.add_argument("root")
-    for name, default in zip(("--num-train", "--num-val", "--size", "--seed"), write.__defaults__, strict=True):
-        parser.add_argument(name, type=int, default=default)
+    parser.add_argument("root", metavar="DIR", help="folder to write to, made if absent")
+    texts = ("images of the training split", "images of the validation split", "side of the images in pixels, from 48",
+             "of the random numbers")  # fmt: skip
+    names = ("--num-train", "--num-val", "--size", "--seed")
+    for name, text, default in zip(names, texts, write.__defaults__, strict=True):
+        parser.add_argument(name, type=int, default=default, metavar="N", help=f"{text} (default {default})")
     try:
         print(write(**vars(parser.parse_args(argv))))
     except (UserError, OSError) as error:

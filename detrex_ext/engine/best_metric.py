@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from detrex_ext.errors import UserError
@@ -34,3 +37,8 @@ def check_metric(metric: str, evaluator: Any, prefixes: Sequence[str] = ("",)) -
     raise UserError(
         f"train.best_checkpoint.metric={metric}: the evaluation gives no such metric{hint}\n  it gives: {listed}"
     )
+
+
+def content_of(path: str) -> str:
+    """What tells one file from another wherever they lie; the name of one that is no local file."""
+    return hashlib.sha1(Path(path).read_bytes()).hexdigest() if os.path.isfile(path) else str(path)

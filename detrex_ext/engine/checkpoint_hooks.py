@@ -10,10 +10,12 @@ import logging
 import math
 import shutil
 import signal
+from collections.abc import Mapping
 from typing import Any
 
-from detrex_ext.checkpoint import Checkpointer
+from detrex_ext.checkpoint import Checkpointer, read_checkpoint
 from detrex_ext.checkpoint.files import own_iteration, write_whole
+from detrex_ext.checkpoint.weights import evaluated_by
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import HookBase, comm
 
@@ -62,7 +64,7 @@ class PeriodicCheckpointer(HookBase):
             self.checkpointer.save(folder.final.stem, iteration=iteration)
         if stopping:
             name = signal.Signals(stopping).name
-            logger.warning("%s: stopped after iteration %d; go on with --resume", name, iteration)
+            logger.warning("%s: stopped after %d iterations; go on with --resume", name, iteration + 1)
             raise Interrupted(stopping)
 
     def _prune(self) -> None:
@@ -80,19 +82,24 @@ class BestCheckpointer(HookBase):
         eval_period: of the evaluation.
         metric: name in the event storage, as ``bbox/AP``.
         mode: "max" or "min".
+        data: what is evaluated on, in words that are the same for the same data.
     """
 
-    def __init__(self, checkpointer: Checkpointer, eval_period: int, metric: str, mode: str = "max") -> None:
+    def __init__(
+        self, checkpointer: Checkpointer, eval_period: int, metric: str, mode: str = "max", data: str = ""
+    ) -> None:
         if mode not in ("max", "min"):
             raise UserError(f"train.best_checkpoint.mode={mode}: expected max or min")
         self.checkpointer, self.period, self.metric = checkpointer, eval_period, metric
         self.sign = 1.0 if mode == "max" else -1.0
+        self.of = [metric, mode, evaluated_by(checkpointer.extra), data]
         self.best: float | None = None
         self.best_iter: int | None = None
 
     def before_train(self) -> None:
         """Save the weights a resumed run starts from, if they were evaluated and are the best."""
         start = self.trainer.start_iter
+        self._take_from_file(start)
         if is_due(self.period, start, self.trainer.max_iter):
             with at_iteration(self.trainer, start - 1):
                 self._check(start - 1)
@@ -108,6 +115,36 @@ class BestCheckpointer(HookBase):
             with at_iteration(self.trainer, self.trainer.max_iter - 1):
                 self._check(self.trainer.max_iter)
 
+    def _take_from_file(self, start: int) -> None:
+        """What ``model_best.pth`` is the best of; the last evaluation of a shorter training stands nowhere else."""
+        found = comm.all_gather(self._in_file(start) if start and comm.is_main_process() else None)[0]
+        if found is not None and (self.best is None or self.sign * found[0] > self.sign * self.best):
+            self.best, self.best_iter = found
+            logger.info("best %s so far: %.4f after %d iterations", self.metric, self.best, self.best_iter + 1)
+
+    def _in_file(self, start: int) -> tuple[float, int] | None:
+        """(value, iteration), where they are of iterations before ``start`` and comparable."""
+        path = self.checkpointer.folder.best
+        if not path.is_file():
+            return None
+        try:
+            data = read_checkpoint(path)
+        except UserError as error:
+            logger.warning("the best so far is not known: %s", str(error).splitlines()[0])
+            return None
+        state: Any = data
+        for key in ("trainer", "hooks", type(self).__name__):
+            state = state.get(key) if isinstance(state, Mapping) else None
+        value, iteration = state.get("best") if isinstance(state, Mapping) else None, data.get("iteration")
+        if not isinstance(value, float) or not math.isfinite(value) or not isinstance(iteration, int):
+            return None
+        comparable = self._compares(state) and evaluated_by(data) == evaluated_by(self.checkpointer.extra)
+        return (value, iteration) if iteration < start and comparable else None
+
+    def _compares(self, state: Mapping[str, Any]) -> bool:
+        """Whether a best so far is of the same metric, weights and data, or of before that was kept."""
+        return list(state.get("of", self.of)) == self.of
+
     def _check(self, evaluated: int) -> None:
         value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
         better = iteration == evaluated and math.isfinite(value)
@@ -116,8 +153,8 @@ class BestCheckpointer(HookBase):
         better, value = comm.all_gather((better, value))[0]
         if not better:
             return
-        self.best, self.best_iter = value, evaluated
-        logger.info("best %s so far: %.4f at iteration %d", self.metric, value, evaluated)
+        self.best, self.best_iter = value, self.trainer.iter
+        logger.info("best %s so far: %.4f after %d iterations", self.metric, value, self.best_iter + 1)
         self.checkpointer.save(self.checkpointer.folder.best.stem, tag=False, iteration=self.trainer.iter)
 
     def forget(self) -> None:
@@ -125,9 +162,12 @@ class BestCheckpointer(HookBase):
         self.best = self.best_iter = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far and the iteration it is of; None before the first."""
-        return {"best": self.best, "best_iter": self.best_iter}
+        """The best value so far, the iteration (from 0) it is of, None before the first; and what it is the best of."""
+        return {"best": self.best, "best_iter": self.best_iter, "of": self.of}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the best of an earlier run."""
-        self.best, self.best_iter = state["best"], state["best_iter"]
+        """Go on from the best of an earlier run, unless it is one of another metric or of other weights or data."""
+        if self._compares(state):
+            self.best, self.best_iter = state["best"], state["best_iter"]
+        elif state["best"] is not None:
+            logger.warning("resume: another metric, or other weights or data, were evaluated: the best is forgotten")

@@ -71,9 +71,11 @@ class Claim:
             self._old_logs = {path: path.stat().st_size for path in self.folder.logs()}
             return ""
         shown = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+        config = f"--config-file {self.folder.path} " if self.folder.config.is_file() else ""
         return (
             f"train.output_dir={self.folder.path} holds another run: {shown}\n"
-            "  go on with it: --resume    start over in it: train.overwrite=true    or name another train.output_dir"
+            f"  go on with it: {config}--resume    start over in it: train.overwrite=true    "
+            "or name another train.output_dir"
         )
 
     def _take(self) -> str:

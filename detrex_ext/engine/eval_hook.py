@@ -105,7 +105,7 @@ class EvalHook(HookBase):
 
 def is_due(period: int, done: int, max_iter: int) -> bool:
     """Whether an evaluation belongs to the state after ``done`` iterations; the one at the end is not periodic."""
-    return period > 0 and done > 0 and done % period == 0 and done != max_iter
+    return period > 0 and done > 0 and done % period == 0 and done < max_iter
 
 
 @contextlib.contextmanager

@@ -15,10 +15,11 @@ from fvcore.common.timer import Timer
 
 from detrex_ext.runtime import HookBase, LRMultiplier
 
-from .progress import is_early
 from .writers import EventWriter, JSONWriter
 
 _log = logging.getLogger(__name__)
+EARLY = (1, 2, 5, 10)
+"""Steps after which a person is shown that it runs, whatever the log period."""
 
 
 class IterationTimer(HookBase):
@@ -120,6 +121,11 @@ def _representative_group(optimizer: torch.optim.Optimizer) -> int:
         return sizes.index(max(sizes))
     rates = [group["lr"] for group in optimizer.param_groups]
     return rates.index(Counter(rates).most_common(1)[0][0])
+
+
+def is_early(done: int) -> bool:
+    """Whether progress is shown after so many steps, whatever the log period."""
+    return done in EARLY
 
 
 class PeriodicWriter(HookBase):

@@ -13,17 +13,11 @@ from tqdm import tqdm
 
 from detrex_ext.runtime import EventStorage, HookBase, get_event_storage
 
-from .writers import EventWriter
+from .hooks import PeriodicWriter, is_early
+from .writers import EventWriter, default_writers
 
 logger = logging.getLogger(__name__)
-EARLY = (1, 2, 5, 10)
-"""Steps after which a line is due whatever the log period: a person wants to see that it runs."""
 _WIDTH = 120
-
-
-def is_early(done: int) -> bool:
-    """Whether a line is due after so many steps, whatever the log period."""
-    return done in EARLY
 
 
 def loss_groups(losses: dict[str, float]) -> dict[str, float]:
@@ -133,3 +127,17 @@ class ProgressBar(HookBase):
     def after_train(self) -> None:
         """Leave it as it is."""
         self._bar.close()
+
+
+def writer_hooks(train: Any, images: int) -> list[HookBase]:
+    """The hooks of rank 0 that write what a training stores.
+
+    Args:
+        train: the config's ``train``.
+        images: in a batch of all processes.
+    """
+    writers, period = default_writers(train.output_dir, train.max_iter), train.log_period
+    printer = ProgressPrinter(train.max_iter, images, train.best_checkpoint.metric)
+    if sys.stdout is not None and sys.stdout.isatty():
+        return [ProgressBar(printer, period), PeriodicWriter(writers, period)]
+    return [PeriodicWriter([writers[0], printer, *writers[1:]], period)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,20 +19,19 @@ from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, create_ddp_model
 
 from . import setup
-from .best_metric import check_metric
+from .best_metric import check_metric, content_of
 from .checkpoint_hooks import BestCheckpointer, PeriodicCheckpointer
 from .claim import Claim, named
 from .ema import EMAHook, ModelEMA
 from .eval_hook import EvalHook
 from .evaluation import run_evaluation
-from .hooks import IterationTimer, LRScheduler, PeriodicWriter
+from .hooks import IterationTimer, LRScheduler
 from .optim import build_optimizer, clipping
 from .precision import Precision
-from .progress import ProgressBar, ProgressPrinter
+from .progress import writer_hooks
 from .signals import SignalHook
 from .start import begin
 from .trainer import Trainer
-from .writers import default_writers
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +73,8 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool) -> dict[str, 
     setup.log_start(cfg, model, loader)
     run = _Run(cfg, model, loader, evaluation, classes)
     start = run.resume_from(saved) if resume else 0
+    if start >= cfg.train.max_iter:
+        logger.info("%d of %d iterations are done: nothing to train", start, cfg.train.max_iter)
     claim.clear()
     claim.rewind(start)
     run.checkpointer.extra["config"] = setup.save_final_config(cfg)
@@ -118,7 +118,8 @@ class _Run:
         )
         best, self.best = cfg.train.best_checkpoint, None
         if evaluation is not None and best.enabled:
-            self.best = BestCheckpointer(self.checkpointer, cfg.train.eval_period, best.metric, best.mode)
+            data = content_of(getattr(evaluation[1], "json", ""))
+            self.best = BestCheckpointer(self.checkpointer, cfg.train.eval_period, best.metric, best.mode, data)
         self.trainer.register_hooks(self._hooks())
         self.trainer.precision.log()
         logger.info(rule(self.ema is not None, self.evaluated))
@@ -141,14 +142,8 @@ class _Run:
 
     def writer_hooks(self) -> list[Any]:
         """Writers open their files, so this comes after ``metrics.json`` is cut to where training goes on."""
-        if not comm.is_main_process():
-            return []
-        t, images = self.cfg.train, self.cfg.dataloader.train.total_batch_size
-        writers = default_writers(t.output_dir, t.max_iter)
-        printer = ProgressPrinter(t.max_iter, images, t.best_checkpoint.metric)
-        if sys.stdout is not None and sys.stdout.isatty():
-            return [ProgressBar(printer, t.log_period), PeriodicWriter(writers, t.log_period)]
-        return [PeriodicWriter([writers[0], printer, *writers[1:]], t.log_period)]
+        images = self.cfg.dataloader.train.total_batch_size
+        return writer_hooks(self.cfg.train, images) if comm.is_main_process() else []
 
     def resume_from(self, saved: Any) -> int:
         """The iteration to go on with, everything loaded; 0 where the folder has no checkpoint."""

@@ -17,11 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 from detrex_ext.runtime import comm
 
 from .batches import Batch, out_of_memory, split, totals
+from .hooks import is_early
 from .loop import TrainerBase
 from .metrics import MetricBuffer
 from .optim import load_optimizer_state
 from .precision import Precision
-from .progress import is_early
 from .rng import RngState
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ class EventWriter:
     """Something that writes the open event storage somewhere.
 
     Attributes:
-        early: it writes after the first few steps too, see `progress.EARLY`.
+        early: it writes after the first few steps too, see `hooks.EARLY`.
     """
 
     early = False

@@ -182,6 +182,35 @@ def test_resuming_a_finished_run_changes_nothing(shapes_data, whole, tmp_path):
     assert_same_run(whole, tmp_path)
 
 
+@pytest.mark.parametrize("average", ["true", "false"])
+def test_a_longer_training_keeps_a_better_best(average, shapes_data, tmp_path):
+    options = ("train.eval_period=2", f"train.model_ema.average={average}")
+    assert in_process(train, shapes_data, tmp_path, (*options, "train.max_iter=3"), sabotage=scores_that_fall) == 0
+    first = (tmp_path / "model_best.pth").read_bytes()
+    longer = (*options, "train.max_iter=6")
+    assert in_process(train, shapes_data, tmp_path, longer, resume=True, sabotage=scores_that_fall) == 0
+    assert (tmp_path / "model_best.pth").read_bytes() == first
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("best bbox/AP so far: 0.3000 after 3 iterations") == 2
+
+
+def test_a_training_with_nothing_left_to_train_evaluates(shapes_data, tmp_path):
+    assert in_process(train, shapes_data, tmp_path, ("train.max_iter=4",)) == 0
+    files = {p.name: p.read_bytes() for p in tmp_path.glob("model_*")}
+    assert in_process(train, shapes_data, tmp_path, ("train.max_iter=2",), resume=True) == 0
+    assert "4 of 2 iterations are done: nothing to train" in (tmp_path / "log.txt").read_text()
+    assert files == {p.name: p.read_bytes() for p in tmp_path.glob("model_*")}
+    assert "bbox/AP" in metrics(tmp_path)[-1]
+
+
+def scores_that_fall():
+    """The AP after 3 iterations is better than before and after it."""
+    from detrex_ext.engine import EvalHook
+
+    EvalHook._evaluate_really, at = EvalHook._metrics, {1: 0.1, 3: 0.3}
+    EvalHook._metrics = lambda self: {**self._evaluate_really(), "bbox/AP": at.get(self.trainer.storage.iter, 0.05)}
+
+
 def test_metrics_are_whole_and_in_order(whole):
     lines = metrics(whole)
     iterations = [line["iteration"] for line in lines]

@@ -38,7 +38,8 @@ def test_a_moved_run_gets_its_figures_and_nobody_an_older_image(run, tmp_path, c
     (moved / "stages" / "fading_07_of_before.png").write_bytes(b"old")
     argv = ["analyze", "stages", str(moved), "--images", "0"]
     assert dispatch([*argv, "--json", str(moved / "stages" / "stages.json")]) == 0
-    assert capsys.readouterr().out.endswith(f"metrics in {moved}/stages/stages.json\n")
+    shown = capsys.readouterr().out
+    assert shown.endswith(f"metrics in {moved}/stages/stages.json\n") and "every AP at IoU 0.75:" in shown
     assert json.loads((moved / "stages" / "stages.json").read_text())["images"] == 3
     assert (moved / "evaluation").is_dir() and len(list((moved / "stages").iterdir())) == 1
 

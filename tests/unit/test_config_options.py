@@ -284,3 +284,20 @@ def test_a_schedule_that_cannot_be_is_one_message():
                                                        "lr_multiplier.scheduler.end=10"])  # fmt: skip
     with pytest.raises(UserError, match="lr_multiplier cannot be built: Milestone must be smaller"):
         build(cfg.lr_multiplier, "lr_multiplier")
+
+
+def test_a_class_of_an_overlay_has_ranges_of_its_own(tmp_path):
+    overlay = tmp_path / "mine.py"
+    overlay.write_text(
+        "from detrex_ext.runtime import LazyCall as L\n"
+        "class Part:\n    def __init__(self, beta: int = 0.05, k=0):\n        pass\n"
+        "def apply(cfg):\n    cfg.model.strategies.part = L(Part)(beta=0.05)\n    return cfg\n"
+    )
+    assert load_config("small", [overlay]).model.strategies.part.beta == 0.05
+
+
+def test_a_module_that_breaks_says_why(tmp_path, monkeypatch):
+    (tmp_path / "broken_part.py").write_text("import nowhere_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="nowhere_at_all"):
+        load_config("small", (), ["model.backbone._target_=broken_part.Net"])

@@ -131,6 +131,56 @@ def test_the_best_is_remembered_over_a_resume(tmp_path):
     assert read_checkpoint(tmp_path / "model_best.pth")["iteration"] == 1
 
 
+def test_a_run_that_is_made_longer_keeps_the_best_of_its_last_evaluation(tmp_path, caplog):
+    run(tmp_path, steps=5, scores={1: 2.0, 3: 1.0, 5: 9.0}, period=5)
+    assert read_checkpoint(tmp_path / "model_final.pth")["trainer"]["hooks"]["BestCheckpointer"]["best"] == 2.0
+    with caplog.at_level("INFO"):
+        _, calls, best = run(tmp_path, steps=8, start=5, scores={5: 3.0, 8: 4.0}, period=5)
+    assert calls == [5, 8] and (best.best, best.best_iter) == (9.0, 4)
+    assert read_checkpoint(tmp_path / "model_best.pth")["iteration"] == 4
+    assert "best bbox/AP so far: 9.0000 after 5 iterations" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.update(iteration=5),
+        lambda data: data.update(iteration="4"),
+        lambda data: data.update(evaluated="ema_state"),
+        lambda data: data["trainer"]["hooks"]["BestCheckpointer"].update(of=["segm/AP", "max", "model", ""]),
+        lambda data: data["trainer"]["hooks"]["BestCheckpointer"].update(best=math.nan),
+        lambda data: data["trainer"]["hooks"]["BestCheckpointer"].update(best=None),
+        lambda data: data["trainer"].update(hooks=["BestCheckpointer"]),
+        lambda data: data.pop("trainer"),
+        None,
+    ],
+    ids="of-the-future of-no-number other-weights other-metric nan none list no-state no-file".split(),
+)
+def test_a_best_that_does_not_compare_is_not_taken(tmp_path, change):
+    run(tmp_path, steps=5, scores={5: 9.0}, period=5)
+    path = tmp_path / "model_best.pth"
+    if change is None:
+        path.write_bytes(b"no checkpoint")
+    else:
+        data = torch.load(path, weights_only=True)
+        change(data)
+        torch.save(data, path)
+    _, _, best = run(tmp_path, steps=8, start=5, scores={5: 3.0, 7: 2.0, 8: 4.0}, period=5)
+    assert (best.best, best.best_iter) == (4.0, 7)
+    assert read_checkpoint(path)["iteration"] == 7
+
+
+def test_a_best_of_another_metric_in_the_checkpoint_is_forgotten(tmp_path, caplog):
+    best = run(tmp_path, steps=4, scores={1: 9.0})[2]
+    state = best.state_dict()
+    other = BestCheckpointer(best.checkpointer, 2, "bbox/AP50")
+    other.load_state_dict(state)
+    assert other.best is None and "the best is forgotten" in caplog.text
+    best.forget()
+    best.load_state_dict({k: v for k, v in state.items() if k != "of"})  # as it was written before
+    assert best.best == 9.0
+
+
 def test_random_states_come_back():
     state = rng.get_state()
     drawn = random.random(), np.random.rand(), torch.rand(1).item()

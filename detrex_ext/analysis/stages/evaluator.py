@@ -112,7 +112,8 @@ class StageEvaluator:
             logger.warning("no stage-wise metrics: nothing was predicted, or %s has no annotations", self.json)
             return {}
         report = self.errors.result()
-        logger.info("Stage-wise errors on %d images:\n%s", report.images, report.text())
+        at = ", ".join(f"{t:g}" for t in self.thresholds)
+        logger.info("Stage-wise errors on %d images, every AP at IoU %s:\n%s", report.images, at, report.text())
         if self.output_dir is not None:
             write_json(report.to_dict(), self.output_dir / REPORT_FILE)
             self._draw(self.output_dir)
