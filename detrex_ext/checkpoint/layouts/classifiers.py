@@ -13,11 +13,12 @@ _BODY = "backbone.body."
 _BLOCK = re.compile(r"_blocks\.(\d+)\.(_\w+)\.")
 _OUR_BLOCK = re.compile(rf"{re.escape(_BODY)}blocks\.(\d+)\.(\d+)\.")
 # EfficientNet-PyTorch's names of layers, and timm's
-_STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
 _FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_SQUEEZE}
-_EXPANDED = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"} | {
-    "_project_conv": "conv_pwl", "_bn2": "bn3", **_SQUEEZE
+_EXPANDED = {
+    **{"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"},
+    **{"_project_conv": "conv_pwl", "_bn2": "bn3", **_SQUEEZE},
 }
 
 
@@ -68,7 +69,7 @@ def _efficientnet_names(keys: Collection[str], model_keys: Collection[str]) -> N
     timm: Names = {}
     for key in keys:
         layer, _, rest = key.partition(".")
-        timm[key] = f"{_STEM_AND_HEAD.get(layer, layer)}.{rest}"
+        timm[key] = f"{_OUTER.get(layer, layer)}.{rest}"
         if found := _BLOCK.match(key):
             index = int(found[1])
             layers = _EXPANDED if index in expanded else _FIRST

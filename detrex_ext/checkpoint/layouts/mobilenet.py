@@ -14,7 +14,7 @@ _EXPANDED = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
 
 
 def _torchvision_names(keys: Collection[str], model_keys: Collection[str]) -> Names:
-    """What the backbone lacks, the classifier, parts behind the last map and counters of constant norms, is left out."""
+    """What the backbone lacks is left out: the classifier, parts behind the last map, counters of constant norms."""
     wanted = set(model_keys)
     return {key: f"backbone.{key}" if f"backbone.{key}" in wanted else None for key in keys}
 

@@ -8,7 +8,7 @@ from torch import nn
 
 
 class PartlyFrozen(nn.Module):
-    """A module of which some parts are not trained and stay in evaluation mode, so that their statistics are constant."""
+    """A module of which some parts are not trained and stay in evaluation mode: their statistics are constant."""
 
     _frozen: Sequence[nn.Module] = ()
 

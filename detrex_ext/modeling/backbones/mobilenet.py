@@ -24,8 +24,7 @@ class MobileNetV2(PartlyFrozen):
     ``torchvision://mobilenet_v2``, both for torchvision's normalization of images.
 
     Args:
-        out_features: ``res2`` .. ``res5`` by stride, of 24, 32, 96 and 320 channels; parts after the last of them are not
-            built.
+        out_features: ``res2`` .. ``res5`` by stride, of 24, 32, 96, 320 channels; parts after the last are not built.
         freeze_at: parts that are not trained and stay in evaluation mode: 0 none, 1 what comes before ``res2``, 2
             ``res2`` too, up to 5.
         norm: ``BN``, ``EvalBN`` (constant statistics, trained affine terms), ``FrozenBN``, or a constructor.

