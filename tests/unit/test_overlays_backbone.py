@@ -38,7 +38,12 @@ SWIN_T = {"res2": 96, "res3": 192, "res4": 384, "res5": 768}
             ["res2 1x24x16x24", "res3 1x40x8x12", "res4 1x112x4x6", "res5 1x320x2x3"],
         ),
         ("lite0", "dab_detr_r50_50ep", SHALLOW, ["res5 1x320x2x3"]),
-        ("mobilenet_v2", "small", ["model.decoder.num_layers=1"], ["res3 1x32x8x12", "res4 1x96x4x6", "res5 1x320x2x3"]),
+        (
+            "mobilenet_v2",
+            "small",
+            ["model.decoder.num_layers=1"],
+            ["res3 1x32x8x12", "res4 1x96x4x6", "res5 1x320x2x3"],
+        ),
         ("mobilenet_v2", "detr_r50_300ep", SHALLOW, ["res5 1x320x2x3"]),
         ("mobilenet_v2", "dino_r50_4scale_12ep", SHALLOW, ["res3 1x32x8x12", "res4 1x96x4x6", "res5 1x320x2x3"]),
     ],
