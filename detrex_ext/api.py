@@ -11,7 +11,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from .checkpoint import RunFolder, classes_of, find_weights, load_state, read_checkpoint
+from .checkpoint import RunFolder, classes_of, find_weights, load_state, names_weights, read_checkpoint
 from .checkpoint.threshold import threshold_of
 from .config import LazyConfig, find_config, load_config
 from .data import read_classes
@@ -23,7 +23,6 @@ from .runtime.standalone.calls import locate
 from .trust import check_trusted, known_object
 
 logger = logging.getLogger(__name__)
-_WEIGHTS = (".pth", ".pt", ".pkl")
 
 
 def load(
@@ -81,7 +80,7 @@ def _locate(source: Any, weights: Any) -> tuple[DictConfig | None, str]:
     cfg, path = None, weights
     if isinstance(source, DictConfig):
         cfg = source
-    elif os.path.isdir(source) or os.fspath(source).endswith(_WEIGHTS):
+    elif os.path.isdir(source) or names_weights(source):
         return None, os.fspath(path or source)
     else:
         cfg = load_config(_config_named(source))
@@ -99,7 +98,7 @@ def _config_named(source: str | os.PathLike) -> str:
         return find_config(source)
     except UserError as error:
         raise UserError(
-            f"{source}: no run folder, no checkpoint ({', '.join(_WEIGHTS)}), and no config\n"
+            f"{source}: no run folder, no checkpoint (.pth, .pt, .pkl), and no config\n"
             f"  name a folder that train_net.py wrote, or a .pth file\n{error}"
         ) from error
 

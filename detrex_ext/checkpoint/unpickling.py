@@ -1,7 +1,7 @@
-"""Reading pickled files without running what is in them.
+"""Reading files of weights without running what is in them.
 
 ``.pth`` goes through torch's ``weights_only`` reader with an allow-list of plain data types, ``.pkl`` through an
-unpickler that knows numpy arrays and containers only.
+unpickler that knows numpy arrays and containers only; ``.safetensors`` holds tensors alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from detrex_ext.errors import UserError
 
 
 class Refused(Exception):
@@ -102,3 +104,12 @@ def read_pickle(path: str) -> Any:
     """Contents of a ``.pkl`` file of arrays; ``Refused`` where it names anything else."""
     with open(path, "rb") as file:
         return _ArraysOnly(file, encoding="latin1").load()
+
+
+def read_safetensors(path: str) -> dict[str, torch.Tensor]:
+    """Tensors of a ``.safetensors`` file, on the CPU."""
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(f"checkpoint {path}: needs a package to be read: {error}\n  pip install safetensors") from None
+    return load_file(path)

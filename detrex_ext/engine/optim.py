@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from detrex_ext.config import build
+from detrex_ext.runtime import LazyCall as L
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,23 @@ class LrFactor:
     def __call__(self, name: str) -> float:
         """The factor of the parameter of that full name."""
         return next((factor for part, factor in self.factors.items() if part in name), self.default)
+
+
+def slow_down(cfg: Any, part: str, factor: float) -> None:
+    """Gives parameters of that part of a name a factor on the learning rate, unless the config has a rule for them.
+
+    Args:
+        cfg: a config; ``optimizer.params`` is changed.
+        part: of the names, such as ``backbone``.
+        factor: on the learning rate.
+    """
+    params = cfg.optimizer.params
+    if params.get("lr_factor_func") is None:
+        params.lr_factor_func = L(LrFactor)(factors={part: factor})
+        if params.get("base_lr") is None:
+            params.base_lr = "${optimizer.lr}"
+    elif part not in params.lr_factor_func.get("factors", {part: ...}):
+        params.lr_factor_func.factors[part] = factor
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:

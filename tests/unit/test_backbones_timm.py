@@ -85,6 +85,39 @@ def test_frozen_parts_keep_weights_and_statistics(timm, freeze_at):
     assert {k for k in moved if k in stages} == left
 
 
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [("tf_efficientnet_lite0", [1, 2, 3, 5, 7]), ("mobilenetv3_small_050", [0, 1, 2, 4, 6])],
+    ids=["lite0", "mobilenetv3"],
+)
+@pytest.mark.parametrize("freeze_at", [0, 1, 2, 3, 4, 5])
+def test_stages_in_a_list_are_frozen_one_by_one(timm, name, ends, freeze_at):
+    """``ends``: number of stages up to the maps of stride 2, 4, 8, 16 and 32."""
+    model = TimmBackbone(name, ("res2", "res5"), freeze_at=freeze_at).train()
+    before = {k: v.clone() for k, v in model.body.state_dict().items()}
+    if freeze_at < 5:
+        model(torch.randn(2, 3, 75, 106))["res5"].square().mean().backward()
+    parts = ["conv_stem", "bn1", *(f"blocks.{k}" for k in range(ends[-1]))]
+    left = set(parts[2 + ends[freeze_at - 1] :] if freeze_at else parts)
+    assert {_stage(k) for k, p in model.body.named_parameters() if p.grad is not None} == left
+    moved = {_stage(k) for k, v in model.body.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == left - {"conv_stem"}
+
+
+def _stage(key):
+    return ".".join(key.split(".")[: 2 if key.startswith("blocks.") else 1])
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 106), (1, 1), (33, 31)])
+def test_the_maps_of_the_lite_one_are_rounded_up(timm, size):
+    model = TimmBackbone("tf_efficientnet_lite0", ("res2", "res3", "res4", "res5")).eval()
+    assert [(f, s.channels) for f, s in model.output_shape().items()] == list(zip(
+        ("res2", "res3", "res4", "res5"), (24, 40, 112, 320), strict=True
+    ))  # fmt: skip
+    for name, x in model(torch.randn(1, 3, *size)).items():
+        assert x.shape[2:] == tuple(-(-n // model.output_shape()[name].stride) for n in size)
+
+
 def test_drop_path_and_recomputation_are_passed_on(timm):
     assert torch.equal(*(_trained_twice(drop_path=0.0)))
     assert not torch.equal(*(_trained_twice(drop_path=0.9)))
@@ -111,7 +144,7 @@ def _trained_twice(drop_path):
         (lambda: TimmBackbone("vit_tiny_patch16_224"), ValueError, "none for res3, res5"),
         (lambda: TimmBackbone("convnext_tinny"), UserError, "no model 'convnext_tinny'"),
         (lambda: TimmBackbone("test_resnet", options={"color": 1}), UserError, "does not take these options"),
-        (lambda: TimmBackbone("test_efficientnet", freeze_at=1), ValueError, "freeze_at=1"),
+        (lambda: TimmBackbone("hrnet_w18_small", freeze_at=2), ValueError, "freeze_at=2"),
     ],
 )
 def test_impossible_settings_are_refused(timm, make, error, message):

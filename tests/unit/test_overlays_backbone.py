@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from detrex_ext.analysis import summarize
+from detrex_ext.checkpoint import load_weights, resolve
 from detrex_ext.config import find_config, load_config
+from detrex_ext.engine import build_optimizer, slow_down
 from detrex_ext.errors import UserError
 from detrex_ext.inference import build_for_inference
 from detrex_ext.modeling.backbones import swap_backbone
@@ -27,11 +30,26 @@ SWIN_T = {"res2": 96, "res3": 192, "res4": 384, "res5": 768}
             ["model.decoder.num_layers=1"],
             ["res3 1x192x8x12", "res4 1x384x4x6", "res5 1x768x2x3"],
         ),
+        ("lite0", "small", ["model.decoder.num_layers=1"], ["res3 1x40x8x12", "res4 1x112x4x6", "res5 1x320x2x3"]),
+        (
+            "lite0",
+            "adamixer_r50_12ep",
+            ["model.decoder.num_layers=1"],
+            ["res2 1x24x16x24", "res3 1x40x8x12", "res4 1x112x4x6", "res5 1x320x2x3"],
+        ),
+        ("lite0", "dab_detr_r50_50ep", SHALLOW, ["res5 1x320x2x3"]),
+        (
+            "mobilenet_v2",
+            "small",
+            ["model.decoder.num_layers=1"],
+            ["res3 1x32x8x12", "res4 1x96x4x6", "res5 1x320x2x3"],
+        ),
+        ("mobilenet_v2", "detr_r50_300ep", SHALLOW, ["res5 1x320x2x3"]),
+        ("mobilenet_v2", "dino_r50_4scale_12ep", SHALLOW, ["res3 1x32x8x12", "res4 1x96x4x6", "res5 1x320x2x3"]),
     ],
-    ids=["r101-deformable", "swin_t-detr", "convnext_t-small"],
 )
 def test_a_host_runs_on_another_backbone(overlay, config, overrides, maps):
-    if overlay == "convnext_t":
+    if overlay in ("convnext_t", "lite0"):
         pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
     model = build_for_inference(load_config(find_config(config), [overlay], overrides), 3)
     summary = summarize(model, 64, 96)
@@ -74,6 +92,65 @@ def test_the_deeper_resnet_keeps_what_the_host_says():
         "out_features": ["res2", "res3", "res4", "res5"],
     }
     assert load_config(find_config("small"), ["r101"]).model.backbone.out_features == ["res3", "res4", "res5"]
+
+
+SMALL = {
+    "lite0": ("pypi:efficientnet-lite0", [127.5] * 3, [127.5] * 3),
+    "mobilenet_v2": ("pypi:mobilenetv2", [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),
+}
+
+
+@pytest.mark.parametrize("overlay", list(SMALL))
+def test_small_backbones_come_with_all_that_their_weights_ask_for(overlay):
+    cfg = load_config(find_config("small"), [overlay])
+    found = cfg.train.init_checkpoint, cfg.model.preprocess.pixel_mean, cfg.model.preprocess.pixel_std
+    assert found == SMALL[overlay] and cfg.model.backbone.freeze_at == 2
+    rate = instantiate(cfg.optimizer.params.lr_factor_func)
+    assert (rate("backbone.x.weight"), rate("decoder.x.weight")) == (0.2, 1.0)
+
+
+@pytest.mark.parametrize("overlay", list(SMALL))
+def test_a_hosts_own_learning_rates_stay(overlay):
+    own = {"backbone": 0.1, "sampling_offsets": 0.1}
+    assert load_config("deformable_detr_plus_r50_12ep", [overlay]).optimizer.params.lr_factor_func.factors == own
+
+
+def test_the_learning_rates_reach_the_parameters():
+    cfg = load_config("small", ["mobilenet_v2"], ["model.num_classes=2"])
+    model = instantiate(cfg.model)
+    rates = {id(p): group["lr"] for group in build_optimizer(cfg, model).param_groups for p in group["params"]}
+    for name, p in model.named_parameters():
+        assert (id(p) in rates) == p.requires_grad
+        if p.requires_grad:
+            assert rates[id(p)] == pytest.approx(cfg.optimizer.lr * (0.2 if name.startswith("backbone.") else 1))
+    assert not model.backbone.features[3].conv[2].weight.requires_grad
+
+
+def test_a_factor_is_added_to_those_there_are():
+    cfg = OmegaConf.create({"optimizer": {"lr": 0.1, "params": {}}})
+    slow_down(cfg, "backbone", 0.2)
+    slow_down(cfg, "backbone", 0.3)
+    slow_down(cfg, "neck", 0.5)
+    assert cfg.optimizer.params.base_lr == 0.1
+    assert cfg.optimizer.params.lr_factor_func.factors == {"backbone": 0.2, "neck": 0.5}
+    cfg.optimizer.params.lr_factor_func = {"_target_": "somebodys.rule"}
+    slow_down(cfg, "backbone", 0.2)
+    assert cfg.optimizer.params.lr_factor_func == {"_target_": "somebodys.rule"}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "tensors"), [("lite0", 288), ("mobilenet_v2", 306)], ids=["lite0", "mobilenet_v2"]
+)
+def test_the_weights_of_the_installed_package_match_whole(overlay, tensors):
+    cfg = load_config("small", [overlay], ["model.num_classes=2"])
+    try:
+        resolve(cfg.train.init_checkpoint)
+    except UserError as error:
+        pytest.skip(str(error).splitlines()[0])
+    if overlay == "lite0":
+        pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
+    report = load_weights(instantiate(cfg.model), cfg.train.init_checkpoint, strict=False)
+    assert report.complete and len(report.matched) == report.total == tensors
 
 
 def test_a_backbone_of_the_wrong_kind_of_neck_is_refused():

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from detrex_ext.errors import UserError
 
 from .base import Layout, Names, Sliced, State
-from .classifiers import SWIN, TIMM
+from .classifiers import EFFICIENTNET, SWIN, TIMM
 from .detrex_dab import DETREX_DAB, DETREX_DAB_DC5
 from .detrex_deformable import DETREX_DEFORMABLE
 from .detrex_detr import DETREX_DETR, DETREX_DETR_DC5
 from .detrex_dino import DETREX_DINO
 from .mmdet_adamixer import MMDET_ADAMIXER
 from .mmdet_deformable import MMDET_DEFORMABLE
+from .mobilenet import FLAT_MOBILENET, TORCHVISION_MOBILENET
 from .official import OFFICIAL_DEFORMABLE, OFFICIAL_DINO, OFFICIAL_MIXED
 from .official_detr import OFFICIAL_DETR
 from .resnet import DETECTRON2_RESNET, TORCHVISION_RESNET
@@ -67,6 +68,9 @@ LAYOUTS: list[Layout] = [
     TORCHVISION_RESNET,
     DETECTRON2_RESNET,
     TORCHVISION_SWIN,
+    TORCHVISION_MOBILENET,
+    FLAT_MOBILENET,
+    EFFICIENTNET,
     SWIN,
     TIMM,
     OUR_BACKBONE,

