@@ -166,6 +166,8 @@ def _read(path: str | Path) -> dict:
         raise UserError("no annotation file is named\n  set dataset.train_json and dataset.val_json to COCO JSON files "
                         "(and dataset.train_images, dataset.val_images to their image folders)")  # fmt: skip
     path = Path(path)
+    if path.exists() and not path.is_file():  # a device or a pipe may never end
+        raise UserError(f"annotation file cannot be opened: {path}\n  expected a file, found a folder, device or pipe")
     try:
         with open(path, encoding="utf-8-sig") as file:  # with or without a byte order mark
             data = jsonlib.load(file)
@@ -173,7 +175,7 @@ def _read(path: str | Path) -> dict:
         raise UserError(_missing(path)) from None
     except OSError as error:
         raise UserError(f"annotation file cannot be opened: {path}\n  {error.strerror}") from None
-    except (jsonlib.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no valid JSON: {error}\n  expected a COCO annotation file") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: found a JSON {type(data).__name__}; expected COCO's object with "

@@ -64,6 +64,8 @@ class Claim:
 
     def _refusal(self) -> str:
         """Why the run that the folder holds must stay as it is, or ""; notes the logs of one that may go."""
+        if obstacle := self.folder.obstacle():
+            return obstacle
         found = [path.name for path in self.folder.results()]
         if self._resume or not found:
             return ""

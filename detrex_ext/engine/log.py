@@ -91,7 +91,7 @@ def setup_logger(
         if distributed_rank > 0:
             path = f"{path}.rank{distributed_rank}"
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         handler.setLevel(logging.DEBUG)
         handler.setFormatter(_Formatter(name, abbreviation, color=False, to_file=True))
         logger.addHandler(handler)

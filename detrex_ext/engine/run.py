@@ -12,7 +12,6 @@ from torch import nn
 
 from detrex_ext.checkpoint import Checkpointer, RunFolder
 from detrex_ext.checkpoint.weights import AVERAGE, EVALUATED, TRAINED, WORDS, evaluated_by, rule
-from detrex_ext.config import build
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, create_ddp_model
 
@@ -26,6 +25,7 @@ from .evaluation import run_evaluation
 from .hooks import IterationTimer, LRScheduler, PeriodicWriter
 from .optim import build_optimizer, clipping
 from .precision import Precision
+from .schedule import build_schedule
 from .signals import SignalHook
 from .start import begin
 from .trainer import Trainer
@@ -66,6 +66,8 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool) -> dict[str, 
     if evaluation is not None and cfg.train.best_checkpoint.enabled:
         check_metric(cfg.train.best_checkpoint.metric, evaluation[1])
     model = setup.build_model(cfg)
+    if getattr(model, "criterion", model) is None:
+        raise UserError("model.rules is empty, so there is nothing to train by: state a rule for each group of queries")
     if saved is None:
         setup.init_weights(cfg, model, classes)
     setup.log_start(cfg, model, loader)
@@ -125,7 +127,7 @@ class _Run:
             SignalHook(),
             IterationTimer(),
             EMAHook(self.ema) if self.ema else None,
-            LRScheduler(scheduler=build(self.cfg.lr_multiplier, "lr_multiplier")),
+            LRScheduler(scheduler=build_schedule(self.cfg)),
             PeriodicCheckpointer(self.checkpointer, t.checkpointer.period, t.checkpointer.max_to_keep),
             EvalHook(t.eval_period, self.evaluate, folder=t.output_dir, key=key) if self.evaluation else None,
             self.best,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detrex_ext.structures import Features, Memory, Queries, SupervisedSet, Targets
 
 from .preprocess import Images, Preprocess
-from .sizes import require_classes, shared_size
+from .sizes import check_parts, require_classes, shared_size
 
 if TYPE_CHECKING:
     from detrex_ext.criterion import Rule
@@ -59,6 +59,7 @@ class Detector(nn.Module):
         self.encoder, self.queries, self.decoder = encoder, queries, decoder
         self.postprocess, self.num_classes = postprocess, num_classes
         sized = {"neck": neck, "encoder": encoder, "queries": queries, "decoder": decoder}
+        check_parts(preprocess=preprocess, backbone=backbone, postprocess=postprocess, **sized)
         self.dim = shared_size("dim", dim, **sized)
         self.num_levels = shared_size("num_levels", num_levels, **sized)
         self.num_heads = num_heads
@@ -86,7 +87,9 @@ class Detector(nn.Module):
         """
         from detrex_ext.criterion import SetCriterion
 
-        for strategy in strategies.values():
+        for name, strategy in strategies.items():
+            if not hasattr(strategy, "after_stage"):
+                raise ValueError(f"strategies.{name}: expected a Strategy, found {type(strategy).__name__}")
             strategy.check(len(self.decoder.order))
         self.strategies = dict(strategies)
         owners = {name: s for name, s in strategies.items() if isinstance(s, nn.Module)}
