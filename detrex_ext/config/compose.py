@@ -140,6 +140,7 @@ def _load(file: str) -> DictConfig:
         cfg = LazyConfig.load(file)
     except Exception as error:
         raise located(error, file) from error
-    if not OmegaConf.is_dict(cfg):
-        raise UserError(f"config {file} holds no keys: expected a mapping, found {type(cfg).__name__}")
+    if not OmegaConf.is_dict(cfg) or not cfg:
+        found = type(cfg).__name__ if cfg else "nothing"
+        raise UserError(f"config {file} holds no keys: expected a mapping, found {found}")
     return cfg

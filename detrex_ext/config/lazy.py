@@ -11,19 +11,20 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Sequence
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any
 
 import cloudpickle
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from detrex_ext.runtime import LazyConfigBase
 from detrex_ext.runtime.standalone.calls import locate
 
 from .overrides import apply_overrides
 from .upgrade import upgrade
-from .yaml_text import check_targets, to_yaml, yaml_loader
+from .yaml_text import check_targets, read_yaml, to_yaml
 
 PACKAGE = "detrex_ext._cfg_loader"
 """`__package__` of every config file that is being run; how frames of config files are told from others."""
@@ -131,7 +132,13 @@ class LazyConfig(LazyConfigBase):
         Raises:
             yaml.YAMLError: no YAML, or values that only running code could make.
         """
-        return upgrade(OmegaConf.create(yaml.load(text, Loader=yaml_loader(named)), flags={"allow_objects": True}))
+        found = read_yaml(text, named)
+        if not isinstance(found, dict | list | NoneType):
+            raise yaml.YAMLError(f"expected a mapping, found {type(found).__name__}")
+        try:
+            return upgrade(OmegaConf.create(found, flags={"allow_objects": True}))
+        except OmegaConfBaseException as error:
+            raise yaml.YAMLError(_first_line(error)) from error
 
     @staticmethod
     def dumps(cfg: Any) -> str:

@@ -59,7 +59,6 @@ class Detector(nn.Module):
         self.encoder, self.queries, self.decoder = encoder, queries, decoder
         self.postprocess, self.num_classes = postprocess, num_classes
         sized = {"neck": neck, "encoder": encoder, "queries": queries, "decoder": decoder}
-        check_parts(preprocess=preprocess, backbone=backbone, postprocess=postprocess, **sized)
         self.dim = shared_size("dim", dim, **sized)
         self.num_levels = shared_size("num_levels", num_levels, **sized)
         self.num_heads = num_heads
@@ -70,6 +69,7 @@ class Detector(nn.Module):
                         f"{kind}.{name} is a config, not an object: in a config a dict of parts is a call too, "
                         'L("builtins.dict")(...)'
                     )
+        check_parts(preprocess=preprocess, backbone=backbone, postprocess=postprocess, **sized)
         self.strategies: dict[str, Strategy] = {k: s for k, s in (strategies or {}).items() if s is not None}
         self.rules: dict[str, Rule] = {}
         self.criterion = None
