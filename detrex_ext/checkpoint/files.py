@@ -19,10 +19,10 @@ import torch
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import PathManager
 
+from .contents import checked
 from .unpickling import Refused, read_pickle, read_torch
 
 FORMAT_HELP = "a .pth file of this project, detrex, a model's authors, mmdetection or torchvision, or a detectron2 .pkl"
-AVERAGED = ("ema_state", "ema_model", "model_ema", "state_dict_ema")  # what projects call averaged weights
 _MODEL = ("model", "state_dict")
 TEMP_PREFIX = ".saving-"
 
@@ -57,7 +57,8 @@ def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, A
     mmdetection's ``state_dict`` becomes ``model`` and the names in its ``meta`` become ``class_names``.
 
     Raises:
-        UserError: missing, truncated, not a checkpoint, or holding objects that are not plain data.
+        UserError: missing, truncated, not a checkpoint, holding objects that are not plain data, or values that no
+            training writes (:func:`~detrex_ext.checkpoint.contents.checked`).
     """
     local = resolve(path, manager)
     try:
@@ -75,7 +76,7 @@ def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, A
         ) from error
     if not isinstance(data, dict) or not data:
         raise UserError(f"checkpoint {path}: holds {type(data).__name__}, expected {FORMAT_HELP}")
-    return _by_our_names(data)
+    return checked(_by_our_names(data), os.fspath(path))
 
 
 def own_iteration(path: str | os.PathLike) -> int | None:
@@ -98,7 +99,7 @@ def _by_our_names(data: dict[str, Any]) -> dict[str, Any]:
     found = {"model" if name == key else name: value for name, value in data.items()}
     meta = data.get("meta")
     classes = meta.get("CLASSES") if isinstance(meta, dict) else None
-    if classes and "class_names" not in found:
+    if isinstance(classes, list | tuple) and classes and "class_names" not in found:
         found["class_names"] = list(classes)
     return found
 

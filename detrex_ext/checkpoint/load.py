@@ -16,7 +16,8 @@ from detrex_ext.structures import is_training_only
 
 from .classes import rows_by_name
 from .coco import COCO_NAMES
-from .files import AVERAGED, read_checkpoint
+from .contents import AVERAGED
+from .files import read_checkpoint
 from .layouts import LAYOUTS, OURS, Layout, candidates
 from .report import LoadReport
 

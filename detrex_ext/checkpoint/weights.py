@@ -15,15 +15,13 @@ from typing import Any
 
 from detrex_ext.errors import UserError
 
-from .files import AVERAGED, read_checkpoint
+from .contents import AVERAGE, AVERAGED, EVALUATED, TRAINED
+from .files import read_checkpoint
 from .load import part_of
 from .run_folder import RunFolder, Saved
 
 logger = logging.getLogger(__name__)
 AVERAGE_KEY = "train.model_ema.average"
-TRAINED, AVERAGE = "model", "ema_state"
-EVALUATED = "evaluated"
-"""Key of a checkpoint that says which of its parts the training evaluated."""
 WORDS = {TRAINED: "trained weights", AVERAGE: "averaged weights"}
 
 

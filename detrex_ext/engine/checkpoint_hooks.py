@@ -130,4 +130,6 @@ class BestCheckpointer(HookBase):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the best of an earlier run."""
-        self.best, self.best_iter = state["best"], state["best_iter"]
+        best, best_iter = state["best"], state["best_iter"]
+        self.best = None if best is None else float(best)
+        self.best_iter = None if best_iter is None else int(best_iter)

@@ -78,10 +78,18 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     """Restores moments; learning rates, weight decays and the like stay those of the config now in use.
 
     What differs from the values in the file is logged, so that nobody wonders which of the two counts.
+
+    Raises:
+        ValueError: a state of other parameters.
     """
     ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     saved = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
     optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        moments = (values.get(name) for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"))
+        shapes = {tuple(moment.shape) for moment in moments if moment is not None}
+        if shapes - {tuple(parameter.shape)}:
+            raise ValueError(f"moments of shape {shapes.pop()} for a parameter of {tuple(parameter.shape)}")
     for number, (group, now, then) in enumerate(zip(optimizer.param_groups, ours, saved, strict=True)):
         base = {**then, "lr": then.get("initial_lr", then["lr"])}
         changed = [f"{k} {base[k]} -> {v}" for k, v in now.items() if k in base and _differ(base[k], v)]

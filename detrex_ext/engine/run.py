@@ -148,6 +148,11 @@ class _Run:
         then, now = saved.data.get("class_names"), self.checkpointer.extra["class_names"]
         if then is not None and list(then) != now:
             raise UserError(f"--resume: {saved.path} was trained on classes {list(then)}, the data has {now}")
+        if "trainer" not in saved.data:
+            raise UserError(
+                f"--resume: {saved.path} holds weights alone, no training to go on with\n"
+                f"  start from its weights: train.init_checkpoint={saved.path}, in a new train.output_dir"
+            )
         self.checkpointer.apply(saved)
         if self.ema is not None and AVERAGE not in saved.data:
             logger.warning("resume: %s holds no averaged weights: they begin with the trained ones", saved.path)
