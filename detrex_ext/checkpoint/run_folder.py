@@ -169,6 +169,11 @@ def _iteration(path: Path) -> int | None:
     return int(named[1]) if stated is None and named else stated
 
 
+def _number(digits: str) -> int | float:
+    """A whole number, or where no counter gets so far the nearest that floats have."""
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
 def metric_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The whole lines of a file of metrics: one cut by a crash is left out. [] where there is no file."""
     if not os.path.isfile(path):
@@ -177,9 +182,9 @@ def metric_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
     with open(path, encoding="utf-8", errors="replace") as file:
         for text in file:
             try:
-                line = json.loads(text)
-            except ValueError:
+                line = json.loads(text, parse_int=_number)
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(line, dict) and isinstance(line.get("iteration"), int):
+            if isinstance(line, dict) and type(line.get("iteration")) is int:
                 lines.append(line)
     return lines

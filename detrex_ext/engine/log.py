@@ -45,6 +45,14 @@ class _StdoutHandler(logging.StreamHandler):
     def stream(self) -> TextIO:
         return sys.stdout
 
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stdout is not None:  # as under pythonw, or where it was closed
+            super().emit(record)
+
+
+def _on_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
 
 def setup_logger(
     output: str | None = None,
@@ -84,7 +92,7 @@ def setup_logger(
     if configure_stdout and distributed_rank == 0:
         handler = _StdoutHandler()
         handler.setLevel(logging.DEBUG)
-        handler.setFormatter(_Formatter(name, abbreviation, color and sys.stdout.isatty(), to_file=False))
+        handler.setFormatter(_Formatter(name, abbreviation, color and _on_terminal(), to_file=False))
         logger.addHandler(handler)
     if output is not None:
         path = str(output) if str(output).endswith((".txt", ".log")) else os.path.join(output, "log.txt")
