@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from .checkpoint import RunFolder, classes_of, find_weights, load_state, names_weights, read_checkpoint
 from .checkpoint.threshold import threshold_of
 from .config import LazyConfig, find_config, load_config
+from .config.upgrade import walk
 from .data import read_classes
 from .errors import UserError
 from .inference import build_for_inference, test_transforms
@@ -117,10 +118,14 @@ def config_in(data: dict[str, Any], path: str, trust: bool = False) -> DictConfi
                 f"checkpoint {path}: holds no config, so its model is unknown; no config.yaml is beside it either\n"
                 "  load(CONFIG, weights=PATH) with the config it was trained with"
             )
-    except yaml.YAMLError as error:
-        raise UserError(f"checkpoint {path}: its config is not valid YAML: {error}") from error
-    if not isinstance(cfg, DictConfig) or "model" not in cfg:
-        raise UserError(f"checkpoint {path}: its config has no 'model'")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"checkpoint {path}: its config cannot be used: {error}") from error
+    model = cfg._get_node("model") if isinstance(cfg, DictConfig) and not cfg._is_none() else None
+    if not isinstance(model, DictConfig) or model._is_none() or model._is_interpolation() or "_target_" not in model:
+        raise UserError(f"checkpoint {path}: its config has no 'model' with a _target_, so its model is unknown")
+    for holder, key, _ in walk(cfg):
+        if not isinstance(key, str) and isinstance(holder, DictConfig) and "_target_" in holder:
+            raise UserError(f"checkpoint {path}: its config cannot be used: a call has an option named {key!r}")
     return cfg
 
 
@@ -128,5 +133,6 @@ def _classes(data: dict[str, Any], cfg: DictConfig) -> tuple[list[str], list[int
     """Names and ids of the checkpoint, else of the training JSON where it can be read, else of a published file."""
     if data.get("class_names"):
         return list(map(str, data["class_names"])), list(data.get("category_ids") or ())
-    path = OmegaConf.select(cfg, "dataset.train_json")
-    return read_classes(path) if path and os.path.isfile(path) else (classes_of(data)[1], [])
+    path = OmegaConf.select(cfg, "dataset.train_json", throw_on_resolution_failure=False)
+    named = isinstance(path, str) and os.path.isfile(path)
+    return read_classes(path) if named else (classes_of(data)[1], [])

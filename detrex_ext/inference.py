@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from .config import build
 from .config.options import check_options
 from .errors import UserError
-from .runtime import instantiate
 from .structures import strip_training_only
 from .trust import check_trusted, drop_unknown_training
 
@@ -51,8 +51,14 @@ def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen:
 
 def test_transforms(cfg: DictConfig) -> list[Any]:
     """What an image goes through before the model in evaluation (``dataloader.test.mapper.augmentation``)."""
-    augmentation = OmegaConf.select(cfg, _AUGMENTATION)
-    return [] if augmentation is None else list(instantiate(augmentation))
+    try:
+        augmentation = OmegaConf.select(cfg, _AUGMENTATION)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{_AUGMENTATION}: {str(error).splitlines()[0]}") from error
+    made = [] if augmentation is None else build(augmentation, _AUGMENTATION)
+    if not isinstance(made, list | ListConfig) or not all(map(callable, made)):
+        raise UserError(f"{_AUGMENTATION}: expected a list of transforms, found {str(augmentation)[:80]}")
+    return list(made)
 
 
 test_transforms.__test__ = False  # no test, whatever its name begins with

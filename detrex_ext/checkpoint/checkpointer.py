@@ -11,6 +11,7 @@ import torch
 from fvcore.common.checkpoint import Checkpointer as _FvcoreCheckpointer
 from torch import nn
 
+from detrex_ext.errors import UserError
 from detrex_ext.runtime import PathManager, comm
 
 from .files import read_checkpoint, remove_leftovers, write_checkpoint
@@ -114,11 +115,20 @@ class Checkpointer(_FvcoreCheckpointer):
         return {} if saved is None else self.apply(saved)
 
     def apply(self, saved: Saved, checkpointables: Iterable[str] | None = None) -> dict[str, Any]:
-        """Loads a checkpoint that was read already into model and checkpointables (None = all)."""
+        """Loads a checkpoint that was read already into model and checkpointables (None = all); raises as ``load``."""
         logger.info("Loading from %s", saved.path)
         data = dict(saved.data)
         load_state(self.model, data.pop("model"), strict=True, name=saved.path)
         for key in self.checkpointables if checkpointables is None else checkpointables:
-            if key in data:
+            if key not in data:
+                continue
+            try:
                 self.checkpointables[key].load_state_dict(data.pop(key))
+            except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
+                reason = (str(error).splitlines() or [""])[0]
+                raise UserError(
+                    f"checkpoint {saved.path}: its '{key}' is not the state of this training: "
+                    f"{type(error).__name__}: {reason}\n"
+                    f"  its weights alone: train.init_checkpoint={saved.path}, in a new train.output_dir"
+                ) from error
         return data

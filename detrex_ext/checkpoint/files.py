@@ -19,6 +19,7 @@ import torch
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import PathManager
 
+from .contents import checked
 from .foreign import by_our_names
 from .hubs import find_timm, find_torchvision
 from .installed import SCHEME, find_installed
@@ -88,7 +89,8 @@ def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, A
     :func:`~detrex_ext.checkpoint.foreign.by_our_names`.
 
     Raises:
-        UserError: missing, truncated, not a checkpoint, or holding objects that are not plain data.
+        UserError: missing, truncated, not a checkpoint, holding objects that are not plain data, or values that no
+            training writes (:func:`~detrex_ext.checkpoint.contents.checked`).
     """
     local = resolve(path, manager)
     try:
@@ -108,7 +110,7 @@ def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, A
         ) from error
     if not isinstance(data, dict) or not data:
         raise UserError(f"checkpoint {path}: holds {type(data).__name__}, expected {FORMAT_HELP}")
-    return by_our_names(data, os.fspath(path))
+    return checked(by_our_names(data, os.fspath(path)), os.fspath(path))
 
 
 def own_iteration(path: str | os.PathLike) -> int | None:

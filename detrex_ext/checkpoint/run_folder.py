@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import logging
 import math
@@ -21,6 +22,8 @@ _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 # what another run in the folder would write over, and what only belongs to it
 _RESULTS = ("last_checkpoint", "metrics.json", "evaluation.json", "model_*.pth")
 _EVENTS = "events.out.tfevents.*"
+_LOGS = ("log.txt", "log.txt.rank*")
+_OTHERS = (*_LOGS, "config.yaml*", ".lock")
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ class RunFolder:
 
     def periodic_files(self) -> list[Path]:
         """All periodic checkpoints, oldest iteration first."""
-        found = [(int(m[1]), p) for p in self.path.glob("model_*.pth") if (m := _PERIODIC.fullmatch(p.name))]
-        return [path for _, path in sorted(found)]
+        named = [(m, p) for p in self.path.glob("model_*.pth") if (m := _PERIODIC.fullmatch(p.name))]
+        return [path for _, path in sorted((int(m[1]), p) for m, p in named if p.is_file())]
 
     def tag(self, path: str | os.PathLike) -> None:
         """Names a checkpoint of the folder as the newest, in one step."""
@@ -112,6 +115,8 @@ class RunFolder:
                 yield self.path / name
             else:
                 logger.warning("%s names %.80r, which is no file of the folder", self._tag, name)
+        elif os.path.lexists(self._tag):
+            logger.warning("%s is no file: the checkpoint of the latest iteration is taken", self._tag)
         # a final one that states no iteration is the last by its name
         progress = {path: math.inf if (at := _iteration(path)) is None else at for path in self._files()}
         yield from sorted(reversed(progress), key=progress.get, reverse=True)
@@ -135,23 +140,38 @@ class RunFolder:
 
     def results(self) -> list[Path]:
         """Checkpoints and metrics of a run: what another one would write over."""
-        found = [path for pattern in _RESULTS for path in self.path.glob(pattern)]
-        return sorted(path for path in found if path.stat().st_size)
+        return sorted(path for path in self._found(*_RESULTS) if path.lstat().st_size)
+
+    def obstacle(self) -> str:
+        """Why no run can be written here: a folder, a pipe or a dead link has the name of a file. "" = it can."""
+        odd = sorted(path.name for path in self._found(*_RESULTS, *_OTHERS) if not path.is_file())
+        if not odd:
+            return ""
+        return f"{self.path / odd[0]}: expected a file, found a folder, a pipe or a link to nothing\n  move it away"
 
     def remove_results(self) -> None:
         """Deletes checkpoints, metrics and TensorBoard's events; config and logs stay."""
-        for path in (path for pattern in (*_RESULTS, _EVENTS) for path in self.path.glob(pattern)):
+        for path in self._found(*_RESULTS, _EVENTS):
             path.unlink()
 
     def logs(self) -> list[Path]:
         """Logs of all ranks."""
-        return [path for pattern in ("log.txt", "log.txt.rank*") for path in self.path.glob(pattern)]
+        return self._found(*_LOGS)
+
+    def _found(self, *patterns: str) -> list[Path]:
+        names = os.listdir(self.path) if self.path.is_dir() else []  # Path.glob leaves dead links out
+        return [self.path / name for pattern in patterns for name in fnmatch.filter(names, pattern)]
 
 
 def _iteration(path: Path) -> int | None:
     """What a file states, else the number in its name."""
     stated, named = own_iteration(path), _PERIODIC.fullmatch(path.name)
     return int(named[1]) if stated is None and named else stated
+
+
+def _number(digits: str) -> int | float:
+    """A whole number, or where no counter gets so far the nearest that floats have."""
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def metric_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -162,9 +182,9 @@ def metric_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
     with open(path, encoding="utf-8", errors="replace") as file:
         for text in file:
             try:
-                line = json.loads(text)
-            except ValueError:
+                line = json.loads(text, parse_int=_number)
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(line, dict) and isinstance(line.get("iteration"), int):
+            if isinstance(line, dict) and type(line.get("iteration")) is int:
                 lines.append(line)
     return lines

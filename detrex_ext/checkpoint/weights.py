@@ -15,6 +15,7 @@ from typing import Any
 
 from detrex_ext.errors import UserError
 
+from .contents import AVERAGE, EVALUATED, TRAINED
 from .files import read_checkpoint
 from .foreign import AVERAGED
 from .load import part_of
@@ -22,9 +23,6 @@ from .run_folder import RunFolder, Saved
 
 logger = logging.getLogger(__name__)
 AVERAGE_KEY = "train.model_ema.average"
-TRAINED, AVERAGE = "model", "ema_state"
-EVALUATED = "evaluated"
-"""Key of a checkpoint that says which of its parts the training evaluated."""
 HOLDS = "holds"
 """Key of a converted checkpoint, whose one part may be another's average: which part of that it was."""
 WORDS = {TRAINED: "trained weights", AVERAGE: "averaged weights"}

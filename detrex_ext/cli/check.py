@@ -57,12 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json == "":
         print("--json without a file is now --json - (standard output)", file=sys.stderr)
     for path in map(Path, args.annotations):
-        if not path.exists():
-            beside = sorted(file.name for file in path.parent.glob("*.json"))
-            found = f"JSON files in {path.parent}: {', '.join(beside[:8]) or 'none'}"
-            if not path.parent.is_dir():
-                found = f"there is no folder {path.parent}"
-            raise UserError(f"annotation file not found: {path}{did_you_mean(path.name, beside)}\n  {found}")
+        _check_there(path)
     to_file = args.json not in (None, "", "-")
     if to_file:
         check_file(args.json, "--json")
@@ -91,6 +86,17 @@ def main(argv: list[str] | None = None) -> int:
     as_text = args.json is None or to_file
     _show("\n\n".join(report.text() for report in reports) if as_text else text)
     return 1 if any(report.errors for report in (reports[-1:] if args.fix is not None else reports)) else 0
+
+
+def _check_there(path: Path) -> None:
+    """Raises a UserError with the names that are there where the file is not."""
+    if path.exists():
+        return
+    beside = sorted(file.name for file in path.parent.glob("*.json"))
+    found = f"JSON files in {path.parent}: {', '.join(beside[:8]) or 'none'}"
+    if not path.parent.is_dir():
+        found = f"there is no folder {path.parent}"
+    raise UserError(f"annotation file not found: {path}{did_you_mean(path.name, beside)}\n  {found}")
 
 
 def _check_fix(args: argparse.Namespace) -> None:

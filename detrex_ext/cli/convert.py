@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.inference_stages and not args.config_file:
         raise UserError("--inference-stages needs --config-file, which says what inference runs")
-    if "://" not in args.source and not os.path.exists(args.source):
+    if not re.match("[a-z][a-z0-9]+:", args.source) and not os.path.exists(args.source):
         raise UserError(f"checkpoint {args.source}: not found\n  expected a run folder, or {FORMAT_HELP}")
     model, extra, stages = _model(args) if args.config_file else (None, None, None)
     report = convert(args.source, args.target, args.to, model, args.average, extra, stages)

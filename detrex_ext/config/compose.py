@@ -111,18 +111,28 @@ def save_config(cfg: Any, path: str | os.PathLike) -> str:
     return LazyConfig.save(cfg, os.fspath(path))
 
 
-def build(node: Any, name: str) -> Any:
-    """What the calls of a config node give; `name` is what a message calls it.
+def build(node: Any, name: str, kind: Any = object) -> Any:
+    """What the calls of a config node give.
+
+    Args:
+        node: of a config.
+        name: what a message calls it.
+        kind: a class that what is built must be of; or the names of attributes that it must have.
 
     Raises:
-        UserError: a value that one of the calls refuses, with the line that does.
+        UserError: a value that one of the calls refuses, with the line that does; something of another kind.
     """
     try:
-        return instantiate(node)
+        built = instantiate(node)
     except (ValueError, AssertionError, OmegaConfBaseException) as error:
         at = traceback.extract_tb(error.__traceback__)[-1]
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name} cannot be built: {reason}\n  refused by {at.filename}:{at.lineno}") from error
+    lacking = [attribute for attribute in kind if not hasattr(built, attribute)] if isinstance(kind, tuple) else []
+    if lacking or not isinstance(built, object if isinstance(kind, tuple) else kind):
+        wanted = f"something with {', '.join(lacking)}" if lacking else f"a {kind.__name__}"
+        raise UserError(f"{name}: expected {wanted}, its _target_ gives {type(built).__name__}")
+    return built
 
 
 def _load(file: str) -> DictConfig:
@@ -130,6 +140,7 @@ def _load(file: str) -> DictConfig:
         cfg = LazyConfig.load(file)
     except Exception as error:
         raise located(error, file) from error
-    if not OmegaConf.is_dict(cfg):
-        raise UserError(f"config {file} holds no keys: expected a mapping, found {type(cfg).__name__}")
+    if not OmegaConf.is_dict(cfg) or not cfg:
+        found = type(cfg).__name__ if cfg else "nothing"
+        raise UserError(f"config {file} holds no keys: expected a mapping, found {found}")
     return cfg

@@ -106,3 +106,15 @@ def _listed(names: Any) -> str:
     names = list(names)
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more or "none"
+
+
+def why_unreadable(text: str, reason: str) -> str:
+    """Why a config's text cannot be read again, and what is to do so that it can."""
+    found = sorted({defined_in(name) for name in re.findall(rf"{re.escape(PACKAGE)}\.[\w.<>]+", text)})
+    if not found:
+        return f"is for reading only ({reason})"
+    told = ", ".join(f"{name} is defined in {file}" for name, file in found)
+    return (
+        f"is for reading only: {told}, not in a module; --resume needs all of the command that started the run, and "
+        "analyze cannot read the run. Put it into a module on PYTHONPATH and import it from there"
+    )

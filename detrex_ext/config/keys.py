@@ -19,7 +19,7 @@ UNKNOWN = object()
 def has(node: Any, part: str) -> bool:
     """Whether a node has a key, or a list an index."""
     if isinstance(node, ListConfig):
-        return part.isdigit() and int(part) < len(node)
+        return part.isdecimal() and part.isascii() and len(part) < 10 and int(part) < len(node)
     return isinstance(node, DictConfig) and not node._is_none() and part in node.keys()
 
 

@@ -10,22 +10,22 @@ import builtins
 import inspect
 import logging
 import os
-import re
 from collections.abc import Callable, Sequence
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any
 
 import cloudpickle
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from detrex_ext.runtime import LazyConfigBase
 from detrex_ext.runtime.standalone.calls import locate
 
-from .files import PACKAGE, defined_in
+from .files import PACKAGE, why_unreadable
 from .overrides import apply_overrides
 from .upgrade import upgrade
-from .yaml_text import check_targets, to_yaml, yaml_loader
+from .yaml_text import check_targets, read_yaml, to_yaml
 
 _log = logging.getLogger(__name__)
 _loading: list[str] = []
@@ -130,7 +130,13 @@ class LazyConfig(LazyConfigBase):
         Raises:
             yaml.YAMLError: no YAML, or values that only running code could make.
         """
-        return upgrade(OmegaConf.create(yaml.load(text, Loader=yaml_loader(named)), flags={"allow_objects": True}))
+        found = read_yaml(text, named)
+        if not isinstance(found, dict | list | NoneType):
+            raise yaml.YAMLError(f"expected a mapping, found {type(found).__name__}")
+        try:
+            return upgrade(OmegaConf.create(found, flags={"allow_objects": True}))
+        except OmegaConfBaseException as error:
+            raise yaml.YAMLError(_first_line(error)) from error
 
     @staticmethod
     def dumps(cfg: Any) -> str:
@@ -166,7 +172,8 @@ class LazyConfig(LazyConfigBase):
         except OSError:
             raise  # of the disk, not of the config
         except Exception as error:
-            state = f"cannot be written ({_first_line(error)})" if text is None else _unreadable(text, error)
+            reason = _first_line(error)
+            state = f"cannot be written ({reason})" if text is None else why_unreadable(text, reason)
             _log.warning(f"config {filename} {state}; saved as {filename}.pkl too")
             try:
                 with open(filename + ".pkl", "wb") as file:
@@ -183,15 +190,3 @@ class LazyConfig(LazyConfigBase):
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _unreadable(text: str, error: Exception) -> str:
-    """Why a config's text cannot be read again, and what is to do so that it can."""
-    found = sorted({defined_in(name) for name in re.findall(rf"{re.escape(PACKAGE)}\.[\w.<>]+", text)})
-    if not found:
-        return f"is for reading only ({_first_line(error)})"
-    told = ", ".join(f"{name} is defined in {file}" for name, file in found)
-    return (
-        f"is for reading only: {told}, not in a module; --resume needs all of the command that started the run, and "
-        "analyze cannot read the run. Put it into a module on PYTHONPATH and import it from there"
-    )

@@ -80,13 +80,15 @@ def _faults(node: DictConfig | ListConfig, prefix: str, only: Sequence[str] | No
             yield key, _no_such_argument(key, target, known), True
             continue
         value = item(node, name)
+        child = node._get_node(name)
+        if value is UNKNOWN and (key in SECTIONS or key.startswith("train.")) and child._is_interpolation():
+            yield key, [f"{key}={shown(child._value())}: refers to what is not there, or to itself"], True
         argument = _declared(key, known.get(name))
         if argument is not None:
             source = _source(node, name, key)
             late = argument.option.null and value is None and source != key
             for lines in () if late else _checked(source, plain(value), argument):
                 yield source, lines, source == key
-        child = node._get_node(name)
         if isinstance(child, DictConfig | ListConfig) and not (child._is_interpolation() or child._is_none()):
             yield from _faults(child, f"{key}.")
     if target is not None:

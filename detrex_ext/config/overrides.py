@@ -13,8 +13,6 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -36,6 +34,7 @@ from .keys import (
     value_of,
 )
 from .upgrade import renamed_key, renamed_target
+from .values import Unreadable, is_key, read_value
 
 _ITEM = re.compile(r"^(\+\+|\+)?([^=]*)=(.*)$", re.DOTALL)
 _INTERPOLATION = re.compile(r"\$\{[^}]+\}")
@@ -71,6 +70,8 @@ class _Override:
             raise UserError(f"{what}\n  {hint}")
         self.mode, self.key, self.raw = match[1] or "", match[2].strip(), match[3]
         self.key = renamed_key(re.sub(r"\[(\d+)\]", r".\1", self.key))
+        if not is_key(self.key):
+            raise UserError(f"{short(self.key)} {where} is no key: expected names with dots between, as train.max_iter")
 
     def apply(self) -> None:
         parent, last = self._parent()
@@ -110,10 +111,9 @@ class _Override:
     def _parse(self, expected: Any) -> Any:
         """The value: hydra's reading, or the plain text where that does not exist or a string is wanted."""
         try:
-            parsed: Override = OverridesParser.create().parse_override(f"key={self.raw}")
-            value = parsed.value()
-            if parsed.is_sweep_override():
-                raise HydraException("several values; a list is written [a,b]")
+            value = read_value(self.raw)
+        except Unreadable as error:
+            raise UserError(f"{self.key} {self.where}: {short(self.raw)} cannot be read: {error}") from error
         except HydraException as error:
             if expected is None or expected is UNKNOWN or isinstance(expected, str):
                 return self.raw

@@ -32,7 +32,7 @@ def upgrade(cfg: Any) -> Any:
     Such dicts (``model.strategies``, ``model.rules``, ``terms``) hold calls, and ``instantiate`` makes only those that
     lie in another call.
     """
-    if not isinstance(cfg, DictConfig):
+    if not isinstance(cfg, DictConfig) or cfg._is_none():
         return cfg
     for old, new in KEYS.items():
         if OmegaConf.select(cfg, old, throw_on_resolution_failure=False) is not None:
@@ -98,7 +98,7 @@ def absolute(cfg: DictConfig) -> DictConfig:
 
 def one_size(cfg: DictConfig) -> DictConfig:
     """Gives a detector's config of before the one key of each size that its parts agree on, in place."""
-    model = cfg.get("model")
+    model = OmegaConf.select(cfg, "model", throw_on_resolution_failure=False)
     target = model.get("_target_") if isinstance(model, DictConfig) else None
     if getattr(target, "__name__", str(target).rpartition(".")[2]) != "Detector":
         return cfg

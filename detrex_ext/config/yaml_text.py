@@ -13,6 +13,8 @@ from omegaconf._utils import get_yaml_loader
 
 from detrex_ext.runtime.standalone.calls import locate, to_name
 
+_MOST, _DEEPEST, _DIGITS = 100_000, 50, 1000
+
 
 class NameOnly:
     """The name of a function or class that was read and not imported (no dataclass: omegaconf would open it)."""
@@ -41,6 +43,49 @@ def yaml_loader(named: Callable[[str], Any] = locate) -> type:
     Loader.add_constructor(f"{tag}tuple", lambda self, node: tuple(self.construct_sequence(node, deep=True)))
     Loader.add_multi_constructor(f"{tag}name:", lambda self, suffix, node: named(suffix))
     return Loader
+
+
+def read_yaml(text: str, named: Callable[[str], Any] = locate) -> Any:
+    """What a YAML text says, within limits that keep a text of a few lines from filling time and memory.
+
+    Args:
+        text: YAML.
+        named: as for `yaml_loader`.
+
+    Raises:
+        yaml.YAMLError: no YAML, values that cannot be made, or more or deeper than any config is.
+    """
+    loader = yaml_loader(named)(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _measure(root, {})
+        return loader.construct_document(root)
+    except RecursionError as error:
+        raise yaml.YAMLError(f"more than {_DEEPEST} levels") from error
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:  # constructors do not look
+        raise yaml.YAMLError(f"a value that cannot be read: {error}") from error
+    finally:
+        loader.dispose()
+
+
+def _measure(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """(values, levels) of a node with what its aliases stand for."""
+    if id(node) not in known:
+        known[id(node)] = None
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = isinstance(node, yaml.MappingNode)
+        sizes = [_measure(one, known) for child in children for one in (child if pairs else (child,))]
+        known[id(node)] = 1 + sum(n for n, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)
+    size = known[id(node)]
+    if size is None:
+        raise yaml.YAMLError("an alias (*) stands inside of what it is for")
+    if node.tag.endswith(":int") and len(node.value) > _DIGITS:
+        raise yaml.YAMLError(f"a number of {len(node.value):,} digits")
+    if size[0] > _MOST or size[1] > _DEEPEST:
+        raise yaml.YAMLError(f"more than {_MOST:,} values, or {_DEEPEST} levels, with what its aliases (*) stand for")
+    return size
 
 
 def to_yaml(cfg: Any) -> str:
@@ -73,7 +118,7 @@ def check_targets(text: str) -> None:
         ImportError: a target that cannot be found by its name, such as a function of a config file.
         yaml.YAMLError: values that only running code could make.
     """
-    _check(yaml.load(text, Loader=yaml_loader()))
+    _check(read_yaml(text))
 
 
 def _check(node: Any) -> None:

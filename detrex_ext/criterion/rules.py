@@ -30,6 +30,8 @@ class Term:
     normalizer: str | Normalizer = "num_objects"
 
     def __post_init__(self) -> None:
+        if not callable(self.loss):
+            raise ValueError(f"a term's loss must be a Loss; found {type(self.loss).__name__}")
         if isinstance(self.normalizer, str):
             if self.normalizer not in NORMALIZERS:
                 raise ValueError(f"normalizer '{self.normalizer}' is not one of {', '.join(NORMALIZERS)}")
@@ -44,7 +46,7 @@ class Rule:
         when: per tag (``group``, ``path``, ``stage``) the value or values that fit; a tag left out or None fits
             always. None: all sets, or in a dict of rules (:func:`rules_by_group`) those of the group its key names.
         matcher: decides who answers for which object.
-        terms: losses by short name: ``class`` gives ``loss_class``, ``loss_class_dn``, ...
+        terms: losses by short name: ``class`` gives ``loss_class``, ``loss_class_dn``, ...; one of None is left out.
         objectness: every object counts as class 0 (two-stage Deformable-DETR's encoder).
         stage_weights: factor of all losses of stage 0, 1, ...; the last holds for the stages after it too, so that
             ``[0, 1]`` leaves the first stage without loss of its own. None: ones.
@@ -57,7 +59,12 @@ class Rule:
     stage_weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        self.terms = {str(name): term for name, term in self.terms.items()}
+        self.terms = {str(name): term for name, term in self.terms.items() if term is not None}
+        if not self.terms or not all(isinstance(term, Term) for term in self.terms.values()):
+            kinds = ", ".join(f"{name} is {type(term).__name__}" for name, term in self.terms.items())
+            raise ValueError(f"a rule's terms must be one Term or more by name; {kinds or 'there is none'}")
+        if not hasattr(self.matcher, "match"):
+            raise ValueError(f"a rule's matcher must be a Matcher; found {type(self.matcher).__name__}")
         if self.when is not None:
             unknown = set(self.when) - set(TAGS)
             if unknown:
@@ -86,6 +93,9 @@ class Rule:
 def rules_by_group(rules: Mapping[str, Rule]) -> dict[str, Rule]:
     """``model.rules``: a rule that states no ``when`` is for the group its key names; one of None is left out."""
     made = {str(group): rule for group, rule in rules.items() if rule is not None}
+    for group, rule in made.items():
+        if not isinstance(rule, Rule):
+            raise ValueError(f"rules.{group}: expected a Rule, found {type(rule).__name__}")
     return {g: r if r.when is not None else replace(r, when={"group": g}) for g, r in made.items()}
 
 

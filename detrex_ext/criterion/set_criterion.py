@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from detrex_ext.errors import UserError
 from detrex_ext.matching import Stack, resolve, stack_sets
 from detrex_ext.matching.stack import stack_key, tags
 from detrex_ext.structures import LossDict, SupervisedSet, Targets
@@ -51,7 +52,8 @@ class SetCriterion:
             ``stats`` holds their detached shares, ``stage{s}/loss_...``.
 
         Raises:
-            ValueError: no rule fits a set, or a label is not a class of the logits.
+            UserError: no rule fits a set.
+            ValueError: a label is not a class of the logits.
             FloatingPointError: a matching cost or (``check_finite``) a loss is NaN or infinite.
         """
         if not sets:
@@ -75,13 +77,13 @@ class SetCriterion:
         """Index of the rule that supervises a set.
 
         Raises:
-            ValueError: if none fits.
+            UserError: none fits.
         """
         for index, rule in enumerate(self.rules):
             if rule.fits(s):
                 return index
         listed = "\n".join(f"  {rule}" for rule in self.rules) or "  (none)"
-        raise ValueError(f"no rule fits the set of {tags(s)}; the rules (model.rules, then strategies') are\n{listed}")
+        raise UserError(f"no rule fits the set of {tags(s)}; the rules (model.rules, then strategies') are\n{listed}")
 
     def _supervise(self, sets: Sequence[SupervisedSet], targets: Targets) -> list[tuple[Rule, Supervision]]:
         """Stack, match, and put together what the losses need."""

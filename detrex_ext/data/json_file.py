@@ -18,6 +18,8 @@ def read_json(path: str | Path) -> dict:
         raise UserError("no annotation file is named\n  set dataset.train_json and dataset.val_json to COCO JSON files "
                         "(and dataset.train_images, dataset.val_images to their image folders)")  # fmt: skip
     path = Path(path)
+    if path.exists() and not path.is_file():  # a device or a pipe may never end
+        raise UserError(f"annotation file cannot be opened: {path}\n  expected a file, found a folder, device or pipe")
     try:
         with open(path, encoding="utf-8-sig") as file:  # with or without a byte order mark
             data = jsonlib.load(file)

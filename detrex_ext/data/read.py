@@ -46,7 +46,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         UnreadableImage: the file is missing or cannot be decoded whole.
     """
-    with _named(str(path), "decoded"), Image.open(path) as image:
+    with _named(str(path), "decoded"), _open(path) as image:
         return _to_rgb(image)
 
 
@@ -62,7 +62,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         UnreadableImage: the file is missing or no image.
     """
-    with _named(str(path), "opened"), Image.open(path) as image:
+    with _named(str(path), "opened"), _open(path) as image:
         width, height = image.size
         return (width, height) if _orientation(image) in _TURNED else (height, width)
 
@@ -132,6 +132,12 @@ def _named(path: str, done: str) -> Iterator[None]:
     # Decoders raise almost anything on damaged bytes (OSError, SyntaxError, struct.error, zlib.error, ...).
     except Exception as error:
         raise UnreadableImage(path, f"it cannot be {done} ({type(error).__name__}: {error})") from None
+
+
+def _open(path: str | Path) -> Image.Image:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("expected a file, found a folder, device or pipe")  # the latter two may never end
+    return Image.open(path)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -167,7 +167,9 @@ class BestCheckpointer(HookBase):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the best of an earlier run, unless it is one of another metric or of other weights or data."""
+        best, best_iter = state["best"], state["best_iter"]
         if self._compares(state):
-            self.best, self.best_iter = state["best"], state["best_iter"]
-        elif state["best"] is not None:
+            self.best = None if best is None else float(best)
+            self.best_iter = None if best_iter is None else int(best_iter)
+        elif best is not None:
             logger.warning("resume: another metric, or other weights or data, were evaluated: the best is forgotten")

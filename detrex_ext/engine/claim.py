@@ -64,6 +64,8 @@ class Claim:
 
     def _refusal(self) -> str:
         """Why the run that the folder holds must stay as it is, or ""; notes the logs of one that may go."""
+        if obstacle := self.folder.obstacle():
+            return obstacle
         found = [path.name for path in self.folder.results()]
         if self._resume or not found:
             return ""
@@ -82,8 +84,9 @@ class Claim:
         """Locks the folder; why it cannot be had, or ""."""
         try:
             os.makedirs(self.folder.path, exist_ok=True)
-        except OSError as error:
-            return f"train.output_dir={self.folder.path}: this folder cannot be made: {error.strerror}"
+        except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+            reason = getattr(error, "strerror", error)
+            return f"train.output_dir={self.folder.path}: this folder cannot be made: {reason}"
         try:
             lock = open(self.folder.lock, "a+", encoding="utf-8", opener=_no_link)
         except OSError as error:

@@ -69,7 +69,15 @@ class ModelEMA:
         return dict(self._state)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Copy an average in; a missing name is a KeyError, a further one is ignored."""
+        """Copy an average in; a missing name is a KeyError, a further one is ignored.
+
+        Raises:
+            ValueError: a tensor of another shape, or none.
+        """
+        for name, average in self._state.items():
+            shape = getattr(state[name], "shape", None)
+            if shape != average.shape:
+                raise ValueError(f"{name} is of shape {shape}, expected {tuple(average.shape)}")
         for name, average in self._state.items():
             average.copy_(state[name])
 
@@ -96,4 +104,4 @@ class EMAHook(HookBase):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set the count of updates, on which the warm-up depends."""
-        self.ema.updates = state["updates"]
+        self.ema.updates = int(state["updates"])

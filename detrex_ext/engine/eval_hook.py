@@ -94,13 +94,17 @@ class EvalHook(HookBase):
             write_json({"iteration": iteration, "key": self._key, "results": _nulls(results)}, self._path)
         return results
 
-    def _read(self, iteration: int) -> dict[str, Any] | None:
-        try:
-            saved = json.loads(self._path.read_text(encoding="utf-8")) if self._path else {}
-        except (OSError, ValueError):
+    def _read(self, iteration: int) -> dict[str, float] | None:
+        """The metrics in the file, where they are of this iteration and under this key."""
+        if not self._path or not self._path.is_file():
             return None
-        fits = saved.get("iteration") == iteration and saved.get("key") == self._key
-        return _nans(saved["results"]) if fits else None
+        try:
+            saved = json.loads(self._path.read_text(encoding="utf-8"))
+            fits = saved["iteration"] == iteration and saved["key"] == self._key
+            return _numbers(_nans(saved["results"])) if fits else None
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            logger.warning("%s is not as it was written (%s): evaluated again", self._path, type(error).__name__)
+            return None
 
 
 def is_due(period: int, done: int, max_iter: int) -> bool:
@@ -133,7 +137,7 @@ def _numbers(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
             continue
         try:
             flat[name] = float(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"the evaluation must return numbers, found {name} = {value!r}") from error
     return flat
 

@@ -50,13 +50,19 @@ class _StdoutHandler(logging.StreamHandler):
         logging.Handler.__init__(self)
         self.addFilter(lambda record: _only(record) != "file")
 
-    def emit(self, record: logging.LogRecord) -> None:
-        with tqdm.external_write_mode(file=self.stream):
-            super().emit(record)
-
     @property
     def stream(self) -> TextIO:
         return sys.stdout
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stdout is not None:  # as under pythonw, or where it was closed
+            with tqdm.external_write_mode(file=sys.stdout):
+                super().emit(record)
+
+
+def on_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def setup_logger(
@@ -97,16 +103,20 @@ def setup_logger(
     if configure_stdout and distributed_rank == 0:
         handler = _StdoutHandler()
         handler.setLevel(logging.DEBUG)
-        handler.setFormatter(_Formatter(name, abbreviation, color and sys.stdout.isatty(), to_file=False))
+        handler.setFormatter(_Formatter(name, abbreviation, color and on_terminal(), to_file=False))
         logger.addHandler(handler)
     if output is not None:
-        path = str(output) if str(output).endswith((".txt", ".log")) else os.path.join(output, "log.txt")
-        if distributed_rank > 0:
-            path = f"{path}.rank{distributed_rank}"
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
-        handler.addFilter(lambda record: _only(record) != "console")
+        handler = _file_handler(str(output), distributed_rank)
         handler.setLevel(logging.DEBUG)
         handler.setFormatter(_Formatter(name, abbreviation, color=False, to_file=True))
         logger.addHandler(handler)
     return logger
+
+
+def _file_handler(output: str, rank: int) -> logging.Handler:
+    path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
+    path = f"{path}.rank{rank}" if rank > 0 else path
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.addFilter(lambda record: _only(record) != "console")
+    return handler

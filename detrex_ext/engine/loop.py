@@ -13,6 +13,7 @@ from typing import Any
 from detrex_ext.runtime import EventStorage, HookBase, host
 
 _log = logging.getLogger(__name__)
+_MOST_ITERATIONS = 10**9
 SMOOTHING_WINDOW = 20
 """Iterations over which writers take medians, and so how much history a checkpoint keeps."""
 
@@ -109,7 +110,12 @@ class TrainerBase(host().TrainerBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; a state whose hook is not registered is ignored with a warning."""
         self.iter = state_dict["iteration"]
-        self._saved_scalars = state_dict.get("scalars", {})
+        if type(self.iter) is not int or not 0 <= self.iter < _MOST_ITERATIONS:
+            raise ValueError(f"iteration {str(self.iter)[:60]!r}")
+        self._saved_scalars = {
+            str(name): {"hint": bool(s["hint"]), "values": [(float(value), int(it)) for value, it in s["values"]]}
+            for name, s in state_dict.get("scalars", {}).items()
+        }
         hooks = dict(self._named_hooks())
         for name, state in state_dict.get("hooks", {}).items():
             if hasattr(hooks.get(name), "load_state_dict"):

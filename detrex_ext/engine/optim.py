@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
 from detrex_ext.config import build
+from detrex_ext.errors import UserError
 from detrex_ext.runtime import LazyCall as L
 
 logger = logging.getLogger(__name__)
@@ -55,7 +58,27 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of ``cfg.optimizer`` over a model; the config is left as it was."""
     node = copy.deepcopy(cfg.optimizer)  # detectron2 writes into the overrides that it is given
     node.params.model = model
-    return build(node, "optimizer")
+    optimizer = build(node, "optimizer", torch.optim.Optimizer)
+    _check_overrides(node.params, optimizer, [name for name, _ in model.named_parameters()])
+    return optimizer
+
+
+def _check_overrides(params: DictConfig, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
+    """Refuses options that the optimizer does not have, and tells of patterns that no parameter's name fits."""
+    overrides = params.get("overrides") or {}
+    for part, options in overrides.items():
+        for option in options:
+            if option not in optimizer.defaults:
+                near = difflib.get_close_matches(str(option), optimizer.defaults, 1, 0.6)
+                hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(optimizer.defaults)}"
+                key, name = f"optimizer.params.overrides.{part}.{option}", type(optimizer).__name__
+                raise UserError(f"{key}: {name} has no option '{option}'\n  {hint}")
+    by_factor = params.get("lr_factor_func")
+    factors = (by_factor.get("factors") or {}) if isinstance(by_factor, DictConfig) else {}
+    unused = [f"overrides.{part}" for part in overrides if part not in {name.rpartition(".")[2] for name in names}]
+    unused += [f"lr_factor_func.factors.{part}" for part in factors if not any(str(part) in name for name in names)]
+    if unused:
+        logger.warning("optimizer.params.%s: no parameter has such a name", ", ".join(unused))
 
 
 def clipping(clip: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -73,10 +96,18 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     """Restores moments; learning rates, weight decays and the like stay those of the config now in use.
 
     What differs from the values in the file is logged, so that nobody wonders which of the two counts.
+
+    Raises:
+        ValueError: a state of other parameters.
     """
     ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     saved = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
     optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        moments = (values.get(name) for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"))
+        shapes = {tuple(moment.shape) for moment in moments if moment is not None}
+        if shapes - {tuple(parameter.shape)}:
+            raise ValueError(f"moments of shape {shapes.pop()} for a parameter of {tuple(parameter.shape)}")
     for number, (group, now, then) in enumerate(zip(optimizer.param_groups, ours, saved, strict=True)):
         base = {**then, "lr": then.get("initial_lr", then["lr"])}
         changed = [f"{k} {base[k]} -> {v}" for k, v in now.items() if k in base and _differ(base[k], v)]

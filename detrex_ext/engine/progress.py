@@ -14,6 +14,7 @@ from tqdm import tqdm
 from detrex_ext.runtime import EventStorage, HookBase, get_event_storage
 
 from .hooks import PeriodicWriter, is_early
+from .log import on_terminal
 from .writers import EventWriter, default_writers
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,6 @@ def writer_hooks(train: Any, images: int) -> list[HookBase]:
     """
     writers, period = default_writers(train.output_dir, train.max_iter), train.log_period
     printer = ProgressPrinter(train.max_iter, images, train.best_checkpoint.metric)
-    if sys.stdout is not None and sys.stdout.isatty():
+    if on_terminal():
         return [ProgressBar(printer, period), PeriodicWriter(writers, period)]
     return [PeriodicWriter([writers[0], printer, *writers[1:]], period)]

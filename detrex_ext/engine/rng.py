@@ -64,8 +64,12 @@ class RngState:
         return {"ranks": comm.all_gather(get_state())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keep the states of all ranks for ``restore``; no generator changes yet."""
-        self._saved = state["ranks"]
+        """Keep the states of all ranks for ``restore``; no generator changes yet, but an error comes here."""
+        saved = list(state["ranks"])
+        if len(saved) == comm.get_world_size():
+            with preserved():
+                set_state(saved[comm.get_rank()])
+        self._saved = saved
 
     def restore(self) -> None:
         """Sets this rank's generators to what was loaded, if anything was."""

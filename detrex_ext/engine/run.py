@@ -14,7 +14,6 @@ from torch import nn
 from detrex_ext.checkpoint import Checkpointer, RunFolder
 from detrex_ext.checkpoint.threshold import KEY, from_results, put_threshold
 from detrex_ext.checkpoint.weights import AVERAGE, EVALUATED, TRAINED, WORDS, evaluated_by, rule
-from detrex_ext.config import build
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, create_ddp_model
 
@@ -29,6 +28,7 @@ from .hooks import IterationTimer, LRScheduler
 from .optim import build_optimizer, clipping
 from .precision import Precision
 from .progress import writer_hooks
+from .schedule import build_schedule
 from .signals import SignalHook
 from .start import begin
 from .trainer import Trainer
@@ -68,6 +68,8 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool) -> dict[str, 
     if evaluation is not None and cfg.train.best_checkpoint.enabled:
         check_metric(cfg.train.best_checkpoint.metric, evaluation[1])
     model = setup.build_model(cfg)
+    if getattr(model, "criterion", model) is None:
+        raise UserError("model.rules is empty, so there is nothing to train by: state a rule for each group of queries")
     if saved is None:
         setup.init_weights(cfg, model, classes)
     setup.log_start(cfg, model, loader)
@@ -132,7 +134,7 @@ class _Run:
             SignalHook(),
             IterationTimer(),
             EMAHook(self.ema) if self.ema else None,
-            LRScheduler(scheduler=build(self.cfg.lr_multiplier, "lr_multiplier")),
+            LRScheduler(scheduler=build_schedule(self.cfg)),
             PeriodicCheckpointer(self.checkpointer, t.checkpointer.period, t.checkpointer.max_to_keep),
             EvalHook(t.eval_period, self.evaluate, folder=t.output_dir, key=key, told=self.keep_threshold)
             if self.evaluation
@@ -156,6 +158,11 @@ class _Run:
         precision = saved.data.get("precision", self.trainer.precision.name)
         if precision != self.trainer.precision.name:
             logger.warning("resume: precision %s -> %s", precision, self.trainer.precision.name)
+        if "trainer" not in saved.data:
+            raise UserError(
+                f"--resume: {saved.path} holds weights alone, no training to go on with\n"
+                f"  start from its weights: train.init_checkpoint={saved.path}, in a new train.output_dir"
+            )
         self.checkpointer.apply(saved)
         if KEY in saved.data:
             self.checkpointer.extra[KEY] = saved.data[KEY]

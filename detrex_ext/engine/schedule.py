@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
 from fvcore.common.param_scheduler import (
     CompositeParamScheduler,
@@ -12,8 +15,25 @@ from fvcore.common.param_scheduler import (
     ParamScheduler,
 )
 
+from detrex_ext.config import build
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import WarmupParamScheduler
+
+logger = logging.getLogger(__name__)
+
+
+def build_schedule(cfg: Any) -> ParamScheduler:
+    """The schedule of ``cfg.lr_multiplier``.
+
+    Raises:
+        UserError: it gives no factor.
+    """
+    schedule = build(cfg.lr_multiplier, "lr_multiplier")
+    factor = schedule(0.0) if callable(schedule) else None
+    if not isinstance(factor, Real):
+        found = type(schedule if factor is None else factor).__name__
+        raise UserError(f"lr_multiplier: expected a schedule, a function from progress to a factor; found {found}")
+    return schedule
 
 
 def multistep_schedule(milestones: Sequence[int], end: int, gamma: float = 0.1) -> ParamScheduler:
@@ -52,4 +72,8 @@ def warmed_up(
     """
     if warmup_iters <= 0:
         return scheduler
+    if not callable(scheduler):
+        raise UserError(f"lr_multiplier.scheduler: expected a schedule, found {type(scheduler).__name__}")
+    if warmup_iters >= max_iter:
+        logger.warning("lr_multiplier.warmup_iters=%d: all %d iterations are warm-up", warmup_iters, max_iter)
     return WarmupParamScheduler(scheduler, warmup_factor, min(1.0, warmup_iters / max_iter))

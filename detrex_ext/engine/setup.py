@@ -20,6 +20,7 @@ from detrex_ext.runtime.devices import own_device
 
 logger = logging.getLogger(__name__)
 _SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
+_NEEDED = ("dataloader.train.total_batch_size", "optimizer.lr")
 
 
 def settle(cfg: DictConfig) -> None:
@@ -45,8 +46,11 @@ def check_batch(cfg: DictConfig, world: int) -> None:
     """Checks that the batch divides over processes and micro-batches.
 
     Raises:
-        UserError: it does not; names the nearest that does.
+        UserError: it does not, and names the nearest that does; or batch or learning rate are not stated.
     """
+    for key in _NEEDED:
+        if OmegaConf.select(cfg, key, throw_on_resolution_failure=False) is None:
+            raise UserError(f"{key} is not set, or refers to what is not there; a training needs it")
     total, steps = cfg.dataloader.train.total_batch_size, cfg.train.accumulate_steps
     unit = world * steps
     if total < 1 or total % unit:
@@ -80,7 +84,7 @@ def build_train_loader(cfg: DictConfig) -> Any:
         UserError: data that cannot be trained on, or a batch that does not divide.
     """
     check_batch(cfg, comm.get_world_size())
-    loader = build(cfg.dataloader.train, "dataloader.train")
+    loader = build(cfg.dataloader.train, "dataloader.train", ("dataset", "__iter__"))
     if hasattr(getattr(loader, "dataset", None), "report"):
         skipped = loader.gate.budget if hasattr(loader, "gate") else 0
         check_before_training(loader.dataset, limits=limits_of(cfg), max_unreadable=skipped)
@@ -96,7 +100,8 @@ def build_evaluation(cfg: DictConfig, train_dataset: Any = None) -> tuple[Any, A
     if "test" not in cfg.dataloader or not cfg.get("dataset", {}).get("val_json", "named elsewhere"):
         logger.warning("no validation data (dataset.val_json): nothing will be evaluated")
         return None
-    loader, evaluator = (build(cfg.dataloader[key], f"dataloader.{key}") for key in ("test", "evaluator"))
+    loader = build(cfg.dataloader.test, "dataloader.test", ("__iter__", "__len__"))
+    evaluator = build(cfg.dataloader.evaluator, "dataloader.evaluator", ("reset", "process", "evaluate"))
     if hasattr(getattr(loader, "dataset", None), "report"):
         check_before_training(loader.dataset, train_dataset is not None, limits_of(cfg))
         if train_dataset is not None:
@@ -111,7 +116,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
         UserError: there is no such device, or an option of the model is refused.
     """
     device = own_device(cfg.train.device, "train.device", comm.get_world_size())
-    model = build(cfg.model, "model").to(device)
+    model = build(cfg.model, "model", nn.Module).to(device)
     if cfg.train.get("channels_last"):
         model = model.to(memory_format=torch.channels_last)
     return model

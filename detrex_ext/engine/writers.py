@@ -113,7 +113,7 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """TensorBoard events under the same names; does nothing but say so once where tensorboard is not installed."""
+    """TensorBoard events under the same names; does nothing but say so once where tensorboard cannot."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any) -> None:
         self._log_dir, self._window, self._kwargs = log_dir, window_size, kwargs
@@ -128,6 +128,9 @@ class TensorboardXWriter(EventWriter):
                 self._writer = SummaryWriter(self._log_dir, **self._kwargs)
             except ImportError:
                 _log.info("tensorboard is not installed: no event files (pip install tensorboard)")
+                self._writer = False
+            except UnicodeError:  # the folder's name in bytes that are no UTF-8, or in a locale that is not of it
+                _log.info("tensorboard cannot write to a folder of this name: no event files")
                 self._writer = False
         return self._writer
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detrex_ext.structures import Features, Memory, Queries, SupervisedSet, Targets
 
 from .preprocess import Images, Preprocess
-from .sizes import require_classes, shared_size
+from .sizes import check_parts, require_classes, shared_size
 
 if TYPE_CHECKING:
     from detrex_ext.criterion import Rule
@@ -69,6 +69,7 @@ class Detector(nn.Module):
                         f"{kind}.{name} is a config, not an object: in a config a dict of parts is a call too, "
                         'L("builtins.dict")(...)'
                     )
+        check_parts(preprocess=preprocess, backbone=backbone, postprocess=postprocess, **sized)
         self.strategies: dict[str, Strategy] = {k: s for k, s in (strategies or {}).items() if s is not None}
         self.rules: dict[str, Rule] = {}
         self.criterion = None
@@ -86,7 +87,9 @@ class Detector(nn.Module):
         """
         from detrex_ext.criterion import SetCriterion
 
-        for strategy in strategies.values():
+        for name, strategy in strategies.items():
+            if not hasattr(strategy, "after_stage"):
+                raise ValueError(f"strategies.{name}: expected a Strategy, found {type(strategy).__name__}")
             strategy.check(len(self.decoder.order))
         self.strategies = dict(strategies)
         owners = {name: s for name, s in strategies.items() if isinstance(s, nn.Module)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -49,6 +50,31 @@ def shared_size(size: str, stated: int | None, **parts: nn.Module | None) -> int
         stated = next(iter(found.values()))
     wrong = ", ".join(f"model.{key}={value}" for key, value in found.items() if value != stated)
     raise UserError(f"{wrong}, but model.{size}={stated}: set model.{size}, it is the one key for all parts")
+
+
+def check_parts(**parts: Any) -> None:
+    """Refuses what is no part of a model, and a neck for other maps than the backbone gives, as far as both tell.
+
+    Raises:
+        UserError: names the part, or the maps.
+    """
+    for name, part in parts.items():
+        if not (callable(part) if name.endswith("process") else isinstance(part, nn.Module)):
+            raise UserError(f"model.{name}: expected a part of a model, found {type(part).__name__}")
+    backbone, neck = parts["backbone"], parts["neck"]
+    if not hasattr(backbone, "output_shape"):
+        return
+    given, names = backbone.output_shape(), getattr(neck, "in_features", ())
+    found = {name: getattr(given.get(name), "channels", None) for name in names}
+    wanted = dict(zip(names, getattr(neck, "in_channels", found.values()), strict=False))
+    wrong = [name for name in names if name not in given or None is not found[name] != wanted[name]]
+    if wrong:
+        told = [", ".join(f"{name}: {number}" for name, number in maps.items()) for maps in (
+            wanted, {name: shape.channels for name, shape in given.items()})]  # fmt: skip
+        raise UserError(
+            f"model.neck does not fit model.backbone at {', '.join(wrong)}: it takes maps of the channels {told[0]}, "
+            f"the backbone gives {told[1]}\n  model.backbone.out_features and model.neck.in_channels must agree"
+        )
 
 
 def _found(names: dict[str, str], parts: dict[str, nn.Module | None]) -> Iterator[tuple[str, int]]:

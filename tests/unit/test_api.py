@@ -149,7 +149,7 @@ def test_messages_where_there_is_nothing_to_load(run, tmp_path):
     torch.save({"model": data["model"]}, tmp_path / "bare.pth")
     with pytest.raises(UserError, match="holds no config"):
         detrex_ext.load(tmp_path / "bare.pth")
-    torch.save({**data, "class_names": ["a"]}, tmp_path / "names.pth")
+    torch.save({**data, "class_names": ["a"], "category_ids": [1]}, tmp_path / "names.pth")
     with pytest.raises(UserError, match="has 3 classes, its list of names 1: a"):
         detrex_ext.load(tmp_path / "names.pth")
     backbone = {k: v for k, v in data["model"].items() if k.startswith("backbone.")}

@@ -15,6 +15,7 @@ from detrex_ext.criterion import (
     detr_rules,
     rules_by_group,
 )
+from detrex_ext.errors import UserError
 from detrex_ext.matching import GivenMatcher, HungarianMatcher, L1Cost
 from detrex_ext.runtime import LazyCall as L
 from detrex_ext.runtime import instantiate
@@ -40,7 +41,7 @@ def test_the_first_rule_that_fits_wins():
 
 
 def test_no_rule_is_an_error_that_names_the_set_and_the_rules():
-    with pytest.raises(ValueError, match=r"group 'dn', path 'plain', stage 2") as error:
+    with pytest.raises(UserError, match=r"group 'dn', path 'plain', stage 2") as error:
         SetCriterion([rule(group="main"), rule(stage=-1)]).rule(one("dn", stage=2))
     assert "group in ('main',)" in str(error.value) and "stage in (-1,)" in str(error.value)
 

@@ -34,8 +34,8 @@ class ChannelMapper(nn.Module):
         shared_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.in_features = tuple(in_channels)
-        inputs = list(in_channels.values())
+        self.in_features, self.in_channels = tuple(in_channels), tuple(in_channels.values())
+        inputs = self.in_channels
         extra = 0 if num_outs is None else num_outs - len(inputs)
         if extra < 0:
             raise ValueError(f"num_outs {num_outs} is less than the {len(inputs)} inputs {list(self.in_features)}")

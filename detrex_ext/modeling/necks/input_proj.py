@@ -19,7 +19,7 @@ class InputProj(nn.Module):
     def __init__(self, in_channels: int, out_channels: int = 256, in_feature: str = "res5") -> None:
         super().__init__()
         self.input_proj = nn.Conv2d(in_channels, out_channels, 1)
-        self.in_feature = in_feature
+        self.in_feature, self.in_features, self.in_channels = in_feature, (in_feature,), (in_channels,)
         self.out_channels, self.num_levels = out_channels, 1
 
     def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:

@@ -25,7 +25,7 @@ class PAFPN(nn.Module):
 
     def __init__(self, in_channels: Mapping[str, int], out_channels: int = 128, norm: Norm = "BN") -> None:
         super().__init__()
-        self.in_features = tuple(in_channels)
+        self.in_features, self.in_channels = tuple(in_channels), tuple(in_channels.values())
         self.out_channels, self.num_levels = out_channels, len(in_channels)
         steps = len(in_channels) - 1
 
