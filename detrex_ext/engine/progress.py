@@ -77,7 +77,10 @@ class ProgressPrinter(EventWriter):
             step = found["time"].avg(max(1, storage.count_samples("time", window)))
             left = found["time"].global_avg() * (self._max_iter - storage.iter - 1)
             facts += [f"eta {datetime.timedelta(seconds=int(left))}", *self._score(found)]
-            facts += [self._speed(step, found["data_time"].avg(max(1, storage.count_samples("data_time", window))))]
+            waited = None
+            if "data_time" in found:
+                waited = found["data_time"].avg(max(1, storage.count_samples("data_time", window)))
+            facts += [self._speed(step, waited)]
         else:
             facts += self._score(found)
         groups = loss_groups(losses)
@@ -89,8 +92,11 @@ class ProgressPrinter(EventWriter):
         facts += [f"lr {found['lr'].latest():.3g}"] if "lr" in found else []
         return [fact for fact in facts if fact]
 
-    def _speed(self, step: float, waited: float) -> str:
-        return f"{self._images / step:.3g} im/s (data {min(waited / step, 1):.0%})" if step else ""
+    def _speed(self, step: float, waited: float | None) -> str:
+        if not step:
+            return ""
+        share = "" if waited is None else f" (data {min(waited / step, 1):.0%})"
+        return f"{self._images / step:.3g} im/s{share}"
 
     def _score(self, found: dict[str, Any]) -> list[str]:
         if self._metric not in found:
