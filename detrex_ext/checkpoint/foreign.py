@@ -59,8 +59,6 @@ def by_our_names(data: dict[Any, Any], path: str) -> Contents:
         whole = Contents(data if isinstance(data.get("model"), dict) else {"model": data})
         whole.places = {}
         return whole
-    if not isinstance(data.get("class_names", []), list | tuple):
-        data = {key: value for key, value in data.items() if key != "class_names"}
     out = Contents({k: v for k, v in data.items() if k not in {place.split(".")[0] for place in places.values()}})
     out |= {part: state for part, (_, state) in found.items()}
     if "model" not in out:
@@ -68,6 +66,8 @@ def by_our_names(data: dict[Any, Any], path: str) -> Contents:
         out["model"] = data if own else out["ema_state"]
         places["model"] = "the file itself" if own else places["ema_state"]
     out.places = places
+    if out.foreign and not isinstance(out.get("class_names", []), list | tuple):
+        del out["class_names"]  # what others call so may be anything
     meta = data.get("meta")
     classes = meta.get("CLASSES") if isinstance(meta, dict) else None
     if isinstance(classes, list | tuple) and classes and "class_names" not in out:
@@ -101,22 +101,27 @@ def _first(data: Mapping[Any, Any], names: tuple[str, ...], depth: int = _DEPTH)
     return None
 
 
-def is_tensor(value: Any) -> bool:
+def is_tensor(value: Any, meta: bool = False) -> bool:
     """Whether it is an array of numbers that can be a weight."""
     if isinstance(value, Tensor):
-        return value.layout is torch.strided and not value.is_quantized and not value.is_meta
+        return value.layout is torch.strided and not value.is_quantized and (meta or not value.is_meta)
     return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub"
 
 
-def as_tensors(state: Mapping[Any, Any], name: str) -> tuple[dict[str, Tensor], list[str]]:
+def as_tensors(state: Mapping[Any, Any], name: str, meta: bool = False) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a state dict by name, and what else it holds, in words.
+
+    Args:
+        state: by name.
+        name: what messages call it.
+        meta: tensors without values are taken, as for a model that has none either.
 
     Raises:
         UserError: it holds no tensor.
     """
     out, others = {}, []
     for key, value in state.items() if isinstance(state, Mapping) else ():
-        if isinstance(key, str) and is_tensor(value):
+        if isinstance(key, str) and is_tensor(value, meta):
             array = isinstance(value, np.ndarray | np.generic)
             out[key] = torch.from_numpy(np.array(value)) if array else value
         else:

@@ -84,7 +84,7 @@ def load_state(
     where: str = "",
 ) -> LoadReport:
     """Like ``load_weights``, from a state dict in memory; messages call it ``name``, and ``where`` a file has it."""
-    tensors, others = as_tensors(state, name)
+    tensors, others = as_tensors(state, name, meta=any(p.is_meta for p in model.parameters()))
     own = model.state_dict(keep_vars=True)
     answers = []
     for prefixes, spelled in spellings(tensors).items():

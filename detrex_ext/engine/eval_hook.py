@@ -94,14 +94,16 @@ class EvalHook(HookBase):
             write_json({"iteration": iteration, "key": self._key, "results": _nulls(results)}, self._path)
         return results
 
-    def _read(self, iteration: int) -> dict[str, float] | None:
+    def _read(self, iteration: int) -> dict[str, Any] | None:
         """The metrics in the file, where they are of this iteration and under this key."""
         if not self._path or not self._path.is_file():
             return None
         try:
             saved = json.loads(self._path.read_text(encoding="utf-8"))
             fits = saved["iteration"] == iteration and saved["key"] == self._key
-            return _numbers(_nans(saved["results"])) if fits else None
+            results = _nans(saved["results"])
+            _numbers(results)  # refuses what is none
+            return results if fits else None
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             logger.warning("%s is not as it was written (%s): evaluated again", self._path, type(error).__name__)
             return None

@@ -120,7 +120,7 @@ class _Run:
         )
         best, self.best = cfg.train.best_checkpoint, None
         if evaluation is not None and best.enabled:
-            data = content_of(getattr(evaluation[1], "json", ""))
+            data = content_of(evaluation[1])
             self.best = BestCheckpointer(self.checkpointer, cfg.train.eval_period, best.metric, best.mode, data)
         self.trainer.register_hooks(self._hooks())
         self.trainer.precision.log()
