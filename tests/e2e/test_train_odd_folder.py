@@ -92,7 +92,7 @@ def test_an_evaluation_of_another_form_is_made_again(shapes_data, tmp_path):
         (tmp_path / "evaluation.json").write_text(text)
         assert hook._read(2) is None, text
     (tmp_path / "evaluation.json").write_text('{"iteration": 2, "key": "", "results": {"a": {"b": 1}}}')
-    assert hook._read(2) == {"a/b": 1.0} and hook._read(3) is None
+    assert hook._read(2) == {"a": {"b": 1}} and hook._read(3) is None
 
 
 def test_a_folder_whose_name_tensorboard_cannot_write(shapes_data, tmp_path, caplog):
