@@ -39,7 +39,7 @@ def settle(cfg: DictConfig) -> None:
     check_options(cfg)
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     if cfg.train.fast_dev_run.enabled:
-        cfg.train.update(max_iter=20, eval_period=10, log_period=1)
+        cfg.train.update(max_iter=20, eval_period=10, log_period=1, minutes=None)
 
 
 def check_batch(cfg: DictConfig, world: int) -> None:
