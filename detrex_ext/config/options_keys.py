@@ -88,7 +88,11 @@ KEYS: dict[str, Option] = {
     "dataset.val_json": Option(meaning="annotation file of the validation data; '' = nothing is evaluated"),
     "dataset.val_images": Option(meaning="folder of its images; '' = looked for beside the file"),
     "dataset.short_edge": Option(
-        int | list[int], least=1, most=_EDGE, unit="pixels", meaning="short side that images are resized to"
+        int | list[int] | None,
+        least=1,
+        most=_EDGE,
+        unit="pixels",
+        meaning="short side that images are resized to; null = a training chooses it and the long side from its data",
     ),
     "dataset.long_edge": Option(
         int | None, least=1, most=_EDGE, unit="pixels", meaning="longest that the long side may become"

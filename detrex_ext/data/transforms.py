@@ -103,6 +103,8 @@ class ResizeShortestEdge:
     ) -> None:
         if sample_style not in ("choice", "range"):
             raise ValueError(f"ResizeShortestEdge: sample_style is {sample_style!r}; expected 'choice' or 'range'")
+        if short_edge_length is None:
+            raise ValueError("where dataset.short_edge is null a training chooses it: name its run folder, or set it")
         single = isinstance(short_edge_length, int)
         lengths = (short_edge_length,) if single else tuple(int(v) for v in short_edge_length)
         if sample_style == "range" and len(lengths) == 1:

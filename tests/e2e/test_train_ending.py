@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 
@@ -55,7 +54,7 @@ def test_an_evaluation_without_gain_ends_it_and_the_best_weights_are_the_final_o
     assert "bbox/AP gained nothing in 1 evaluations: the training ends after 8 of 10 iterations" in log
     assert "model_final.pth holds the best weights: bbox/AP 7.0000 after 4 of 8 iterations" in log
     assert "after 4 iterations, averaged weights" in str(find_weights(tmp_path))
-    assert load(tmp_path).threshold == pytest.approx(0.03)
+    assert load(tmp_path).threshold.score == pytest.approx(0.03)
 
     before = (tmp_path / "model_final.pth").read_bytes(), metrics(tmp_path)
     assert in_process(train, shapes_data, tmp_path, EARLY, resume=True, sabotage=falling) == 0
@@ -85,27 +84,23 @@ def test_without_early_stop_the_best_is_restored_after_the_last_iteration(shapes
     assert "10 of 10 iterations are done: nothing to train" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_training_of_twelve_seconds(shapes_data, tmp_path, caplog):
+def test_a_training_of_twelve_seconds(shapes_data, tmp_path):
     from detrex_ext import engine
 
     torch.set_num_threads(1)
     more = ("train.minutes=0.2", "train.best_checkpoint.restore=true", "train.early_stop.patience=20")
     began = time.monotonic()
-    with caplog.at_level(logging.INFO, "detrex_ext"):
-        engine.train(config(shapes_data, tmp_path, *more, "train.log_period=1"), Flags())
+    engine.train(config(shapes_data, tmp_path, *more, "train.log_period=1"), Flags())
     seconds = time.monotonic() - began
     assert 9 < seconds < 18  # 12 on a machine whose speed stays; tests may share theirs with others
-    assert re.search(r"train.minutes=0.2: \d+ steps of [\d.e-]+ s, \d+ evaluations of about", caplog.text)
+    log = (tmp_path / "log.txt").read_text()
+    assert re.search(r"train.minutes=0.2: \d+ steps of [\d.e-]+ s, \d+ evaluations of about", log)
     lines = metrics(tmp_path)
     done = lines[-1]["iteration"]
     assert done > 20 and sum("bbox/AP" in line for line in lines) >= 2
-    final = read_checkpoint(tmp_path / "model_final.pth")
-    assert final["iteration"] < done and torch.isfinite(next(iter(final["model"].values())).float()).all()
-
-    caplog.clear()
-    with caplog.at_level(logging.INFO, "detrex_ext"):
-        engine.train(config(shapes_data, tmp_path, *more), Flags(resume=True))
-    assert "nothing to train" in caplog.text
+    assert read_checkpoint(tmp_path / "model_final.pth")["iteration"] < done
+    engine.train(config(shapes_data, tmp_path, *more), Flags(resume=True))
+    assert "nothing to train" in (tmp_path / "log.txt").read_text()
 
 
 def test_what_goes_by_the_best_needs_it(shapes_data, tmp_path):
