@@ -168,13 +168,17 @@ def build_budget(cfg: DictConfig, began: float, evaluation: tuple[Any, Any] | No
     """The budget of ``train.minutes``.
 
     Args:
-        cfg: the whole config; its ``train.max_iter`` becomes that of the first plan.
+        cfg: the whole config; its ``train.max_iter`` becomes that of the first plan, of which the warm-up is at most a
+            fifth.
         began: when the training began, of ``time.monotonic``.
         evaluation: loader and evaluator, if there is validation data.
     """
+    warmup = cfg.lr_multiplier.get("warmup_iters")
 
     def schedule(max_iter: int) -> ParamScheduler:
         cfg.train.max_iter = max_iter
+        if warmup:
+            cfg.lr_multiplier.warmup_iters = min(warmup, max_iter // 5)
         return build_schedule(cfg)
 
     batches = 0.0

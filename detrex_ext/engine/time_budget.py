@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _AIM = 0.97  # share of the time that a plan fills
 _TOLERANCE = 0.03  # a plan stands while its end is no further off than this share of the time
 _NO_LONGER = 0.9  # progress from which on a plan is not made longer: the learning rate is low by then
-_WARM, _MEASURED, _WINDOW = 3, 10, 50  # steps: not counted, before the first plan, that the speed is the mean of
+_WARM, _MEASURED, _WINDOW = 3, 10, 20  # steps: not counted, before the first plan, that the speed is the mean of
 _SHARE, _MOST = 0.1, 10  # of the time for evaluations, and how many at most
 _FORWARD = 0.4  # of a training step's time, a guess until an evaluation was measured
 _LAST_PROGRESS = 1 - 2e-6  # step schedules look a little ahead
@@ -134,16 +134,18 @@ class TimeBudget(HookBase):
 
     def _plan(self, done: int, used: float) -> tuple[int, int, str] | None:
         """(max_iter, evaluations, a line for the log); None where all stays as it is."""
-        step, first = fmean(self._steps), not self._length
+        first, ordered = not self._length, sorted(self._steps)
+        off = math.ceil(len(ordered) / 10) if len(ordered) > 2 else 0  # a step that hung is no speed
+        step = fmean(ordered[off : len(ordered) - off])
         evaluation = fmean(self._measured) if self._measured else self._guess * step
         number = max(1, min(_MOST, int(_SHARE * self.seconds / evaluation))) if evaluation else 1
         to_come = max(1, number - math.floor((0 if first else self.progress) * number + 1e-9)) * evaluation
         left = _AIM * self.seconds - used
-        off = left - (self.max_iter - done) * step - to_come
-        if not first and (abs(off) <= _TOLERANCE * self.seconds or (off > 0 and self.progress > _NO_LONGER)):
+        spare = left - (self.max_iter - done) * step - to_come
+        if not first and (abs(spare) <= _TOLERANCE * self.seconds or (spare > 0 and self.progress > _NO_LONGER)):
             return None
         max_iter = done + max(0, int((left - to_come) / step))
-        if max_iter == self.max_iter and not first:
+        if not first and (max_iter, number) == (self.max_iter, self._evaluations):
             return None
         instead = "" if first else f" instead of {self.max_iter}"
         cost = f"{'' if self._measured else 'about '}{evaluation:.2g} s"

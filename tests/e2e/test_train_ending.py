@@ -95,6 +95,7 @@ def test_a_training_of_twelve_seconds(shapes_data, tmp_path):
     assert 9 < seconds < 18  # 12 on a machine whose speed stays; tests may share theirs with others
     log = (tmp_path / "log.txt").read_text()
     assert re.search(r"train.minutes=0.2: \d+ steps of [\d.e-]+ s, \d+ evaluations of about", log)
+    assert "are warm-up" not in log
     lines = metrics(tmp_path)
     done = lines[-1]["iteration"]
     assert done > 20 and sum("bbox/AP" in line for line in lines) >= 2

@@ -164,6 +164,13 @@ def test_a_state_that_no_training_leaves_is_refused(key, value):
         other.load_state_dict({**state, key: value})
 
 
+def test_a_step_that_hangs_costs_its_time_and_no_more():
+    trainer, budget, _, _ = parts(3, lambda i: 30.0 if i == 60 else 0.5, 2.0)
+    trainer.train(0, budget.max_iter)
+    assert 162 <= took(trainer) <= 182
+    assert trainer.max_iter > 220  # of 330 without it; 60 are 30 seconds
+
+
 def test_ranks_follow_rank_0(monkeypatch):
     """A rank whose own clock runs twice as fast does what it is told."""
     leader, lead, seen, _ = parts(3, lambda i: 0.5, 2.0)
