@@ -24,6 +24,7 @@ _PACKAGES = (
     "detrex_ext.layers.",
     "detrex_ext.data.transforms.",
     "detrex_ext.data.affine.",
+    "detrex_ext.data.color.",
     "detectron2.modeling.",
     "detectron2.layers.",
     "detrex.modeling.",

@@ -5,6 +5,8 @@ train = dict(
     # weights to start from: a file, http(s) or detectron2://; "" = random weights
     init_checkpoint="",
     max_iter=90000,
+    # time for all of it, in place of max_iter and the periods: as many steps as fit on this machine
+    minutes=None,
     device="cuda",
     # below 0: drawn and logged
     seed=-1,
@@ -20,7 +22,10 @@ train = dict(
     fast_dev_run=dict(enabled=False),
     checkpointer=dict(period=5000, max_to_keep=100),
     # model_best.pth by a figure of the evaluation
-    best_checkpoint=dict(enabled=True, metric="bbox/AP", mode="max"),
+    # restore: at the end model_final.pth becomes the best checkpoint
+    best_checkpoint=dict(enabled=True, metric="bbox/AP", mode="max", restore=False),
+    # end after so many evaluations in a row whose metric gains no more than min_delta; 0 = never
+    early_stop=dict(patience=0, min_delta=0.0),
     eval_period=5000,
     log_period=20,
     # warmup: decay of update t is min(decay, (1 + t) / (10 + t)); average: the averaged weights are evaluated, the best

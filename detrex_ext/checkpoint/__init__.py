@@ -3,6 +3,7 @@
 from .checkpointer import Checkpointer
 from .convert import classes_of, convert
 from .files import FORMAT_HELP, names_weights, read_checkpoint, resolve, write_checkpoint
+from .installed import has_pretrained
 from .layouts import to_layout
 from .load import load_state, load_weights
 from .report import LoadReport
@@ -19,6 +20,7 @@ __all__ = [
     "classes_of",
     "convert",
     "find_weights",
+    "has_pretrained",
     "load_state",
     "load_weights",
     "names_weights",

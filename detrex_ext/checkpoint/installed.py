@@ -54,6 +54,16 @@ PACKAGES = {
 }
 
 
+def has_pretrained(name: str) -> bool:
+    """Whether the package of a name of ``PACKAGES`` is installed, and timm, which its model is of."""
+    try:
+        distribution(PACKAGES[name].name)
+        distribution("timm")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def find_installed(name: str) -> str:
     """Path of the weights that a name of ``PACKAGES`` stands for, checked.
 

@@ -19,6 +19,14 @@ KEYS: dict[str, Option] = {
         "timm://, detectron2:// or http(s); '' = random weights",
     ),
     "train.max_iter": Option(int, least=1, most=_MAX_ITER, unit="iterations", meaning="length of the training"),
+    "train.minutes": Option(
+        float | None,
+        above=0,
+        most=10**6,
+        unit="minutes",
+        meaning="time for the whole training, evaluations included, in place of max_iter, eval_period and "
+        "checkpointer.period; null = as long as these say",
+    ),
     "train.device": Option(str, meaning="where the model runs: cpu, cuda, or cuda:1 with one process"),
     "train.seed": Option(
         int, least=-_ANY_SEED, most=_ANY_SEED, meaning="of weights, order and augmentation; below 0: drawn and logged"
@@ -51,6 +59,11 @@ KEYS: dict[str, Option] = {
     "train.best_checkpoint.enabled": Option(bool, meaning="keep the best evaluated weights in model_best.pth"),
     "train.best_checkpoint.metric": Option(str, meaning="of the evaluation, such as `bbox/AP50` or `bbox/AP-<class>`"),
     "train.best_checkpoint.mode": Option(str, choices=("max", "min"), meaning="which of two values is better"),
+    "train.best_checkpoint.restore": Option(bool, meaning="at the end model_final.pth becomes the best checkpoint"),
+    "train.early_stop.patience": Option(
+        int, least=0, most=_MAX_ITER, unit="evaluations", meaning="in a row without a gain that end it; 0 = never"
+    ),
+    "train.early_stop.min_delta": Option(float, least=0, most=10**6, meaning="what the metric must gain more than"),
     "train.eval_period": Option(
         int, least=0, most=_MAX_ITER, unit="iterations", meaning="between two evaluations; 0 = only at the end"
     ),
@@ -75,7 +88,11 @@ KEYS: dict[str, Option] = {
     "dataset.val_json": Option(meaning="annotation file of the validation data; '' = nothing is evaluated"),
     "dataset.val_images": Option(meaning="folder of its images; '' = looked for beside the file"),
     "dataset.short_edge": Option(
-        int | list[int], least=1, most=_EDGE, unit="pixels", meaning="short side that images are resized to"
+        int | list[int] | None,
+        least=1,
+        most=_EDGE,
+        unit="pixels",
+        meaning="short side that images are resized to; null = a training chooses it and the long side from its data",
     ),
     "dataset.long_edge": Option(
         int | None, least=1, most=_EDGE, unit="pixels", meaning="longest that the long side may become"

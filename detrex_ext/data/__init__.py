@@ -4,6 +4,7 @@ from detrex_ext.data.affine import RandomAffine, RandomChannelGain
 from detrex_ext.data.build import build_test_loader, build_train_loader
 from detrex_ext.data.check_set import check_before_training, check_dataset, check_same_classes
 from detrex_ext.data.coco import CocoDataset
+from detrex_ext.data.color import RandomColor
 from detrex_ext.data.ground_truth import GroundTruth, read_classes
 from detrex_ext.data.mapper import DetrMapper
 from detrex_ext.data.records import Classes, RecordDataset
@@ -16,6 +17,7 @@ __all__ = [
     "GroundTruth",
     "RandomAffine",
     "RandomChannelGain",
+    "RandomColor",
     "RandomCrop",
     "RandomFlip",
     "RandomTranspose",

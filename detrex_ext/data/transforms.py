@@ -103,8 +103,9 @@ class ResizeShortestEdge:
     ) -> None:
         if sample_style not in ("choice", "range"):
             raise ValueError(f"ResizeShortestEdge: sample_style is {sample_style!r}; expected 'choice' or 'range'")
-        single = isinstance(short_edge_length, int)
-        lengths = (short_edge_length,) if single else tuple(int(v) for v in short_edge_length)
+        if short_edge_length is None:
+            raise ValueError("where dataset.short_edge is null a training chooses it: name its run folder, or set it")
+        lengths = (short_edge_length,) if isinstance(short_edge_length, int) else tuple(map(int, short_edge_length))
         if sample_style == "range" and len(lengths) == 1:
             lengths = lengths * 2
         if not lengths or min(lengths) < 1 or (sample_style == "range" and len(lengths) != 2):

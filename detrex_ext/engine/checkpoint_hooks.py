@@ -19,7 +19,7 @@ from detrex_ext.checkpoint.weights import evaluated_by
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import HookBase, comm
 
-from .eval_hook import at_iteration, is_due
+from .eval_hook import Period, at_iteration, falls_on, is_due
 from .signals import Interrupted
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,11 @@ class PeriodicCheckpointer(HookBase):
 
     Args:
         checkpointer: of the run folder; registered on every rank.
-        period: iterations.
+        period: iterations, or whether it is time after so many.
         max_to_keep: periodic files kept in the folder, those of an interrupted run before included; None = all.
     """
 
-    def __init__(self, checkpointer: Checkpointer, period: int, max_to_keep: int | None = None) -> None:
+    def __init__(self, checkpointer: Checkpointer, period: Period, max_to_keep: int | None = None) -> None:
         self.checkpointer, self.period, self.max_to_keep = checkpointer, period, max_to_keep
 
     def before_train(self) -> None:
@@ -57,7 +57,7 @@ class PeriodicCheckpointer(HookBase):
             Interrupted: a signal asked to stop; a checkpoint was written before.
         """
         folder, iteration, stopping = self.checkpointer.folder, self.trainer.iter, self.trainer.stopping
-        if (iteration + 1) % self.period == 0 or stopping:
+        if falls_on(self.period, iteration + 1) or stopping:
             self.checkpointer.save(folder.periodic(iteration).stem, iteration=iteration)
             self._prune()
         if iteration + 1 == self.trainer.max_iter:
@@ -86,7 +86,7 @@ class BestCheckpointer(HookBase):
     """
 
     def __init__(
-        self, checkpointer: Checkpointer, eval_period: int, metric: str, mode: str = "max", data: str = ""
+        self, checkpointer: Checkpointer, eval_period: Period, metric: str, mode: str = "max", data: str = ""
     ) -> None:
         if mode not in ("max", "min"):
             raise UserError(f"train.best_checkpoint.mode={mode}: expected max or min")

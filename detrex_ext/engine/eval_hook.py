@@ -28,7 +28,7 @@ class EvalHook(HookBase):
 
     def __init__(
         self,
-        eval_period: int,
+        eval_period: Period,
         eval_function: Callable[[], Any],
         eval_after_train: bool = True,
         *,
@@ -39,7 +39,7 @@ class EvalHook(HookBase):
         """Periods are counted from iteration 0, in a resumed run too.
 
         Args:
-            eval_period: iterations; 0 = only at the end.
+            eval_period: iterations, 0 = only at the end; or whether it is time after so many.
             eval_function: () -> nested dicts of numbers, or nothing; called on every rank.
             eval_after_train: evaluate at the end too.
             folder: the run's, where they are kept; "" = nowhere.
@@ -49,6 +49,7 @@ class EvalHook(HookBase):
         self._period, self._evaluate, self._eval_after_train = eval_period, eval_function, eval_after_train
         self._path = RunFolder(folder).evaluation if folder else None
         self._key, self._told = key, told or (lambda results: None)
+        self._last: tuple[int, Mapping[str, Any]] = -1, {}  # iterations done, metrics
 
     def before_train(self) -> None:
         """Evaluate the state a resumed run starts from, if that was due."""
@@ -70,13 +71,15 @@ class EvalHook(HookBase):
         del self._evaluate  # it may hold a reference to the trainer
 
     def _do_eval(self) -> None:
-        results = self._results()
+        done = min(self.trainer.iter + 1, self.trainer.max_iter)
+        results = self._results(done)
+        self._last = done, results
         self._told(results)
         metrics = {k: v for k, v in _numbers(results).items() if "_f1/threshold-" not in k}  # those are in the file
         self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
         comm.synchronize()
 
-    def _results(self) -> Mapping[str, Any]:
+    def _results(self, done: int) -> Mapping[str, Any]:
         """Of now, by task; {} on other ranks where they are known."""
         iteration = self.trainer.storage.iter
         start = self.trainer.start_iter
@@ -85,8 +88,11 @@ class EvalHook(HookBase):
         if saved is not None:
             logger.info("evaluation of iteration %d: metrics taken from %s", iteration, self._path)
             return saved if comm.is_main_process() else {}
-        with rng.preserved():
-            results = self._evaluate() or {}
+        if self._last[0] == done:  # a training that was ended by this evaluation
+            results = self._last[1]
+        else:
+            with rng.preserved():
+                results = self._evaluate() or {}
         if not isinstance(results, Mapping):
             raise AssertionError(f"the evaluation must return a dict, found {type(results).__name__}")
         _numbers(results)  # refuses what is none
@@ -109,9 +115,18 @@ class EvalHook(HookBase):
             return None
 
 
-def is_due(period: int, done: int, max_iter: int) -> bool:
+Period = int | Callable[[int], bool]
+"""Iterations, 0 = never; or a function of the iterations done that says whether it is time."""
+
+
+def falls_on(period: Period, done: int) -> bool:
+    """Whether something is done after so many iterations."""
+    return period(done) if callable(period) else period > 0 and done > 0 and done % period == 0
+
+
+def is_due(period: Period, done: int, max_iter: int) -> bool:
     """Whether an evaluation belongs to the state after ``done`` iterations; the one at the end is not periodic."""
-    return period > 0 and done > 0 and done % period == 0 and done < max_iter
+    return done < max_iter and falls_on(period, done)
 
 
 @contextlib.contextmanager

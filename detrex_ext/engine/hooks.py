@@ -153,6 +153,8 @@ class PeriodicWriter(HookBase):
         done = self.trainer.iter + 1
         due = done % self._period == 0 or done == self.trainer.max_iter
         for writer in self._writers:
+            if getattr(writer, "max_iter", None) is not None:  # it may be another than at the start
+                writer.max_iter = self.trainer.max_iter
             if due or (writer.early and is_early(done)):
                 writer.write()
 

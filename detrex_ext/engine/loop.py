@@ -44,7 +44,10 @@ class TrainerBase(host().TrainerBase):
         self._hooks.sort(key=lambda hook: getattr(hook, "runs_last", False))
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Run iterations `start_iter .. max_iter - 1`. `after_train` hooks run however it ends."""
+        """Run iterations `start_iter .. max_iter - 1`. `after_train` hooks run however it ends.
+
+        A hook may set another `max_iter` in `after_step`, before the hooks that look at it.
+        """
         _log.info(f"Starting training from iteration {start_iter}")
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
@@ -52,12 +55,13 @@ class TrainerBase(host().TrainerBase):
             self._restore_scalars()
             try:
                 self.before_train()
-                for self.iter in range(start_iter, max_iter):
+                while self.iter < self.max_iter:
                     self.before_step()
                     self.run_step()
                     self.after_step()
+                    self.iter += 1
                 # hooks tell by it that the training ended well
-                self.iter = max(start_iter, max_iter)
+                self.iter = max(start_iter, self.max_iter)
             except Exception:
                 _log.error(f"training stopped by an error in iteration {self.iter}")
                 raise

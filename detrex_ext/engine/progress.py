@@ -48,18 +48,18 @@ class ProgressPrinter(EventWriter):
     early = True
 
     def __init__(self, max_iter: int, images: int, metric: str = "bbox/AP", window: int = 20) -> None:
-        self._max_iter, self._images, self._metric, self._window = max_iter, images, metric, window
+        self.max_iter, self._images, self._metric, self._window = max_iter, images, metric, window
 
     def write(self) -> None:
         """Log the line, on the console only; nothing at the write that follows a finished training."""
         storage = get_event_storage()
-        if storage.iter < self._max_iter:
+        if storage.iter < self.max_iter:
             logger.info(self.line(storage), extra={"only": "console"})
 
     def line(self, storage: EventStorage) -> str:
         """The line of now; what does not fit is left out from its end."""
         done = storage.iter + 1
-        parts = [f"it {done}/{self._max_iter}", *self.facts(storage)]
+        parts = [f"it {done}/{self.max_iter}", *self.facts(storage)]
         while len(parts) > 2 and len("  ".join(parts)) > _WIDTH - 10:  # of which "hh:mm:ss  " takes 10
             parts.pop()
         return "  ".join(parts)
@@ -75,7 +75,7 @@ class ProgressPrinter(EventWriter):
         facts = [f"loss {median('total_loss'):.4g}"] if "total_loss" in found else []
         if "time" in found:
             step = found["time"].avg(max(1, storage.count_samples("time", window)))
-            left = found["time"].global_avg() * (self._max_iter - storage.iter - 1)
+            left = found["time"].global_avg() * (self.max_iter - storage.iter - 1)
             facts += [f"eta {datetime.timedelta(seconds=int(left))}", *self._score(found)]
             waited = None
             if "data_time" in found:
@@ -128,6 +128,7 @@ class ProgressBar(HookBase):
         """Move it on."""
         done = self.trainer.iter + 1
         if is_early(done) or done % self._period == 0 or done == self.trainer.max_iter:
+            self._bar.total = self._printer.max_iter = self.trainer.max_iter
             self._bar.set_postfix_str("  ".join(self._printer.facts(self.trainer.storage)), refresh=False)
         self._bar.update(1)
 

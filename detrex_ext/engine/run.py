@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,16 +19,18 @@ from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, create_ddp_model
 
 from . import setup
-from .best_metric import check_metric, content_of
-from .checkpoint_hooks import BestCheckpointer, PeriodicCheckpointer
+from .best_metric import check_metric
+from .checkpoint_hooks import PeriodicCheckpointer
 from .claim import Claim, named
 from .ema import EMAHook, ModelEMA
-from .eval_hook import EvalHook
+from .ending import asked, build_best, build_budget, ended_after, ending_hooks
+from .eval_hook import EvalHook, Period
 from .evaluation import run_evaluation
 from .hooks import IterationTimer, LRScheduler
 from .optim import build_optimizer, clipping
 from .precision import Precision
 from .progress import writer_hooks
+from .resuming import check_saved
 from .schedule import build_schedule
 from .signals import SignalHook
 from .start import begin
@@ -50,13 +53,14 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     Raises:
         UserError: bad input; checkpoints and metrics of another run in the folder are then still there.
     """
+    began = time.monotonic()
     setup.settle(cfg)
     resume = bool(getattr(args, "resume", False))
     with Claim(RunFolder(named(cfg.train.output_dir)), resume, cfg.train.overwrite) as claim:
-        return _train(cfg, args, claim, resume)
+        return _train(cfg, args, claim, resume, began)
 
 
-def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool) -> dict[str, Any]:
+def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float) -> dict[str, Any]:
     saved = claim.folder.newest() if resume else None
     if saved and cfg.train.seed < 0:
         cfg.train.seed = saved.data.get("seed", cfg.train.seed)
@@ -73,15 +77,19 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool) -> dict[str, 
     if saved is None:
         setup.init_weights(cfg, model, classes)
     setup.log_start(cfg, model, loader)
-    run = _Run(cfg, model, loader, evaluation, classes)
+    run = _Run(cfg, model, loader, evaluation, classes, began)
     start = run.resume_from(saved) if resume else 0
-    if start >= cfg.train.max_iter:
-        logger.info("%d of %d iterations are done: nothing to train", start, cfg.train.max_iter)
+    length = run.budget.max_iter if run.budget else cfg.train.max_iter
+    ended = ended_after(saved, run.asked)
+    if (done := ended or start) >= (ended or length):
+        logger.info("%d of %d iterations are done: nothing to train", done, ended or length)
+    if ended and start < ended:  # it holds the best weights, which are of before the end
+        return run.results
     claim.clear()
     claim.rewind(start)
     run.checkpointer.extra["config"] = setup.save_final_config(cfg)
     run.trainer.register_hooks(run.writer_hooks())
-    run.trainer.train(start, cfg.train.max_iter)
+    run.trainer.train(start, ended or length)
     return run.results
 
 
@@ -89,9 +97,9 @@ class _Run:
     """The parts of a training that refer to each other."""
 
     def __init__(
-        self, cfg: DictConfig, model: nn.Module, loader: Any, evaluation: tuple | None, classes: setup.Classes
+        self, cfg: DictConfig, model: nn.Module, loader: Any, evaluation: tuple | None, classes: Any, began: float
     ) -> None:
-        self.cfg, self.model, self.evaluation = cfg, model, evaluation
+        self.cfg, self.model, self.evaluation, self.asked = cfg, model, evaluation, asked(cfg.train)
         self.results: dict[str, Any] = {}
         optimizer = build_optimizer(cfg, model)
         wrapped = create_ddp_model(model, **cfg.train.ddp)  # gives every rank the weights of rank 0
@@ -114,14 +122,12 @@ class _Run:
             "precision": self.trainer.precision.name,
             EVALUATED: self.evaluated,
         }
-        more = {AVERAGE: self.ema} if self.ema else {}
-        self.checkpointer = Checkpointer(
-            model, cfg.train.output_dir, extra=extra, trainer=self.trainer, rng=self.trainer.rng, **more
-        )
-        best, self.best = cfg.train.best_checkpoint, None
-        if evaluation is not None and best.enabled:
-            data = content_of(evaluation[1])
-            self.best = BestCheckpointer(self.checkpointer, cfg.train.eval_period, best.metric, best.mode, data)
+        parts = {"trainer": self.trainer, "rng": self.trainer.rng, **({AVERAGE: self.ema} if self.ema else {})}
+        self.checkpointer = Checkpointer(model, cfg.train.output_dir, extra=extra, **parts)
+        self.budget = build_budget(cfg, began, evaluation) if cfg.train.minutes else None
+        self.best = None
+        if evaluation is not None and cfg.train.best_checkpoint.enabled:
+            self.best = build_best(cfg.train, self.checkpointer, evaluation[1], self._period(cfg.train.eval_period))
         self.trainer.register_hooks(self._hooks())
         self.trainer.precision.log()
         logger.info(rule(self.ema is not None, self.evaluated))
@@ -130,17 +136,24 @@ class _Run:
         t = self.cfg.train
         data = OmegaConf.to_container(self.cfg.dataloader, resolve=True)
         key = hashlib.sha1(f"{self.evaluated} {data}".encode()).hexdigest()
+        evaluating = None
+        if self.evaluation:
+            period = self._period(t.eval_period)
+            evaluating = EvalHook(period, self.evaluate, folder=t.output_dir, key=key, told=self.keep_threshold)
         return [
             SignalHook(),
             IterationTimer(),
             EMAHook(self.ema) if self.ema else None,
-            LRScheduler(scheduler=build_schedule(self.cfg)),
-            PeriodicCheckpointer(self.checkpointer, t.checkpointer.period, t.checkpointer.max_to_keep),
-            EvalHook(t.eval_period, self.evaluate, folder=t.output_dir, key=key, told=self.keep_threshold)
-            if self.evaluation
-            else None,
+            self.budget,
+            LRScheduler(scheduler=self.budget.schedule() if self.budget else build_schedule(self.cfg)),
+            PeriodicCheckpointer(self.checkpointer, self._period(t.checkpointer.period), t.checkpointer.max_to_keep),
+            evaluating,
             self.best,
+            *ending_hooks(t, self.best, self.asked),
         ]
+
+    def _period(self, iterations: int) -> Period:
+        return self.budget.due if self.budget else iterations
 
     def writer_hooks(self) -> list[Any]:
         """Writers open their files, so this comes after ``metrics.json`` is cut to where training goes on."""
@@ -152,17 +165,7 @@ class _Run:
         if saved is None:
             logger.warning("--resume: no checkpoint in %s: training from the beginning", self.cfg.train.output_dir)
             return 0
-        then, now = saved.data.get("class_names"), self.checkpointer.extra["class_names"]
-        if then is not None and list(then) != now:
-            raise UserError(f"--resume: {saved.path} was trained on classes {list(then)}, the data has {now}")
-        precision = saved.data.get("precision", self.trainer.precision.name)
-        if precision != self.trainer.precision.name:
-            logger.warning("resume: precision %s -> %s", precision, self.trainer.precision.name)
-        if "trainer" not in saved.data:
-            raise UserError(
-                f"--resume: {saved.path} holds weights alone, no training to go on with\n"
-                f"  start from its weights: train.init_checkpoint={saved.path}, in a new train.output_dir"
-            )
+        check_saved(saved, self.checkpointer.extra)
         self.checkpointer.apply(saved)
         if KEY in saved.data:
             self.checkpointer.extra[KEY] = saved.data[KEY]

@@ -23,9 +23,11 @@ class EventWriter:
 
     Attributes:
         early: it writes after the first few steps too, see `hooks.EARLY`.
+        max_iter: length of the training, kept up to date; None = it takes no interest.
     """
 
     early = False
+    max_iter: int | None = None
 
     def write(self) -> None:
         """Write what is new in the storage that `get_event_storage` finds."""
@@ -49,20 +51,20 @@ class CommonMetricPrinter(EventWriter):
 
 
     def __init__(self, max_iter: int | None = None, window_size: int = 20, only: str = "") -> None:
-        self._max_iter, self._window, self._only = max_iter, window_size, only
+        self.max_iter, self._window, self._only = max_iter, window_size, only
 
     def _eta(self, storage: EventStorage) -> str | None:
         """Time to go, from what an `IterationTimer` stored."""
-        if self._max_iter is None or "time" not in storage.histories():
+        if self.max_iter is None or "time" not in storage.histories():
             return None
-        seconds = storage.history("time").global_avg() * (self._max_iter - storage.iter - 1)
+        seconds = storage.history("time").global_avg() * (self.max_iter - storage.iter - 1)
         storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
         return str(datetime.timedelta(seconds=int(seconds)))
 
     def write(self) -> None:
         """Log the line; nothing at the write that follows a finished training."""
         storage = get_event_storage()
-        if storage.iter == self._max_iter:
+        if storage.iter == self.max_iter:
             return  # the final write of a training: only what the evaluation added
         histories = storage.histories()
 

@@ -46,7 +46,7 @@ REFUSED = [
     ("optimizer=null", "optimizer=null: expected a section, found null"),
     ("model=null", "model=null: expected a section, found null"),
     ("lr_multiplier=null", "lr_multiplier=null: expected a section, found null"),
-    ("dataset.short_edge=null", "dataset.short_edge=null: expected a whole number or a list .*, found null"),
+    ("dataset.short_edge=auto", "dataset.short_edge.*expected.*whole number|dataset.short_edge.*int"),
     ("train.seed=12345678901234567890", "seed=12345678901234567890: expected at most 9,223,372,036,854,775,807"),
     ("dataloader.train.total_batch_size=1000000000000", "total_batch_size=1000000000000: expected at most 65,536"),
     ("+model.backbone.freeze_at=2", "backbone.freeze_at: BasicResNet has no option 'freeze_at'.*it has: stem, widths"),
