@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "analyze": ("analyze", "a model: parts and costs, errors by stage, queries at objects, attention"),
     "benchmark": ("benchmark", "measure time and memory on this machine"),
     "plot": ("plot", "draw the curves of runs"),
+    "doctor": ("doctor", "what this machine is, what was chosen for it, what is missing"),
 }
 
 # A disk that is full or closed to this person, or a name that it cannot hold, is no fault of the program.
