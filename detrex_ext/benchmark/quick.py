@@ -17,6 +17,7 @@ from .measure import Options, Work, wait
 
 RECIPE = "quickstart"
 CLASSES = 3  # of the shapes data set
+_MAPS = ((16, 16), (8, 8), (4, 4))
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # a step of a training has data and the optimizer too, and a training its evaluations; measured on two cores
 _MORE = 1.2
@@ -80,15 +81,24 @@ def _channels_last(device: str, precision: str, budget: float) -> float:
     return taken[0] / taken[1]
 
 
-def _sampling(device: str, budget: float) -> dict[str, Any]:
-    shapes = ((16, 16), (8, 8), (4, 4))
+def sampling_backend(device: str) -> str:
+    """The backend of deformable sampling for values and points of the recipe's size."""
+    return ms_deform_backends.choose(*_sampled(device)[:2])
+
+
+def _sampled(device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     like = {"device": device, "requires_grad": True}
-    value, at = torch.randn(8, 336, 8, 16, **like), torch.rand(8, 60, 8, 3, 4, 2, **like)
-    weight = torch.rand(8, 60, 8, 3, 4, **like)
+    points = (8, 60, 8, 3, 4)  # images, queries, heads, levels, points
+    value = torch.randn(8, sum(h * w for h, w in _MAPS), 8, 16, **like)
+    return value, torch.rand(*points, 2, **like), torch.rand(points, **like)
+
+
+def _sampling(device: str, budget: float) -> dict[str, Any]:
+    value, at, weight = _sampled(device)
     used = ms_deform_backends.choose(value, at)
 
     def run(name: str) -> None:
-        ms_deform_backends.load(name)(value, shapes, at, weight).sum().backward()
+        ms_deform_backends.load(name)(value, _MAPS, at, weight).sum().backward()
 
     times = {name: round(1e3 * best(lambda name=name: run(name), budget, device), 2) for name in {used, "torch"}}
     return {"backend": used, "ms": times[used], "torch_ms": times["torch"]}

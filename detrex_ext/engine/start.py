@@ -108,7 +108,7 @@ def collect_env_info() -> str:
     others = ("torchvision", "fvcore", "iopath", "omegaconf", "pycocotools", "pillow", "faster_coco_eval", "timm")
     rows += [(package, _version_of(package)) for package in others]
     rows.append(("CPU", f"{machine.processor()}, {machine.cores_text()}, {machine.instructions()}"))
-    rows.append(("threads", machine.threads_text()))
+    rows.append(("threads", f"{machine.threads_text()}; waiting: {machine.waiting_text()}"))
     rows.append(("CPU kernels", "on" if cpu.enabled() else f"off ({cpu.SWITCH}=0)"))
     if torch.cuda.is_available():
         rows += [(f"GPU {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]

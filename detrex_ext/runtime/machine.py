@@ -70,10 +70,10 @@ def caches() -> dict[int, int]:
 
 
 def instructions() -> str:
-    """The widest instructions in use, in words, and what holds them: "AVX-512 and AMX, bf16", "AVX2", "NEON"."""
+    """The widest instructions in use, in words, and what holds them: "AVX-512, bf16", "AVX2", "NEON"."""
     aten, products = torch.backends.cpu.get_cpu_capability(), native.widest()
     torchs = _ATEN.get(aten, aten) or ("NEON" if products == "NEON" else "no AVX2")
-    text = torchs if products in ("", torchs) else f"{torchs}, in convolutions and bf16 products {products}"
+    text = torchs if products in ("", torchs) else f"{torchs}, of oneDNN {products}"
     if native.half(torch.device("cpu"), "bf16")[0]:
         text += ", bf16"
     held = [f"{name}={os.environ[name]}" for name in ("ATEN_CPU_CAPABILITY", *native.LIMITS) if os.environ.get(name)]
@@ -105,6 +105,12 @@ def threads_text() -> str:
     if now > cores():
         notes.append(f"more than cores, {cores()}: they wait for each other")
     return f"{now} thread{'s' * (now > 1)}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def waiting_text() -> str:
+    """What was said of how torch's threads wait for each other."""
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    return ", ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name)) or "OpenMP's default"
 
 
 def _said() -> list[str]:

@@ -38,7 +38,7 @@ def _folders(controller: str) -> Iterator[Path]:
     """Folders of this process's control groups that have a controller ("" = version 2), from its own to the root."""
     for line in text_of("proc/self/cgroup").splitlines():
         names, _, inner = line.partition(":")[2].partition(":")
-        if controller not in names.split(","):
+        if controller not in names.split(",") or not inner.startswith("/"):
             continue
         # a path from outside of a container is not there; its root always is
         parts = [part for part in inner.split("/") if part not in ("", ".", "..")]
