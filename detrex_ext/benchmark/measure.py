@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -17,7 +16,14 @@ from typing import Any
 
 import torch
 
+from detrex_ext.runtime.machine import processor
+
 from ..analysis.costs import Costs
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 Work = Callable[[], Any]
 CALLS = 3  # of what is measured alone: the later ones find the caches of the first
@@ -76,6 +82,8 @@ def peak_mib(device: str = "cpu") -> float:
         line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     except (OSError, StopIteration):
+        if resource is None:
+            return 0.0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
@@ -114,7 +122,7 @@ def work_of(work: Work) -> tuple[float, float]:
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What it is, its GEMM rates (operations a second) and its memory bandwidth (bytes a second, read and written)."""
     found: dict[str, Any] = {
-        "processor": _processor() if device == "cpu" else torch.cuda.get_device_name(device),
+        "processor": processor() if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -130,11 +138,3 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 def _best(work: Work, device: str, repeats: int = 7) -> float:
     return min(seconds(work, device) for _ in range(repeats))
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -8,6 +8,8 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
+from .waiting import settle_waiting
+
 # verb -> (module, what it does); a module is imported when its verb is used
 VERBS: dict[str, tuple[str, str]] = {
     "train": ("train", "train a model, or evaluate one with --eval-only"),
@@ -17,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "analyze": ("analyze", "a model: parts and costs, errors by stage, queries at objects, attention"),
     "benchmark": ("benchmark", "measure time and memory on this machine"),
     "plot": ("plot", "draw the curves of runs"),
+    "doctor": ("doctor", "what this machine is, what was chosen for it, what is missing"),
 }
 
 # A disk that is full or closed to this person, or a name that it cannot hold, is no fault of the program.
@@ -31,6 +34,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     """
     from detrex_ext.errors import UserError
 
+    settle_waiting()
     try:
         return main(argv) or 0
     except UserError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from detrex_ext.errors import UserError
 
 from .arguments import Parser, did_you_mean
-from .outputs import check_file
+from .outputs import check_file, show
 
 _DEFAULT = "small"
 _REPORT = re.compile(r'\s*(\[\s*)?\{\s*"json"\s*:')
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     if to_file:
         Path(args.json).write_text(text + "\n", encoding="utf-8")
     as_text = args.json is None or to_file
-    _show("\n\n".join(report.text() for report in reports) if as_text else text)
+    show("\n\n".join(report.text() for report in reports) if as_text else text)
     return 1 if any(report.errors for report in (reports[-1:] if args.fix is not None else reports)) else 0
 
 
@@ -112,12 +112,6 @@ def _check_fix(args: argparse.Namespace) -> None:
                         "  name another one")  # fmt: skip
     if os.path.lexists(args.fix) and not args.overwrite:
         raise UserError(f"--fix {args.fix}: there is such a file\n  name another one, or add --overwrite")
-
-
-def _show(text: str) -> None:
-    """Prints any text, whatever letters the terminal has."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _is_input(name: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import TextIO
 
 from detrex_ext.errors import UserError
 
@@ -37,3 +39,10 @@ def check_file(path: str | os.PathLike | None, option: str) -> None:
     if Path(path).is_dir() or not folder.is_dir():
         found = "it is a folder" if Path(path).is_dir() else f"there is no folder {folder}"
         raise UserError(f"{option} {path}: expected a file to write; {found}")
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+    """Prints any text, whatever letters the terminal has; on standard output unless another stream is named."""
+    stream = stream or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from detrex_ext.data.mapper import DetrMapper, Fetched, MappedDataset, SampleCac
 from detrex_ext.data.records import as_dataset, sizes_of
 from detrex_ext.data.samplers import TrainSampler, aspect_groups, shard
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import comm
+from detrex_ext.runtime import comm, machine
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class TrainLoader:
         self.dataset = samples.dataset
         self.batch_size, self.total_batch_size = sampler.per_rank, sampler.batch_size
         self._current: weakref.ref | None = None
-        self._loader = _loader(samples, sampler, **workers)
+        self._loader = _loader("train", samples, sampler, **workers)
 
     def set_start(self, iteration: int) -> None:
         """Make the next `iter()` begin with the batch of training step `iteration`."""
@@ -68,7 +69,7 @@ class TestLoader:
         self.samples, self.dataset, self.batch_size = samples, samples.dataset, batch_size
         self.gate = Gatekeeper(0, key=None)
         batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
-        self._loader = _loader(samples, batches, num_workers=num_workers)
+        self._loader = _loader("test", samples, batches, num_workers=num_workers)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -182,8 +183,14 @@ def build_test_loader(
     return TestLoader(samples, keys, batch_size, num_workers)
 
 
-def _loader(samples: MappedDataset, batches: Iterable[list], **workers: Any) -> DataLoader:
+def _loader(split: str, samples: MappedDataset, batches: Iterable[list], **workers: Any) -> DataLoader:
+    processes, cores = workers["num_workers"] * comm.get_local_size(), machine.cores()
+    if processes > cores:
+        logger.warning("data: %d loader processes on %d core%s wait for each other; dataloader.%s.num_workers=%d fits",
+                       processes, cores, "s" * (cores > 1), split, cores // comm.get_local_size())  # fmt: skip
     # A generator of its own: torch draws a base seed per iterator, which must not move the trainer's stream.
     generator = torch.Generator().manual_seed(samples.seed)
     # A batch is the list of its samples: nothing is collated.
-    return DataLoader(samples, batch_sampler=batches, collate_fn=list, generator=generator, **workers)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # it is told above, with what to do
+        return DataLoader(samples, batch_sampler=batches, collate_fn=list, generator=generator, **workers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import torch
 from detrex_ext.data.read import UnreadableImage, read_image
 from detrex_ext.data.records import file_of, objects_of, size_of
 from detrex_ext.data.transforms import Sample, Transform
-from detrex_ext.runtime import Boxes, Instances
+from detrex_ext.runtime import Boxes, Instances, machine
 
 logger = logging.getLogger(__name__)
 
@@ -192,5 +191,5 @@ class MappedDataset(torch.utils.data.Dataset):
             except UnreadableImage:
                 pass  # reported when a batch asks for it
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(max_workers=machine.cores()) as pool:
             list(pool.map(read, range(len(self.dataset))))

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from detrex_ext.data.file_names import FileNames
 from detrex_ext.data.report import Report
 from detrex_ext.errors import UserError
+from detrex_ext.runtime import machine
 
 # EXIF orientations that exchange width and height.
 _TURNED = {5, 6, 7, 8}
@@ -91,7 +92,7 @@ def check_files(entries: Sequence[dict], report: Report, decode: bool) -> None:
 
     missing: list[str] = []
     # Decoding releases the interpreter's lock, so threads are enough.
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(16, machine.cores())) as pool:
         for number, fault in enumerate(pool.map(look, entries), start=1):
             if number % _PROGRESS_EVERY == 0:
                 print(f"{number} of {len(entries)} images", file=sys.stderr)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import comm
+from detrex_ext.runtime import comm, machine
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -123,8 +123,8 @@ def _child(
     folder: str,
 ) -> None:
     rank, world = machine_rank * num_gpus + local_rank, num_machines * num_gpus
-    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_gpus))
+    if device == "cpu":
+        machine.fit_threads(num_gpus)
     try:
         _init(device, local_rank, num_gpus, timeout, init_method=dist_url, world_size=world, rank=rank)
         main_func(*args)

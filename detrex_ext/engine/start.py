@@ -20,7 +20,7 @@ from detrex_ext.checkpoint import RunFolder
 from detrex_ext.config import save_config
 from detrex_ext.errors import UserError
 from detrex_ext.layers import cpu
-from detrex_ext.runtime import comm
+from detrex_ext.runtime import comm, machine
 
 from .log import setup_logger
 
@@ -48,6 +48,7 @@ def begin(cfg: Any, args: Any) -> int:
     Returns:
         The seed of the run, the same on all ranks; each rank's generators are seeded with it plus the rank.
     """
+    machine.fit_threads(comm.get_local_size())
     output_dir = _get(cfg, "train.output_dir")
     rank = comm.get_rank()
     if rank == 0 and output_dir:
@@ -106,7 +107,8 @@ def collect_env_info() -> str:
     ]
     others = ("torchvision", "fvcore", "iopath", "omegaconf", "pycocotools", "pillow", "faster_coco_eval", "timm")
     rows += [(package, _version_of(package)) for package in others]
-    rows.append(("CPU", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}"))
+    rows.append(("CPU", f"{machine.processor()}, {machine.cores_text()}, {machine.instructions()}"))
+    rows.append(("threads", f"{machine.threads_text()}; waiting: {machine.waiting_text()}"))
     rows.append(("CPU kernels", "on" if cpu.enabled() else f"off ({cpu.SWITCH}=0)"))
     if torch.cuda.is_available():
         rows += [(f"GPU {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]

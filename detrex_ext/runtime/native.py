@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,14 @@ _HELD = {
     "AVX512_CORE_AMX": ("avx512_bf16", "avx512_fp16", "amx_bf16"),
     "AVX10_1_512_AMX": ("avx512_bf16", "avx512_fp16", "amx_bf16"),
 }
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # variables, the first that is set counts
 _UNHELD = ("", "ALL", "DEFAULT", "AVX512_CORE_AMX_FP16", "AVX10_1_512_AMX_FP16")
+# name, beginning of a flag, values of the variable that leave it
+_WIDEST = (
+    ("AVX-512 and AMX", "amx_", r".*AMX"),
+    ("AVX-512", "avx512", r"AVX512|AVX10"),
+    ("AVX2", "avx2", r"AVX2|AVX512|AVX10"),
+)
 
 
 def half(device: torch.device, dtype: str) -> tuple[bool, str]:
@@ -38,13 +46,22 @@ def half(device: torch.device, dtype: str) -> tuple[bool, str]:
     flags = _cpu_flags()
     known = _X86 if "avx" in flags or "sse" in flags else _ARM if sys.platform == "linux" else {dtype: ()}
     has = [flag for flag in known[dtype] if flag in flags]
-    limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
+    limit = _limit()
     used = [flag for flag in has if limit in _UNHELD or flag in _HELD.get(limit, ())]
     if used:
         return True, f"this processor has {used[0]}"
     if has:
         return False, f"this processor has {has[0]}, ONEDNN_MAX_CPU_ISA={limit} forbids it"
     return False, f"this processor has no instructions for {dtype}"
+
+
+def widest() -> str:
+    """The widest instructions by which oneDNN computes convolutions here, in words; "" where that is not known."""
+    flags, limit = _cpu_flags(), _limit()
+    for name, flag, held in _WIDEST:
+        if any(f.startswith(flag) for f in flags) and (limit in _UNHELD or re.match(held, limit)):
+            return name
+    return "NEON" if flags & {"neon", "asimd"} else ""
 
 
 def ratio(dtype: str, seconds: float = 0.2) -> float:
@@ -60,6 +77,10 @@ def ratio(dtype: str, seconds: float = 0.2) -> float:
         return count / passed
 
     return rate(torch.float32) / rate(DTYPES[dtype])
+
+
+def _limit() -> str:
+    return next((value for name in LIMITS if (value := os.environ.get(name))), "").upper()
 
 
 def _cpu_flags() -> set[str]:

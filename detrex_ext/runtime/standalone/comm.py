@@ -64,6 +64,11 @@ def get_local_rank() -> int:
     return dist.get_rank(group=get_local_process_group()) if _distributed() else 0
 
 
+def get_local_size() -> int:
+    """Number of processes of this machine; of the job, where nobody said who is on which."""
+    return dist.get_world_size(_LOCAL_PROCESS_GROUP) if _distributed() else 1
+
+
 def is_main_process() -> bool:
     """True on rank 0."""
     return get_rank() == 0
