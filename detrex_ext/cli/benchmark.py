@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it, such as '320 px'")
     parser.add_argument("--batch", type=int, default=2, metavar="N", help="images, in step and inference (default 2)")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: its own choice)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU (default: one per core)")
     parser.add_argument("--no-memory", action="store_true", help="times only, which is much quicker")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for every model")
     return parser
@@ -78,9 +78,12 @@ def main(
     import torch
 
     from detrex_ext.benchmark import measure, report, suites
+    from detrex_ext.runtime.machine import fit_threads
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    else:
+        fit_threads()
     configs, overrides = tuple(args.config_file), tuple(args.overrides)
     options = measure.Options(strategies, args.device, args.batch, overrides, configs, overlays)
     chosen = [cell for cell in (cells or suites.cells)(args.suite, options) if args.only in cell.case]

@@ -68,9 +68,11 @@ def main(argv: list[str] | None = None) -> int:
 
     from detrex_ext.api import load
     from detrex_ext.checkpoint.files import write_json
+    from detrex_ext.runtime import machine
 
     from .predict_truth import Truth
 
+    machine.fit_threads()
     truth = Truth(args.ground_truth, files) if args.ground_truth else None
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
     how = {"device": args.device, "average": False if args.no_average else None, "trust": args.trust}

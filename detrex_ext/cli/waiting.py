@@ -6,7 +6,7 @@ threads on 2 cores, medians of 3 to 11, all settings in turn:
 
     turns (GOMP_SPINCOUNT)                     default  100000   10000    1000     100       0
     nothing else runs                            0.140   0.144   0.158   0.185   0.216   0.230
-    2 other programs that never wait              1.67    1.47    0.97    0.56    0.61    0.69
+    beside 2 programs that never wait, and tests  1.67    1.47    0.97    0.56    0.61    0.69
       the longest step                            8.46    5.84    4.92    2.96    1.69    0.91
 
 No one number is good at both, so that it is chosen by what runs at the start.
