@@ -28,7 +28,7 @@ NAMED = [
     ("optimizer=null", "optimizer=null: expected a section"),
     ("model=null", "model=null: expected a section"),
     ("lr_multiplier=null", "lr_multiplier=null: expected a section"),
-    ("dataset.short_edge=null", "dataset.short_edge=null: expected a whole number"),
+    ("dataset.short_edge=auto", "dataset.short_edge (override 21 of 21): expected int, found str 'auto'"),
     ("train.seed=12345678901234567890", "expected at most 9,223,372,036,854,775,807"),
     ("dataloader.train.total_batch_size=1000000000000", "total_batch_size=1000000000000: expected at most 65,536"),
     ("+model.backbone.freeze_at=2", "BasicResNet has no option 'freeze_at'"),
