@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from detrex_ext.data.mapper import DetrMapper, Fetched, MappedDataset, SampleCache
 from detrex_ext.data.records import as_dataset, sizes_of
 from detrex_ext.data.samplers import TrainSampler, aspect_groups, shard
+from detrex_ext.data.workers import end_with_trainer
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, machine
 
@@ -190,6 +191,7 @@ def _loader(split: str, samples: MappedDataset, batches: Iterable[list], **worke
                        processes, cores, "s" * (cores > 1), split, cores // comm.get_local_size())  # fmt: skip
     # A generator of its own: torch draws a base seed per iterator, which must not move the trainer's stream.
     generator = torch.Generator().manual_seed(samples.seed)
+    workers["worker_init_fn"] = end_with_trainer
     # A batch is the list of its samples: nothing is collated.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # it is told above, with what to do
