@@ -59,7 +59,7 @@ def check_parts(**parts: Any) -> None:
         UserError: names the part, or the maps.
     """
     for name, part in parts.items():
-        if part is None:  # set later, as where a detrex model keeps a part of its own; a config's null is refused before
+        if part is None:  # set later, as where a detrex model keeps one of its own; null in a config is refused before
             continue
         if not (callable(part) if name.endswith("process") else isinstance(part, nn.Module)):
             raise UserError(f"model.{name}: expected a part of a model, found {type(part).__name__}")
