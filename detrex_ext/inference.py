@@ -42,10 +42,7 @@ def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen:
                 )
             cfg.model.num_classes = num_classes
     check_options(cfg, ("model",))  # no more: what else a checkpoint's config names is not imported
-    model = build(cfg.model, "model")
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model: expected a call that gives a torch.nn.Module, found {type(model).__name__}")
-    model = strip_training_only(model).eval()
+    model = strip_training_only(build(cfg.model, "model", nn.Module)).eval()
     return model.requires_grad_(False) if frozen else model
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from detrex_ext.errors import UserError
 
+from .foreign import AVERAGED
+
 TRAINED, AVERAGE = "model", "ema_state"
-_AVERAGED = (AVERAGE, "ema_model", "model_ema", "state_dict_ema")
 EVALUATED = "evaluated"
 """Key of a checkpoint that says which of its parts the training evaluated."""
 
@@ -48,7 +49,7 @@ def checked(data: dict[str, Any], name: str) -> dict[str, Any]:
     if names and ids and len(names) != len(ids):
         raise UserError(f"checkpoint {name}: it has {len(names)} class_names, but {len(ids)} category_ids")
     empty = {key for key in _KINDS if data.get(key, 0) is None}
-    empty |= {key for key in _AVERAGED if key in data and not (isinstance(data[key], Mapping) and data[key])}
+    empty |= {key for key in AVERAGED if key in data and not (isinstance(data[key], Mapping) and data[key])}
     for key in empty:
         del data[key]
     return data

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from detrex_ext import engine
@@ -116,7 +117,9 @@ def test_values_that_cannot_be_meant_are_refused(override, message):
 
 @pytest.mark.parametrize("override", TAKEN)
 def test_values_that_can_be_meant_are_taken(override):
-    load_config("small", overrides=[override])
+    key, _, text = override.lstrip("+").partition("=")
+    cfg = load_config("small", overrides=[override])
+    assert OmegaConf.select(cfg, key) == yaml.safe_load(text.replace("inf", ".inf"))
 
 
 @pytest.mark.parametrize("name", sorted(shipped_configs()))
