@@ -9,7 +9,10 @@ from override_lines import HOSTS, VALUES, Start, lines, shown
 
 # what any text, and any sign, may be given to
 NAMES = ("train.output_dir",)
-MEANT = {("train.seed", "1000000000000"), ("train.clip_grad.params.norm_type", "inf")}
+MEANT = {
+    ("train.seed", "1000000000000"), ("dataloader.train.seed", "1000000000000"),
+    ("train.clip_grad.params.norm_type", "inf"),
+}  # fmt: skip
 SIGNED = ("seed", "first_size_logit", "offset")
 ABSURD = {"1000000000000", "100000000000000000000", "nan", "inf", "y" * 5000}
 
