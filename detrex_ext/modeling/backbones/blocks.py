@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d, misc
 
+from .sync_bn import SyncBatchNorm2d
+
 Norm = str | Callable[[int], nn.Module] | None
 
 
@@ -45,7 +47,7 @@ class EvalBatchNorm2d(_ConstantStatistics, nn.BatchNorm2d):
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module | None:
-    """A norm by name (``FrozenBN``, ``EvalBN``, ``BN``, ``GN`` of 32 groups), by constructor, or none.
+    """A norm by name (``FrozenBN``, ``EvalBN``, ``BN``, ``SyncBN``, ``GN`` of 32 groups), by constructor, or none.
 
     Raises:
         ValueError: an unknown name.
@@ -56,6 +58,7 @@ def make_norm(norm: Norm, channels: int) -> nn.Module | None:
         "FrozenBN": FrozenBatchNorm2d,
         "EvalBN": EvalBatchNorm2d,
         "BN": nn.BatchNorm2d,
+        "SyncBN": SyncBatchNorm2d,
         "GN": lambda c: nn.GroupNorm(32, c),
     }
     if norm not in known:
