@@ -131,7 +131,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1 convolutions around a shortcut.
+    """1x1, 3x3 (with the stride, unless ``stride_in_1x1``), 1x1 convolutions around a shortcut.
 
     Args:
         width: a quarter of the output channels.
@@ -153,11 +153,13 @@ class Bottleneck(nn.Module):
         groups: int = 1,
         width_per_group: int = 64,
         deform: bool = False,
+        stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
         inner = width * width_per_group // 64 * groups
         self.shortcut = shortcut
-        self.conv1 = ConvNorm(in_channels, inner, 1, norm=norm)
+        first, stride = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1 = ConvNorm(in_channels, inner, 1, first, norm=norm)
         if deform:
             self.conv2_offset = nn.Conv2d(inner, 2 * 3 * 3, 3, stride, dilation, dilation)
             nn.init.zeros_(self.conv2_offset.weight)
