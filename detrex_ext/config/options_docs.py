@@ -39,11 +39,15 @@ ROOMS = (
      "WholeImageQueries TwoStageQueries DenoisingQueries GroupQueries HybridQueries"),
     ("Decoders", "detrex_ext.modeling.decoders", "DETRDecoder DABDecoder DeformableDecoder AdaMixerDecoder"),
     ("Post-processing", "detrex_ext.modeling.postprocess", "Postprocess"),
-    ("Rules of supervision", "detrex_ext.criterion", "Rule Term detr_rule hybrid_rule"),
-    ("Matchers", "detrex_ext.matching", "HungarianMatcher OneToManyMatcher TopKMatcher RepeatedMatcher GivenMatcher"),
+    ("Rules of supervision", "detrex_ext.criterion", "Rule Term detr_rule hybrid_rule "
+     "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule"),
+    ("Matchers", "detrex_ext.matching", "HungarianMatcher OneToManyMatcher TopKMatcher RepeatedMatcher GivenMatcher "
+     "FCOSMatcher RoIMatcher"),
     ("Costs", "detrex_ext.matching", "FocalClassCost SoftmaxClassCost L1Cost GIoUCost"),
     ("Losses", "detrex_ext.criterion", "FocalLoss SoftmaxLoss L1Loss GIoULoss AlignedLoss VarifocalLoss "
-     "QualityFocalLoss"),
+     "QualityFocalLoss CentralGIoULoss CenternessLoss RegionSoftmaxLoss DeltaLoss ClassBoxGIoULoss"),
+    ("What losses are divided by", "detrex_ext.criterion", "NumObjects NumCandidates SumOfCenterness ClassDenorm "
+     "NumRegions"),
     ("Strategies", "detrex_ext.strategies", "QueryRecollection DivideAndConquer StochasticDepth"),
 )  # fmt: skip
 

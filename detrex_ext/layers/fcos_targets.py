@@ -18,6 +18,8 @@ from torch import Tensor
 
 from detrex_ext.structures.placing import placed
 
+from .segments import first_least
+
 FAR = 1e8  # beyond any image, in pixels
 RADIUS = 1.5
 STRIDES = (8, 16, 32, 64, 128)
@@ -105,11 +107,8 @@ def smallest(candidate: Tensor, point: Tensor, boxes_G4: Tensor, places: int) ->
     # what is no candidate goes to a place of its own
     key = point.where(candidate, places).flatten()
     area = (boxes_G4[:, 2:] - boxes_G4[:, :2]).prod(-1)[:, None].expand(G, C).flatten()
-    least = area.new_full((places + 1,), math.inf).scatter_reduce(0, key, area, "amin")
-    index = torch.arange(G, device=key.device)[:, None].expand(G, C).flatten()
-    chosen = index.where(area == least[key], G)
-    first = chosen.new_full((places + 1,), G).scatter_reduce(0, key, chosen, "amin")[:places]
-    return first.where(first < G, -1)
+    entry = first_least(key, area, places)
+    return (entry // C).where(entry < G * C, -1)
 
 
 @torch.no_grad()
@@ -149,23 +148,30 @@ def fcos_targets(
     P, G = len(points_P2), len(boxes_G4)
     if not P or not G:
         return torch.full((num_images, P), -1, dtype=torch.int64, device=points_P2.device)
-    low_L1, high_L1 = placed(list(ranges), points_P2).split(1, 1)
+    range_L2 = placed(list(ranges), points_P2)
+    boxes = boxes_G4.to(points_P2.dtype)
     if radius == math.inf:
-        low_P, high_P = low_L1[levels_P, 0], high_L1[levels_P, 0]
-        found = is_candidate(points_P2, strides_P, low_P, high_P, boxes_G4[:, None].to(points_P2.dtype), radius)
-        place = torch.arange(P, device=image_G.device) + (image_G * P)[:, None]
-        return smallest(found, place, boxes_G4, num_images * P).view(num_images, P)
-    start_L, width_L, height_L = _grids(points_P2, levels_P, len(ranges))
-    origin_L2, stride_L = points_P2[start_L], strides_P[start_L].to(points_P2.dtype)
-    cell_GLC2 = _cells_around(boxes_G4, origin_L2, stride_L, radius)
-    column, row = cell_GLC2.unbind(-1)
+        found = is_candidate(points_P2, strides_P, *range_L2[levels_P].unbind(-1), boxes[:, None], radius)
+        index = torch.arange(P, device=points_P2.device).expand(G, P)
+    else:
+        found, index = _around_centers(points_P2, strides_P, levels_P, boxes, radius, range_L2)
+    return smallest(found, index + (image_G * P)[:, None], boxes_G4, num_images * P).view(num_images, P)
+
+
+def _around_centers(
+    points_P2: Tensor, strides_P: Tensor, levels_P: Tensor, boxes_G4: Tensor, radius: float, range_L2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Whether the cells around each object's center are candidates, and which points they are, both (G, L C)."""
+    start_L, width_L, height_L = _grids(points_P2, levels_P, len(range_L2))
+    stride_L = strides_P[start_L].to(points_P2.dtype)
+    column, row = _cells_around(boxes_G4, points_P2[start_L], stride_L, radius).unbind(-1)
     width, height, start = (x[:, None] for x in (width_L, height_L, start_L))
     exists = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     index_GLC = (start + row * width + column).where(exists, 0)
-    boxes_G114 = boxes_G4[:, None, None].to(points_P2.dtype)
+    low_L1, high_L1 = range_L2.split(1, 1)
+    boxes_G114 = boxes_G4[:, None, None]
     found = exists & is_candidate(points_P2[index_GLC], stride_L[:, None], low_L1, high_L1, boxes_G114, radius)
-    place = index_GLC + (image_G * P)[:, None, None]
-    return smallest(found.flatten(1), place.flatten(1), boxes_G4, num_images * P).view(num_images, P)
+    return found.flatten(1), index_GLC.flatten(1)
 
 
 def _grids(points_P2: Tensor, levels_P: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,45 @@
+"""Which object each box of an image may answer for, by their IoU (Faster R-CNN's rule for its second stage).
+
+Shape legend: B images, Q boxes of an image, G objects of the batch (flat). Boxes are xyxy, in any one unit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .box_ops import iou_of_corners
+from .segments import first_least
+
+
+@torch.no_grad()
+def roi_targets(
+    boxes_BQ4: Tensor, gt_boxes_G4: Tensor, image_G: Tensor, threshold: float = 0.5, valid_BQ: Tensor | None = None
+) -> Tensor:
+    """The object of highest IoU of each box, of equal ones the first, if that IoU is at least ``threshold``.
+
+    No object is promised a box. Shapes depend on those of the arguments alone, and nothing is copied to the host.
+
+    Args:
+        boxes_BQ4: proposals.
+        gt_boxes_G4: objects.
+        image_G: int64 image of each object.
+        threshold: least IoU.
+        valid_BQ: bool, False for boxes that may answer for none.
+
+    Returns:
+        (B, Q) int64 flat objects, -1 for none.
+    """
+    (B, Q, _), G = boxes_BQ4.shape, len(gt_boxes_G4)
+    if not G:
+        return torch.full((B, Q), -1, dtype=torch.int64, device=boxes_BQ4.device)
+    own_GQ4 = boxes_BQ4.index_select(0, image_G)
+    theirs = gt_boxes_G4.to(boxes_BQ4.dtype)[:, None].unbind(-1)
+    iou_GQ = iou_of_corners(own_GQ4.unbind(-1), theirs, eps=0.0)[0]
+    enough_GQ = iou_GQ >= threshold
+    if valid_BQ is not None:
+        enough_GQ &= valid_BQ[image_G]
+    place_GQ = torch.arange(Q, device=image_G.device) + (image_G * Q)[:, None]
+    place_GQ = place_GQ.where(enough_GQ, B * Q)
+    entry = first_least(place_GQ.flatten(), -iou_GQ.flatten(), B * Q)
+    return (entry // Q).where(entry < G * Q, -1).view(B, Q)
