@@ -102,8 +102,7 @@ class StagedDecoder(nn.Module):
         order: Sequence[int] = self.order if self.training else self.eval_order
         for s in strategies:
             order = s.plan(order)
-        history, found = [q], []
-        sets: list[SupervisedSet] = []
+        history, found, sets = [q], [], []
         for s in strategies:
             sets, q = s.after_stage(-1, history, sets, q)
         found += sets
