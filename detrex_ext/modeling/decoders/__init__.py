@@ -4,7 +4,17 @@ from .adamixer import AdaMixerDecoder
 from .dab import DABDecoder
 from .deformable import DeformableDecoder
 from .detr import DETRDecoder
+from .region_head import RegionHead
 from .set_head import FCOSHead, SetHead
 from .staged import StagedDecoder
 
-__all__ = ["AdaMixerDecoder", "DABDecoder", "DETRDecoder", "DeformableDecoder", "FCOSHead", "SetHead", "StagedDecoder"]
+__all__ = [
+    "AdaMixerDecoder",
+    "DABDecoder",
+    "DETRDecoder",
+    "DeformableDecoder",
+    "FCOSHead",
+    "RegionHead",
+    "SetHead",
+    "StagedDecoder",
+]
