@@ -36,7 +36,7 @@ class FoIEncoder(nn.Module):
 
     Args:
         num_classes: K.
-        channels: of the maps and of each tower; a multiple of 32.
+        channels: of the maps and of each tower; a multiple of 32, from 64 on.
         dim, num_heads, ffn_dim, dropout, num_layers, attention, checkpoint: of the :class:`SetEncoder`.
         strides: pixels per cell of each level.
         num_convs: of each tower.
@@ -78,8 +78,8 @@ class FoIEncoder(nn.Module):
         super().__init__()
         if foi_head not in ("classwise", "binary"):
             raise ValueError(f"foi_head must be one of classwise, binary, got '{foi_head}'")
-        if channels % 32:
-            raise ValueError(f"channels must be a multiple of 32, the groups of the towers' norms; got {channels}")
+        if channels % 32 or channels < 64:  # a group of one channel has no statistics on a map of one cell
+            raise ValueError(f"channels must be a multiple of 32 (the towers' norms) from 64 on, got {channels}")
         self.dim, self.channels, self.strides, self.num_levels = dim, channels, tuple(strides), len(strides)
         self.num_tokens, self.token_keep, self.radius = num_tokens, _shares(token_keep), radius
         self.gt_boost, self.mask_padded_tokens, self.parity_padding = gt_boost, mask_padded_tokens, parity_padding
