@@ -29,7 +29,7 @@ from detrex_ext.structures.placing import moved, placed
 from detrex_ext.testing import example_batch
 from detrex_ext.testing.invariants import as_found
 
-from .hosts import CHUNKS, HOSTS, STRATEGIES, host_for
+from .hosts import CHUNKS, HOSTS, SET_HOSTS, STRATEGIES, host_for
 
 PACKAGE = Path(detrex_ext.__file__).parent
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
@@ -121,6 +121,24 @@ def test_a_batch_without_objects_is_no_other(gpu):
     model = on_gpu("dino", "sqr + dac")
     with Waits() as waits:
         model(example_batch(model.num_classes, (0, 0)))
+    assert not waits.found, "\n".join(waits.found)
+
+
+@pytest.mark.parametrize("host", SET_HOSTS)
+def test_a_host_of_one_stage_never_waits(host, gpu, monkeypatch):
+    """No assignment is solved on the host; what is drawn is drawn there."""
+    with torch.device("cuda"):
+        model = SET_HOSTS[host]().train()
+    model.criterion.check_finite = False
+    if hasattr(model.encoder, "kept"):  # a number of tokens needs a value
+        monkeypatch.setattr(model.encoder, "kept", lambda count: torch.arange(count // 2))
+    for objects in ((3, 1), (0, 0)):
+        with Waits() as waits:
+            losses = model(example_batch(model.num_classes, objects))
+        assert {v.device.type for v in losses.values()} == {"cuda"}
+        assert not waits.found and not any(gpu), "\n".join(waits.found)
+    with Waits() as waits, torch.no_grad():
+        model.eval().forward_sets(example_batch(model.num_classes, (3, 1)))
     assert not waits.found, "\n".join(waits.found)
 
 
