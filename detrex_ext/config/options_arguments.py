@@ -30,7 +30,7 @@ _RATE = Option(float, above=0, most=100, meaning="learning rate")
 ARGUMENTS: dict[str, Option] = {
     # sizes
     "dim": _SIZE, "ffn_dim": _SIZE, "out_channels": _SIZE, "in_channels": _SIZE, "stem": _SIZES, "widths": _SIZES,
-    "in_points": _SIZE, "out_points": _SIZE, "width_per_group": _SIZE,
+    "channels": _SIZE, "in_points": _SIZE, "out_points": _SIZE, "width_per_group": _SIZE,
     "num_heads": Option(least=1, most=1024), "num_points": Option(least=1, most=256),
     "num_levels": Option(least=1, most=16), "num_outs": Option(least=1, most=16), "groups": Option(least=1, most=1024),
     "num_layers": _LAYERS, "blocks": Option(least=1, most=200, items=(1, 4)),
@@ -39,7 +39,7 @@ ARGUMENTS: dict[str, Option] = {
     "strides": Option(least=1, most=1024, items=(1, 16), unit="pixels"), "size_divisor": Option(least=1, most=4096),
     "out_features": _STAGES, "deform_stages": Option(choices=_STAGES.choices),
     "in_feature": Option(choices=_STAGES.choices), "freeze_at": Option(least=0, most=5),
-    "norm": Option(choices=("FrozenBN", "EvalBN", "BN", "GN")),
+    "norm": Option(choices=("FrozenBN", "EvalBN", "BN", "SyncBN", "GN")),
     "order": Option(least=0, most=200, items=(1, 1000)), "eval_order": Option(least=0, most=200, items=(1, 1000)),
     "chunk": _COUNT, "dropout": _SHARE, "drop_path": _SHARE,
     "temperature": Option(above=0, most=10**6), "offset": Option(least=-10, most=10),

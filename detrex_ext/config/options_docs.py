@@ -33,7 +33,7 @@ ROOMS = (
     ("Preprocessing", "detrex_ext.modeling.preprocess", "Preprocess"),
     ("Backbones", "detrex_ext.modeling.backbones", "ResNet BasicResNet SwinTransformer MobileNetV2 "
      "TimmBackbone"),
-    ("Necks", "detrex_ext.modeling.necks", "ChannelMapper InputProj PAFPN"),
+    ("Necks", "detrex_ext.modeling.necks", "ChannelMapper FPN InputProj PAFPN"),
     ("Encoders", "detrex_ext.modeling.encoders", "DeformableEncoder DenseEncoder FlattenEncoder"),
     ("Query sources", "detrex_ext.modeling.queries", "LearnedQueries PositionQueries AnchorQueries "
      "WholeImageQueries TwoStageQueries DenoisingQueries GroupQueries HybridQueries"),
