@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from detrex_ext.criterion import detr_rules, hybrid_rule, tsp_fcos_rules
+from detrex_ext.matching import Matcher
 from detrex_ext.modeling.backbones import BasicResNet
 from detrex_ext.modeling.decoders import AdaMixerDecoder, DABDecoder, DeformableDecoder, DETRDecoder, FCOSHead
 from detrex_ext.modeling.detector import Detector
@@ -173,6 +174,14 @@ def hybrid(model: Detector) -> Detector:
 def group(model: Detector) -> Detector:
     """The same model with group queries, three groups in all."""
     return _around(model, lambda source: GroupQueries(source, 3), "group", model.rules["main"])
+
+
+def restrict(model: Detector, matcher: Matcher) -> Detector:
+    """The same two-stage model whose queries and proposals are matched by another rule."""
+    for name in ("main", "enc"):
+        model.rules[name] = replace(model.rules[name], matcher=matcher)
+    model.use({})
+    return model
 
 
 def _around(model: Detector, wrap: Callable, name: str, rule) -> Detector:

@@ -18,11 +18,9 @@ train.max_iter = 270_000
 lr_multiplier.warmup_iters = 1000
 lr_multiplier.scheduler.update(milestones=[180_000, 240_000], end=train.max_iter)
 
-_mapper = dataloader.train.mapper
-_mapper.augmentation_with_crop = None
-for _step in _mapper.augmentation:
-    if "short_edge_length" in _step:
-        _step.short_edge_length = [640, 672, 704, 736, 768, 800]
+_flip, _resize = dataloader.train.mapper.augmentation
+_resize.short_edge_length = [640, 672, 704, 736, 768, 800]
+dataloader.train.mapper.augmentation_with_crop = None
 
 optimizer.lr = 1e-4
 optimizer.weight_decay = 1e-4
