@@ -85,7 +85,7 @@ class Postprocess:
         finite = first_BN4.isfinite().all() & scores_BN.isfinite().all()
         boxes_BN4, keep_BN = to_pixels(first_BN4, sizes)
         if chosen.given.valid_BQ is not None:
-            keep_BN &= chosen.given.valid_BQ.gather(1, query_BN)
+            keep_BN = keep_BN & chosen.given.valid_BQ.gather(1, query_BN)
         if self.nms is not None:
             groups_BN = torch.zeros_like(labels_BN) if self.class_agnostic else labels_BN
             # Faster R-CNN's second stage cuts boxes to the image first, FCOS does not

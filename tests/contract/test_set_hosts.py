@@ -69,8 +69,9 @@ OVERLAYS = {
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_overlay_passes_or_is_refused(overlay):
-    cfg = load_config("tsp_fcos_r50_3x", ["tiny"], ["model.num_classes=4"])
+@pytest.mark.parametrize("config", ["tsp_fcos_r50_3x", "tsp_rcnn_r50_3x"])
+def test_every_overlay_passes_or_is_refused(config, overlay):
+    cfg = load_config(config, ["tiny"], ["model.num_classes=4"])
     if OVERLAYS[overlay] is not None:
         with pytest.raises((UserError, ValueError), match=OVERLAYS[overlay]):
             instantiate(apply_overlay(cfg, overlay).model)
