@@ -41,7 +41,7 @@ def soft_nms(
     left_N, out_N = scores_N.clone(), torch.zeros_like(scores_N)
     for _ in range(min(len(scores_N), len(scores_N) if top_k is None else top_k)):
         best = left_N.argmax()
-        out_N[best] = left_N[best]
+        out_N[best] += left_N[best]  # 0 where all are dropped
         left_N[best] = 0
         o_N = iou_of_corners(boxes_N4.unbind(-1), boxes_N4[best].unbind(-1), eps=0.0)[0]
         factor_N = (1 - o_N).where(o_N > iou, 1.0) if kind == "linear" else (-o_N.square() / sigma).exp()

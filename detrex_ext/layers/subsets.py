@@ -40,7 +40,8 @@ def balanced_subset(positive_BQ: Tensor, negative_BQ: Tensor, number: int, share
     Negative ones take what positive ones leave; where there are too few of them, the set is smaller.
 
     Args:
-        positive_BQ, negative_BQ: bool; candidates that are neither are never taken.
+        positive_BQ: bool.
+        negative_BQ: bool; candidates that are neither are never taken.
         number: of both together.
         share: of the positive ones at most.
 

@@ -87,34 +87,36 @@ class Postprocess:
         if chosen.given.valid_BQ is not None:
             keep_BN = keep_BN & chosen.given.valid_BQ.gather(1, query_BN)
         if self.nms is not None:
-            groups_BN = torch.zeros_like(labels_BN) if self.class_agnostic else labels_BN
             # Faster R-CNN's second stage cuts boxes to the image first, FCOS does not
             seen_BN4 = boxes_BN4 if "class_boxes" in chosen.outputs else box_cxcywh_to_xyxy(first_BN4)
-            if self.soft is None:
-                keep_BN = keep_BN & best_of_duplicates(seen_BN4, scores_BN, groups_BN, self.nms, self.top_k)
-            else:
-                lowered_BN = self._lowered(seen_BN4, scores_BN, groups_BN)
-                scores_BN, order_BN = lowered_BN.sort(1, descending=True, stable=True)
-                keep_BN = keep_BN.gather(1, order_BN) & (scores_BN > 0)
-                labels_BN, boxes_BN4 = labels_BN.gather(1, order_BN), tokens_at(boxes_BN4, order_BN)
+            scores_BN, stay_BN = self._suppressed(seen_BN4, scores_BN, labels_BN)
+            keep_BN = keep_BN & stay_BN
+        if self.soft is not None:
+            scores_BN, order_BN = scores_BN.sort(dim=1, descending=True, stable=True)
+            labels_BN, boxes_BN4, keep_BN = (tokens_at(x, order_BN) for x in (labels_BN, boxes_BN4, keep_BN))
         all_finite, keep_all = torch.stack([finite, keep_BN.all()]).tolist()
         if not all_finite:
             names = [str(x.get("file_name", i)) for i, x in enumerate(batched_inputs)]
             raise FloatingPointError(f"predictions are not finite; batch: {', '.join(names)}")
-        results = []
-        for i, size in enumerate(sizes):
-            keep = slice(None) if keep_all else keep_BN[i]
-            instances = Instances(size)
-            instances.pred_boxes = Boxes(boxes_BN4[i, keep])
-            instances.scores = scores_BN[i, keep]
-            instances.pred_classes = labels_BN[i, keep]
-            results.append({"instances": instances})
-        return results
+        kept = [slice(None) if keep_all else keep_N for keep_N in keep_BN]
+        rows = zip(sizes, boxes_BN4, scores_BN, labels_BN, kept, strict=True)
+        return [{"instances": _instances(size, *(x[keep] for x in found))} for size, *found, keep in rows]
 
-    def _lowered(self, boxes_BN4: Tensor, scores_BN: Tensor, groups_BN: Tensor) -> Tensor:
-        """(B, N) scores after soft suppression."""
+    def _suppressed(self, xyxy_BN4: Tensor, scores_BN: Tensor, labels_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, N) after suppression, and which stay."""
+        groups_BN = torch.zeros_like(labels_BN) if self.class_agnostic else labels_BN
+        if self.soft is None:
+            return scores_BN, best_of_duplicates(xyxy_BN4, scores_BN, groups_BN, self.nms, self.top_k)
         how = self.soft, self.nms, self.sigma, self.top_k
-        return torch.stack([soft_nms(*one, *how) for one in zip(boxes_BN4, scores_BN, groups_BN, strict=True)])
+        lowered = [soft_nms(*one, *how) for one in zip(xyxy_BN4, scores_BN, groups_BN, strict=True)]
+        return torch.stack(lowered), torch.stack(lowered) > 0
+
+
+def _instances(size: tuple[int, int], boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor) -> Instances:
+    """Of one image; boxes are XYXY in pixels."""
+    found = Instances(size)
+    found.pred_boxes, found.scores, found.pred_classes = Boxes(boxes_N4), scores_N, labels_N
+    return found
 
 
 def _boxes_of(s: SupervisedSet, query_BN: Tensor, labels_BN: Tensor) -> Tensor:

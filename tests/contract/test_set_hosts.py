@@ -84,9 +84,10 @@ def test_every_overlay_passes_or_is_refused(config, overlay):
 
 @pytest.mark.parametrize("match", ["restricted", "hungarian", "one_to_many"])
 @pytest.mark.parametrize("objects", [(3, 2), (0, 0), (2, 0)], ids=str)
-def test_every_matching_of_the_rule_trains(match, objects):
-    cfg = get_config("common/models/tsp_fcos_r50.py").model
-    model = SET_HOSTS["tsp-fcos"]().train()
+@pytest.mark.parametrize("host", ["tsp-fcos", "tsp-rcnn"])
+def test_every_matching_of_the_rule_trains(host, match, objects):
+    cfg = get_config(f"common/models/{host.replace('-', '_')}_r50.py").model
+    model = SET_HOSTS[host]().train()
     cfg.rules.main.match = match
     model.rules = {**model.rules, "main": instantiate(cfg.rules).pop("main")}
     model.rules["main"].when = {"group": ("main",)}

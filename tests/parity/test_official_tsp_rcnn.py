@@ -185,7 +185,8 @@ def compare(name, seen, tolerance):
     # a set has no order: theirs is objects' regions first, ours is that of the proposals; the position code tells
     for b in range(len(seen.pad)):
         there, here = ~seen.pad[b], ~seen.our_pad[b]
-        theirs, ours = ({k: v[b][at] for k, v in side.items()} for side, at in ((seen.theirs, there), (seen.ours, here)))
+        sides = (seen.theirs, there), (seen.ours, here)
+        theirs, ours = ({what: value[b][at] for what, value in side.items()} for side, at in sides)
         gap = (theirs["positions"][:, None] - ours["positions"]).abs().amax(-1)
         index = gap.argmin(1)
         assert len(index.unique()) == len(index)

@@ -24,8 +24,8 @@ class RegionHead(SetHead):
     """A linear head for classes and "no object", and an MLP for how each class moves the region.
 
     The boxes of a set are those of each region's best class. Further outputs: ``deltas`` (B, T, K, 4), by which center
-    and size change (Faster R-CNN, arXiv 1506.01497, equation 2), and ``class_boxes`` (B, T, K, 4), what they make of the
-    region, normalized xyxy. Keys: ``class_embed.*``, ``bbox_embed.*``.
+    and size change (Faster R-CNN, arXiv 1506.01497, equation 2), and ``class_boxes`` (B, T, K, 4), what they make of
+    the region, normalized xyxy. Keys: ``class_embed.*``, ``bbox_embed.*``.
 
     Args:
         num_classes: K.

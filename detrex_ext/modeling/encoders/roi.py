@@ -24,8 +24,8 @@ class RoIEncoder(nn.Module):
     """A proposal network, the features of its proposals, and a transformer over them.
 
     The memory is these regions. Where an image has fewer than another, or none, slots are padding. In training a sample
-    of them is taken, whose candidates are objects of an IoU from ``iou`` on, and a sample of anchors is supervised, as a
-    set of group ``token``. Keys: ``rpn.*``, ``enc_proj.*``, ``pos_proj.*``, ``enc_proj_norm.*``, ``encoder.*``.
+    of them is taken, whose candidates are objects of an IoU from ``iou`` on, and a sample of anchors is supervised, as
+    a set of group ``token``. Keys: ``rpn.*``, ``enc_proj.*``, ``pos_proj.*``, ``enc_proj_norm.*``, ``encoder.*``.
 
     Args:
         rpn: the proposal network; its levels are the last ones.
@@ -122,8 +122,8 @@ class RoIEncoder(nn.Module):
         """(B, N, C) of what the maps show at each region; zeros where there is none, which nothing is computed for."""
         B, N = valid_BN.shape
         row_V = valid_BN.flatten().nonzero()[:, 0]
-        levels = self.pooled_levels
-        found, of_V = pooled(maps[:levels], self.strides[:levels], boxes.flatten(0, 1)[row_V], row_V // N, self.pool_size)
+        levels, strides = (x[: self.pooled_levels] for x in (maps, self.strides))
+        found, of_V = pooled(levels, strides, boxes.flatten(0, 1)[row_V], row_V // N, self.pool_size)
         tokens_VC = self.enc_proj(found.flatten(1))
         return tokens_VC.new_zeros(B * N, self.dim).index_copy(0, row_V[of_V], tokens_VC).view(B, N, -1)
 

@@ -41,8 +41,10 @@ class RoISampler:
     def __call__(
         self, boxes: Tensor, valid_BR: Tensor, image_hw_B2: Tensor, targets: Targets
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Regions (B, N, 4) in the order of the proposals, which of them are no padding (B, N), and flat objects that
-        they may answer for (B, N), -1 for none.
+        """A sample of the proposals.
+
+        The result are regions (B, N, 4) in the order of the proposals; which of them are no padding (B, N); and flat
+        objects that they may answer for (B, N), -1 for none.
 
         Args:
             boxes: proposals (B, R, 4).

@@ -163,7 +163,8 @@ class RPN(nn.Module):
         size_B4 = image_hw_B2.to(anchors_A4.dtype).flip(1).repeat(1, 2)
         objects_G4 = box_cxcywh_to_xyxy(targets.boxes_G4.to(size_B4.dtype)) * size_B4[targets.image_G]
         told = [anchor_targets(anchors_A4, own, *self.iou) for own in objects_G4.split(targets.counts)]
-        gt_BA = torch.stack([gt_A.where(gt_A < 0, gt_A + at) for (gt_A, _), at in zip(told, targets.offsets_B, strict=True)])
+        starts = zip(told, targets.offsets_B, strict=True)
+        gt_BA = torch.stack([gt_A.where(gt_A < 0, gt_A + start) for (gt_A, _), start in starts])
         taken_BA = self.sample(gt_BA >= 0, torch.stack([negative_A for _, negative_A in told]))
         index_BN = marked_first(taken_BA, min(self.num_samples, len(anchors_A4)))
         of_N = anchors_A4[index_BN]
@@ -173,7 +174,8 @@ class RPN(nn.Module):
         boxes = _CODER.decode_single(deltas_BN4.detach().flatten(0, 1), of_N.flatten(0, 1)).view_as(deltas_BN4)
         boxes = box_xyxy_to_cxcywh(boxes / size_B4[:, None])
         outputs = {"deltas": deltas_BN4[:, :, None]}
-        return SupervisedSet(tokens_at(logits_BA, index_BN)[..., None], boxes, -1, "token", given=given, outputs=outputs)
+        logits_BN1 = tokens_at(logits_BA, index_BN)[..., None]
+        return SupervisedSet(logits_BN1, boxes, -1, "token", given=given, outputs=outputs)
 
     def sample(self, positive_BA: Tensor, negative_BA: Tensor) -> Tensor:
         """(B, A) bool, the anchors of each image that are supervised."""
