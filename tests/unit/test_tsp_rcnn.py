@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from detrex_ext.checkpoint.classes import rows_by_name
 from detrex_ext.checkpoint.layouts import recognize, to_layout
 from detrex_ext.config import get_config, load_config
 from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy
@@ -89,7 +90,7 @@ def test_anchors_for_other_levels_are_refused(sizes):
 def test_proposals_are_in_the_image_and_do_not_cover_each_other():
     network = rpn(nms=0.6).eval()
     with torch.no_grad():
-        network.bbox_embed.weight.mul_(20)
+        network.deltas.weight.mul_(20)
     boxes, valid, sets = network(maps(STRIDES[1:]), HW)
     assert not sets and boxes.shape == (2, valid.sum(1).max(), 4) and 5 < valid.sum(1).min() <= valid.sum(1).max() <= 20
     for own, there, (h, w) in zip(boxes, valid, HW.tolist(), strict=True):
@@ -100,7 +101,7 @@ def test_proposals_are_in_the_image_and_do_not_cover_each_other():
 def test_no_proposal_and_what_is_not_finite():
     network = rpn().eval()
     with torch.no_grad():
-        network.bbox_embed.bias.view(-1, 4)[:, :2] = 1e4  # all leave the image
+        network.deltas.bias.view(-1, 4)[:, :2] = 1e4  # all leave the image
     boxes, valid, _ = network(maps(STRIDES[1:]), HW)
     assert boxes.shape == (2, 1, 4) and not valid.any()
     broken = maps(STRIDES[1:])
@@ -199,7 +200,7 @@ def test_slots_of_padding_change_nothing(options):
     made = encoder(**options).eval()
     made.rpn.num_proposals = 12
     with torch.no_grad():
-        made.rpn.bbox_embed.weight[:] = 0  # anchors themselves: of the smaller image fewer are in it
+        made.rpn.deltas.weight[:] = 0  # anchors themselves: of the smaller image fewer are in it
         together, _ = made(features())
         for image in range(2):
             one = Features([m[image : image + 1] for m in maps()], [], STRIDES, HW[image : image + 1])
@@ -212,7 +213,7 @@ def test_slots_of_padding_change_nothing(options):
 def test_an_encoder_without_proposals_stays_finite():
     made = encoder()
     with torch.no_grad():
-        made.rpn.bbox_embed.bias.view(-1, 4)[:, :2] = 1e4
+        made.rpn.deltas.bias.view(-1, 4)[:, :2] = 1e4
     mem, _ = made.eval()(features())
     assert mem.pad_BS.all() and mem.tokens_BSC.isfinite().all()
     mem, sets = made.train()(features(), targets((0, 2)))  # an image's objects are added
@@ -290,3 +291,25 @@ def test_answers_may_be_lowered_instead_of_dropped():
     for options in ({"soft": "linear"}, {"soft": "hard", "nms": 0.5}):
         with pytest.raises(ValueError, match="soft is one of linear, gaussian beside an IoU"):
             Postprocess(10, **options)
+
+
+def test_rows_of_boxes_follow_their_classes():
+    """A file of other classes: a class's box moves with its name, and the proposal network is taken as it is."""
+    made = []
+    for names in (("cat", "dog", "cow"), ("dog", "owl")):
+        cfg = get_config("common/models/tsp_rcnn_r50.py").model
+        cfg.num_classes, cfg.dim, cfg.num_heads, cfg.encoder.rpn.sizes = len(names), 64, 2, [[8.0]] * 5
+        cfg.encoder.ffn_dim = cfg.encoder.num_layers = 1
+        made.append((instantiate(cfg), names))
+    (source, then), (model, now) = made
+    state, before = source.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}
+    rows_by_name(state, model, then, now)
+    for kind in ("weight", "bias"):
+        boxes, classes = f"decoder.bbox_embed.layers.2.{kind}", f"decoder.class_embed.{kind}"
+        assert torch.equal(state[boxes][:4], source.state_dict()[boxes][4:8])
+        assert torch.equal(state[boxes][4:], before[boxes][4:])
+        known = source.state_dict()[classes]
+        assert torch.equal(state[classes], torch.stack([known[1], before[classes][1], known[3]]))
+        objectness = f"encoder.rpn.objectness.{kind}"  # of three ratios, as there are classes
+        assert torch.equal(state[objectness], source.state_dict()[objectness])
+    model.load_state_dict(state)

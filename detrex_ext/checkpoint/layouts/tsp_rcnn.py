@@ -20,7 +20,7 @@ def _proposals(theirs: str = "proposal_generator.rpn_head.", ours: str = "encode
         for i in range(_CONVS)
     }
     norms = {f"{theirs}{their}_bn_list.": f"{ours}{our}_norms." for their, our in towers.items()}
-    heads = {f"{theirs}objectness_logits.": f"{ours}class_embed.", f"{theirs}anchor_deltas.": f"{ours}bbox_embed."}
+    heads = {f"{theirs}objectness_logits.": f"{ours}objectness.", f"{theirs}anchor_deltas.": f"{ours}deltas."}
     return {**convs, **norms, **heads}
 
 
@@ -57,5 +57,5 @@ TSP_RCNN = Layout(
     rename=_names,
     write=_write,
     family="tsp",
-    fits=lambda keys: {"encoder.rpn.class_embed.weight", "encoder.enc_proj_norm.weight"} <= set(keys),
+    fits=lambda keys: {"encoder.rpn.objectness.weight", "encoder.enc_proj_norm.weight"} <= set(keys),
 )

@@ -38,7 +38,7 @@ class RegionHead(SetHead):
     def __init__(self, num_classes: int, dim: int = 512, class_agnostic: bool = False) -> None:
         require_classes(num_classes)
         super().__init__()
-        self.dim = dim
+        self.dim, self.class_agnostic = dim, class_agnostic
         self.class_embed = nn.Linear(dim, num_classes + 1)
         self.bbox_embed = MLP(dim, dim, 4 if class_agnostic else 4 * num_classes, 3)
         for head, std in ((self.class_embed, 0.01), (self.bbox_embed.layers[-1], 0.001)):

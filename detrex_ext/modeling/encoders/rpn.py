@@ -38,7 +38,7 @@ class RPN(nn.Module):
     """Anchors at every cell, what they move to, and the best of that as proposals.
 
     Keys: ``{class,box}_tower.{i}``, convolutions that all levels share; ``{class,box}_norms.{level}.{i}``, norms that
-    each level has for itself; ``class_embed.*`` and ``bbox_embed.*``.
+    each level has for itself; ``objectness.*`` and ``deltas.*``.
 
     Args:
         channels: of the maps.
@@ -85,9 +85,9 @@ class RPN(nn.Module):
             setattr(self, f"{name}_norms", nn.ModuleList(map(nn.ModuleList, norms)))
         cells = torch.stack([cell_anchors(of_level, ratios) for of_level in sizes])
         self.register_buffer("cells_LK4", cells, persistent=False)
-        self.class_embed = nn.Conv2d(channels, cells.shape[1], 1)
-        self.bbox_embed = nn.Conv2d(channels, 4 * cells.shape[1], 1)
-        for head in (self.class_embed, self.bbox_embed):
+        self.objectness = nn.Conv2d(channels, cells.shape[1], 1)
+        self.deltas = nn.Conv2d(channels, 4 * cells.shape[1], 1)
+        for head in (self.objectness, self.deltas):
             nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)
 
@@ -127,7 +127,7 @@ class RPN(nn.Module):
     def _tower(self, name: str, level: int, x: Tensor) -> Tensor:
         for conv, norm in zip(getattr(self, f"{name}_tower"), getattr(self, f"{name}_norms")[level], strict=True):
             x = norm(conv(x)).relu()
-        return (self.class_embed if name == "class" else self.bbox_embed)(x)
+        return (self.objectness if name == "class" else self.deltas)(x)
 
     @torch.no_grad()
     def _proposals(
