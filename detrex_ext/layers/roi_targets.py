@@ -1,6 +1,6 @@
-"""Which object each box of an image may answer for, by their IoU (Faster R-CNN, arXiv 1506.01497).
+"""Which object each box of an image may answer for, by their IoU (Faster R-CNN's rule for its second stage).
 
-Shape legend: B images, Q boxes of an image, G objects of the batch (flat), A anchors. Boxes are xyxy, in any one unit.
+Shape legend: B images, Q boxes of an image, G objects of the batch (flat). Boxes are xyxy, in any one unit.
 """
 
 from __future__ import annotations
@@ -8,17 +8,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, iou_of_corners
+from .box_ops import iou_of_corners
 from .segments import first_least
 
 
 @torch.no_grad()
 def roi_targets(
-    boxes_BQ4: Tensor, gt_boxes_G4: Tensor, image_G: Tensor, threshold: float = 0.5, valid_BQ: Tensor | None = None
+    boxes_BQ4: Tensor,
+    gt_boxes_G4: Tensor,
+    image_G: Tensor,
+    threshold: float = 0.5,
+    valid_BQ: Tensor | None = None,
+    low_quality: bool = False,
 ) -> Tensor:
     """The object of highest IoU of each box, of equal ones the first, if that IoU is at least ``threshold``.
 
-    No object is promised a box. Shapes depend on those of the arguments alone, and nothing is copied to the host.
+    Shapes depend on those of the arguments alone, and nothing is copied to the host.
 
     Args:
         boxes_BQ4: proposals.
@@ -26,53 +31,32 @@ def roi_targets(
         image_G: int64 image of each object.
         threshold: least IoU.
         valid_BQ: bool, False for boxes that may answer for none.
+        low_quality: a box without an object has that whose best box it is, if they overlap, as region proposals have
+            (arXiv 1506.01497, section 3.1.2). False: no object is promised a box.
 
     Returns:
         (B, Q) int64 flat objects, -1 for none.
     """
     (B, Q, _), G = boxes_BQ4.shape, len(gt_boxes_G4)
-    if not G:
+    if not G or not Q:
         return torch.full((B, Q), -1, dtype=torch.int64, device=boxes_BQ4.device)
     own_GQ4 = boxes_BQ4.index_select(0, image_G)
     theirs = gt_boxes_G4.to(boxes_BQ4.dtype)[:, None].unbind(-1)
     iou_GQ = iou_of_corners(own_GQ4.unbind(-1), theirs, eps=0.0)[0]
-    enough_GQ = iou_GQ >= threshold
     if valid_BQ is not None:
-        enough_GQ &= valid_BQ[image_G]
+        iou_GQ = iou_GQ.where(valid_BQ[image_G], -1.0)
+    found_BQ = _best_object(iou_GQ, iou_GQ >= threshold, image_G, B)
+    if not low_quality:
+        return found_BQ
+    most_G1, first_G1 = iou_GQ.max(1, keepdim=True)
+    is_first_GQ = torch.arange(Q, device=image_G.device) == first_G1
+    return found_BQ.where(found_BQ >= 0, _best_object(iou_GQ, is_first_GQ & (most_G1 > 0), image_G, B))
+
+
+def _best_object(iou_GQ: Tensor, may_GQ: Tensor, image_G: Tensor, images: int) -> Tensor:
+    """(B, Q) object of highest IoU among those that each box may have, -1 for none."""
+    G, Q = iou_GQ.shape
     place_GQ = torch.arange(Q, device=image_G.device) + (image_G * Q)[:, None]
-    place_GQ = place_GQ.where(enough_GQ, B * Q)
-    entry = first_least(place_GQ.flatten(), -iou_GQ.flatten(), B * Q)
-    return (entry // Q).where(entry < G * Q, -1).view(B, Q)
-
-
-@torch.no_grad()
-def anchor_targets(anchors_A4: Tensor, boxes_G4: Tensor, low: float = 0.3, high: float = 0.7) -> tuple[Tensor, Tensor]:
-    """What the anchors of one image are to a proposal network.
-
-    An anchor answers for the object of highest IoU, of equal ones the first: if that IoU is at least ``high``, or if no
-    other anchor has a higher one with some object. An object that no anchor overlaps has no such.
-
-    Returns:
-        (A,) int64 objects, -1 for none, and (A,) bool, anchors without an object whose IoU is below ``low``.
-    """
-    if not len(boxes_G4):
-        none_A = torch.full_like(anchors_A4[:, 0], -1, dtype=torch.int64)
-        return none_A, none_A < 0
-    iou_GA = iou_of_corners(anchors_A4.unbind(-1), boxes_G4.to(anchors_A4.dtype)[:, None].unbind(-1), eps=0.0)[0]
-    iou_A, gt_A = iou_GA.max(0)
-    nearest_A = ((iou_GA == iou_GA.amax(1, keepdim=True)) & (iou_GA > 0)).any(0)
-    positive_A = nearest_A | (iou_A >= high)
-    return gt_A.where(positive_A, -1), (iou_A < low) & ~positive_A
-
-
-def jittered(boxes_G4: Tensor, random_G4: Tensor) -> Tensor:
-    """(G, 4) boxes whose centers move by up to a tenth of their size, and whose sides become 0.8 to 1.25 as long.
-
-    Args:
-        boxes_G4: xyxy.
-        random_G4: numbers in [0, 1): of center x and y, width, height.
-    """
-    center_G2, size_G2 = box_xyxy_to_cxcywh(boxes_G4).split(2, -1)
-    of_center_G2, of_size_G2 = random_G4.to(boxes_G4.dtype).split(2, -1)
-    moved_G2 = center_G2 + size_G2 * (of_center_G2 - 0.5) * 0.2
-    return box_cxcywh_to_xyxy(torch.cat([moved_G2, size_G2 * 0.8 ** (of_size_G2 * 2 - 1)], -1))
+    place_GQ = place_GQ.where(may_GQ, images * Q)
+    entry = first_least(place_GQ.flatten(), -iou_GQ.flatten(), images * Q)
+    return (entry // Q).where(entry < G * Q, -1).view(images, Q)

@@ -1,4 +1,4 @@
-"""TSP-RCNN learns end to end; what it draws (anchors, regions, shares) is the same in a run that was killed and resumed."""
+"""TSP-RCNN end to end: what it draws (anchors, regions, shares) is the same in a run that was killed and resumed."""
 
 from __future__ import annotations
 

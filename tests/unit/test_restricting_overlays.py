@@ -47,6 +47,7 @@ def test_their_options():
     assert model_of("dino_r50_5scale_12ep", "fcos_rule").rules["enc"].matcher.strides == (4, 8, 16, 32, 64)
     rules = model_of(HOSTS[0], "roi_rule", overrides=["model.rules.main.matcher.threshold=0.7"]).rules
     assert (rules["main"].matcher.threshold, rules["enc"].matcher.threshold) == (0.7, 0.3)
+    assert all(rules[group].matcher.low_quality for group in ("main", "enc"))
 
 
 @pytest.mark.parametrize("overlay", KINDS)

@@ -9,8 +9,8 @@ import torch
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou, roi_align
 
+from detrex_ext.layers.anchor_targets import anchor_targets, jittered
 from detrex_ext.layers.roi_pool import pooled, pyramid_levels
-from detrex_ext.layers.roi_targets import anchor_targets, jittered
 from detrex_ext.layers.soft_nms import PRUNE, soft_nms
 from detrex_ext.layers.subsets import balanced_subset, kept_shares, marked_first, random_subset
 

@@ -284,3 +284,13 @@ def test_parts_that_do_not_fit_say_so():
     mem, _ = FlattenEncoder()(features)
     with pytest.raises(ValueError, match="needs an encoder that says where its tokens are"):
         TokenQueries()(mem)
+
+
+def test_features_that_are_no_numbers_choose_points_all_the_same():
+    """The criterion and the predictions say that something is not finite; nothing is read out of bounds before."""
+    made, features = encoder(token_keep=(0.5, 1.0)).train(), features_of([(96, 128), (64, 64)])
+    features.maps[0][0] = float("nan")
+    features.maps[1][1] = 1e30
+    mem, _ = made(features, objects((0.5, 0.5, 0.3, 0.3), (0.2, 0.2, 0.0, 0.0), sizes=[(96, 128), (64, 64)]))
+    assert len(mem.tokens_BSC) == 2 and (mem.prior.strides_BQ >= 8).all()
+    assert not mem.tokens_BSC.isfinite().all()

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from detrex_ext.layers.anchor_targets import jittered
 from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy
-from detrex_ext.layers.roi_targets import jittered, roi_targets
+from detrex_ext.layers.roi_targets import roi_targets
 from detrex_ext.layers.subsets import balanced_subset, kept_shares, marked_first, random_subset
 from detrex_ext.structures import Targets
 from detrex_ext.structures.placing import moved
