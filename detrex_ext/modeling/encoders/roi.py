@@ -38,7 +38,8 @@ class RoIEncoder(nn.Module):
         fc_dim: width between them.
         coordinates: of a region's position code: 8, center, size and corners (the code), or 4, center and size (the
             paper).
-        num_samples: regions that are taken in training; those of objects are at most ``positive_share`` of them.
+        num_samples: regions that are taken in training.
+        positive_share: how much of them may be regions of objects.
         token_keep: in training a random share of these stays, from the least to the greatest, drawn for each image; one
             number: always that. The code of TSP keeps 0.7 to 1, its paper 0.3.
         iou: least IoU of a region with an object that it may answer for.

@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms
 
-from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from detrex_ext.layers.anchor_targets import anchor_targets
+from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from detrex_ext.layers.subsets import balanced_subset, marked_first
 from detrex_ext.structures import Given, Prior, SupervisedSet, Targets
 from detrex_ext.structures.placing import moved
