@@ -69,7 +69,7 @@ class Mosaic(Mixing):
     def __init__(
         self,
         prob: float = 0.5,
-        scale: Sequence[float] = (0.4, 0.8),
+        scale: Sequence[float] = (0.5, 1.0),
         center: Sequence[float] = (0.3, 0.7),
         min_visible: float = 0.35,
         fill: Sequence[float] = PIXEL_MEAN,
