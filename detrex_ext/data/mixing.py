@@ -58,7 +58,7 @@ class Mosaic(Mixing):
     """Four images on one canvas, each in its own quarter at its own scale and place (YOLOv4, arXiv 2004.10934).
 
     Args:
-        scale: (low, high) of the images, sampled uniformly in the logarithm.
+        scale: (low, high) of the images, uniform in the logarithm; at 1 an image has the area of the canvas.
         center: (low, high) of where the four meet, as shares of the sides.
         min_visible: boxes of which a smaller part of the area lies in the quarter are dropped.
         fill: RGB of what no image covers.
@@ -87,7 +87,8 @@ class Mosaic(Mixing):
         for top, bottom in ((0, row), (row, height)):
             for left, right in ((0, column), (column, width)):
                 one = other() if top or left else sample
-                part, _ = placed(one, (bottom - top, right - left), _scale(self.scale, rng), self.fill, rng)
+                scale = _scale(self.scale, one, sample, rng)
+                part, _ = placed(one, (bottom - top, right - left), scale, self.fill, rng)
                 part = visible(part, self.min_visible)
                 image[top:bottom, left:right] = part.image
                 boxes.append(part.boxes_G4 + np.array([left, top, left, top], dtype=np.float64))
@@ -100,7 +101,7 @@ class MixUp(Mixing):
 
     Args:
         share: (low, high) of the first image in the blend, sampled uniformly; the other has the rest where it lies.
-        scale: (low, high) of the other image, sampled uniformly in the logarithm.
+        scale: (low, high) of the other image, uniform in the logarithm; at 1 it has the area of the first.
         min_visible: boxes of the other of which a smaller part of the area stays on the canvas are dropped.
     """
 
@@ -119,7 +120,8 @@ class MixUp(Mixing):
     def mix(self, sample: Sample, rng: np.random.Generator, other: Draw) -> Sample:
         """The sample under another, with the objects of both."""
         share = rng.uniform(*self.share)
-        over, at = placed(other(), sample.hw, _scale(self.scale, rng), (0, 0, 0), rng)
+        over = other()
+        over, at = placed(over, sample.hw, _scale(self.scale, over, sample, rng), (0, 0, 0), rng)
         over = visible(over, self.min_visible)
         image = sample.image.copy(order="C")
         image[at] = np.rint(share * image[at] + (1 - share) * over.image[at]).astype(np.uint8)
@@ -158,5 +160,7 @@ def placed(
     return replace(sample, image=canvas, boxes_G4=boxes), tuple(covered)
 
 
-def _scale(bounds: Sequence[float], rng: np.random.Generator) -> float:
-    return math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))
+def _scale(bounds: Sequence[float], sample: Sample, canvas: Sample, rng: np.random.Generator) -> float:
+    """Of an image, where at 1 it has the area of the canvas: images of a set may be of very different sizes."""
+    drawn = math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))
+    return drawn * math.sqrt(math.prod(canvas.hw) / math.prod(sample.hw))

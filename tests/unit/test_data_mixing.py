@@ -12,6 +12,7 @@ from data_sets import coco, write
 from test_data_loader import plain, take
 
 from detrex_ext.config import build, load_config
+from detrex_ext.config.compose import laid_over
 from detrex_ext.data import (
     CocoDataset,
     DetrMapper,
@@ -48,11 +49,12 @@ def bounds(image: np.ndarray, number: int) -> list[int] | None:
     return [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if len(xs) else None
 
 
-def four(seed: int) -> list[Sample]:
-    """Images of several sizes, a rectangle of chance on each."""
+def four(seed: int, alike: bool = True) -> list[Sample]:
+    """Images of one size or several, a rectangle of chance on each."""
     draw, made = rng(seed), []
     for number in range(4):
-        height, width = (int(draw.integers(30, 90)) for _ in range(2))
+        if not number or not alike:
+            height, width = (int(draw.integers(30, 90)) for _ in range(2))
         x, y = int(draw.integers(0, width - 16)), int(draw.integers(0, height - 16))
         right, bottom = int(draw.integers(x + 14, width + 1)), int(draw.integers(y + 14, height + 1))
         made.append(painted(number, height, width, (x, y, right, bottom)))
@@ -84,7 +86,8 @@ class TestMosaic:
 
     def test_boxes_follow_the_scale(self):
         for seed in range(200):
-            out = mosaic_of(four(seed), Mosaic(prob=1.0, scale=(0.5, 0.9), min_visible=0.2, fill=BLACK), seed)
+            images = four(seed, alike=False)
+            out = mosaic_of(images, Mosaic(prob=1.0, scale=(0.5, 0.9), min_visible=0.2, fill=BLACK), seed)
             for number, box in zip(out.classes_G.tolist(), out.boxes_G4.tolist(), strict=True):
                 assert np.abs(np.array(box) - bounds(out.image, number)).max() <= 1
 
@@ -118,6 +121,14 @@ class TestMosaic:
         gray = (out.image == (9, 9, 7)).all(axis=2).sum()
         assert gray == 40 * 60 - 4 * 8 * 12  # no quarter is smaller than an image at this scale
 
+    @pytest.mark.parametrize("kind", [Mosaic, MixUp])
+    def test_a_far_larger_image_is_seen_as_large_as_the_others(self, kind):
+        small, large = painted(0, 30, 40, (0, 0, 40, 30)), painted(1, 600, 800, (0, 0, 800, 600))
+        for seed in range(20):
+            out = kind(prob=1.0, scale=(0.5, 0.5))(small, rng(seed), 0.0, lambda: large)
+            sides = (out.boxes_G4[1:, 2:] - out.boxes_G4[1:, :2]).tolist()
+            assert all(12 <= w <= 20 and 9 <= h <= 15 for w, h in sides) and sides
+
     @pytest.mark.parametrize("hw", [(1, 1), (1, 7), (2, 1), (3, 300)])
     def test_images_of_a_pixel(self, hw):
         sample = painted(0, *hw, (0, 0, hw[1], hw[0]))
@@ -150,7 +161,7 @@ class TestMixUp:
         a = Sample(np.full((40, 60, 3), 100, dtype=np.uint8), np.zeros((0, 4)), np.zeros(0, np.int64))
         step = MixUp(prob=1.0, share=(0.5, 0.5), scale=(1.0, 1.0), min_visible=0.0)
         for seed in range(50):
-            b = painted(3, 20, 80, (0, 0, 80, 20))  # lower and wider
+            b = painted(3, 20, 120, (0, 0, 120, 20))  # lower and wider
             out = step(a, rng(seed), 0.0, lambda b=b: b)
             top = int(out.boxes_G4[0, 1])
             assert out.boxes_G4.tolist() == [[0, top, 60, top + 20]]
@@ -309,3 +320,33 @@ class TestLoader:
         cfg.dataloader.test.mapper.augmentation = cfg.dataloader.train.mapper.augmentation
         with pytest.raises(UserError, match="for training only"):
             build(cfg.dataloader.test.mapper, "dataloader.test.mapper")
+
+
+class TestOverlay:
+    """Any config can have them."""
+
+    def steps(self, name, *overlays, overrides=()):
+        train = load_config(name, overlays, overrides).dataloader.train.mapper
+        lists = [train[key] for key in ("augmentation", "augmentation_with_crop") if train.get(key)]
+        names = [[str(getattr(s._target_, "__name__", s._target_)).rpartition(".")[2] for s in one] for one in lists]
+        return names, train
+
+    def test_a_published_recipe_gets_the_parts_in_both_lists(self):
+        bare, _ = self.steps("dino_r50_4scale_12ep")
+        found, mapper = self.steps("dino_r50_4scale_12ep", "mosaic", overrides=["dataset.mosaic=0.25"])
+        assert len(found) == 2 and found == [["Mosaic", "MixUp", *one] for one in bare]
+        built = build(mapper, "mapper")
+        assert [step.prob for step in built.pipelines[1][:2]] == [0.25, 0.5] and built.most_mixed == 5
+
+    @pytest.mark.parametrize("name", ["small", "photos", "quickstart"])
+    def test_a_recipe_that_has_the_parts_gets_the_numbers(self, name):
+        (found,), mapper = self.steps(name, ("mosaic", dict(mosaic=0.75, plain_from=0.9)))
+        assert found[:3] == ["ResizeShortestEdge", "Mosaic", "MixUp"] and found.count("Mosaic") == 1
+        step = mapper.augmentation[1]
+        assert (step.prob, step.until, mapper.augmentation[2].prob) == (0.75, 0.9, 0.5)
+
+    def test_they_follow_a_resize_that_comes_first(self):
+        cfg = load_config("dino_r50_4scale_12ep")
+        cfg.dataloader.train.mapper.augmentation.pop(0)
+        cfg = laid_over(cfg, ["mosaic"])
+        assert [type(s) for s in build(cfg.dataloader.train.mapper, "mapper").pipelines[0]][1:] == [Mosaic, MixUp]
