@@ -23,7 +23,9 @@ from torch.nn import functional as F
 from .canvas import Canvas, canvas_of, levels, spread
 from .common import Shapes
 
-POINTS = 1 << 16  # images with so many in all are sampled together: a pass over fewer costs its start, over more the cache
+# Images with so many points in all, or rows, are sampled together: with fewer the operators' start counts, with more
+# they do not fit the cache.
+POINTS = 1 << 16
 
 
 def _pattern(starts: Tensor, column_P: Tensor, values_P: Tensor, size: tuple[int, int]) -> Tensor:
@@ -40,10 +42,10 @@ with warnings.catch_warnings():
 def _locate(
     canvas: Canvas, at_BTX: Tensor, heads: int, want_inside: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Row (image, cell, head) of each point's upper left corner, int32, fractions x and y, all (B, T, R); 1 inside and
-    0 out.
+    """Row (image, cell, head) of each point's upper left corner, int32, fractions x and y; 1 inside and 0 out.
 
-    A point outside moves onto the border of the padding, where all it can reach is zero or has weight zero.
+    All are (B, T, R), the last is (B, T, 2R). A point outside moves onto the border of the padding, where
+    all it can reach is zero or has weight zero.
     """
     xy = torch.mul(at_BTX, canvas.size_X).sub_(0.5)
     # comparisons in place stay floats, and multiplying by them is much faster than masking
