@@ -62,7 +62,7 @@ def begin(cfg: Any, args: Any) -> int:
         setup_logger(output_dir or None, distributed_rank=rank, name=name)
     _log.info(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
     _log.info("Environment info:\n" + collect_env_info())
-    _log.info("memory that a step frees: %s", "kept for the next" if kept else "as the C library has it")
+    _log.info("memory that a step frees: %s", heap.told(kept))
     _log.info(f"Command line arguments: {args}", extra={"only": "file"})
     config_file = getattr(args, "config_file", "")
     if config_file and os.path.isfile(config_file):

@@ -28,3 +28,8 @@ def keep_freed() -> bool:
         return bool(mallopt(_M_MMAP_THRESHOLD, _BLOCK)) and bool(mallopt(_M_TRIM_THRESHOLD, _MOST))
     except (AttributeError, OSError):
         return False
+
+
+def told(kept: bool) -> str:
+    """The answer of :func:`keep_freed` in words."""
+    return "kept for the next step" if kept else "as the C library has it"
