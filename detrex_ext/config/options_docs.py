@@ -33,17 +33,22 @@ ROOMS = (
     ("Preprocessing", "detrex_ext.modeling.preprocess", "Preprocess"),
     ("Backbones", "detrex_ext.modeling.backbones", "ResNet BasicResNet SwinTransformer MobileNetV2 "
      "TimmBackbone"),
-    ("Necks", "detrex_ext.modeling.necks", "ChannelMapper InputProj PAFPN"),
-    ("Encoders", "detrex_ext.modeling.encoders", "DeformableEncoder DenseEncoder FlattenEncoder"),
+    ("Necks", "detrex_ext.modeling.necks", "ChannelMapper FPN InputProj PAFPN"),
+    ("Encoders", "detrex_ext.modeling.encoders", "DeformableEncoder DenseEncoder FlattenEncoder FoIEncoder"),
     ("Query sources", "detrex_ext.modeling.queries", "LearnedQueries PositionQueries AnchorQueries "
-     "WholeImageQueries TwoStageQueries DenoisingQueries GroupQueries HybridQueries"),
-    ("Decoders", "detrex_ext.modeling.decoders", "DETRDecoder DABDecoder DeformableDecoder AdaMixerDecoder"),
+     "WholeImageQueries TwoStageQueries TokenQueries DenoisingQueries GroupQueries HybridQueries"),
+    ("Decoders", "detrex_ext.modeling.decoders", "DETRDecoder DABDecoder DeformableDecoder AdaMixerDecoder "
+     "FCOSHead"),
     ("Post-processing", "detrex_ext.modeling.postprocess", "Postprocess"),
-    ("Rules of supervision", "detrex_ext.criterion", "Rule Term detr_rule hybrid_rule"),
-    ("Matchers", "detrex_ext.matching", "HungarianMatcher OneToManyMatcher TopKMatcher RepeatedMatcher GivenMatcher"),
+    ("Rules of supervision", "detrex_ext.criterion", "Rule Term detr_rule hybrid_rule "
+     "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule"),
+    ("Matchers", "detrex_ext.matching", "HungarianMatcher OneToManyMatcher TopKMatcher RepeatedMatcher GivenMatcher "
+     "FCOSMatcher RoIMatcher"),
     ("Costs", "detrex_ext.matching", "FocalClassCost SoftmaxClassCost L1Cost GIoUCost"),
     ("Losses", "detrex_ext.criterion", "FocalLoss SoftmaxLoss L1Loss GIoULoss AlignedLoss VarifocalLoss "
-     "QualityFocalLoss"),
+     "QualityFocalLoss CentralGIoULoss CenternessLoss RegionSoftmaxLoss DeltaLoss ClassBoxGIoULoss"),
+    ("What losses are divided by", "detrex_ext.criterion", "NumObjects NumCandidates SumOfCenterness ClassDenorm "
+     "NumRegions"),
     ("Strategies", "detrex_ext.strategies", "QueryRecollection DivideAndConquer StochasticDepth"),
 )  # fmt: skip
 

@@ -1,26 +1,39 @@
 """From supervised sets and objects to weighted losses."""
 
+from .fcos_losses import CenternessLoss, CentralGIoULoss, ClassDenorm, NumCandidates, SumOfCenterness
 from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SigmoidLoss, SoftmaxLoss
 from .normalizers import NORMALIZERS, Normalizer, NumObjects
 from .quality_losses import AlignedLoss, QualityFocalLoss, VarifocalLoss
+from .roi_losses import ClassBoxGIoULoss, DeltaLoss, NumRegions, ObjectsAndImages, RegionSoftmaxLoss
 from .rules import Rule, Term, detr_rule, detr_rules, hybrid_rule, rules_by_group
 from .set_criterion import SetCriterion
 from .supervision import Supervision
+from .tsp_rules import tsp_fcos_rule, tsp_fcos_rules, tsp_rcnn_rule, tsp_rcnn_rules, tsp_token_rule
 
 __all__ = [
     "NORMALIZERS",
     "AlignedLoss",
+    "CenternessLoss",
+    "CentralGIoULoss",
+    "ClassBoxGIoULoss",
+    "ClassDenorm",
+    "DeltaLoss",
     "FocalLoss",
     "GIoULoss",
     "L1Loss",
     "Loss",
     "Normalizer",
+    "NumCandidates",
     "NumObjects",
+    "NumRegions",
+    "ObjectsAndImages",
     "QualityFocalLoss",
+    "RegionSoftmaxLoss",
     "Rule",
     "SetCriterion",
     "SigmoidLoss",
     "SoftmaxLoss",
+    "SumOfCenterness",
     "Supervision",
     "Term",
     "VarifocalLoss",
@@ -28,4 +41,9 @@ __all__ = [
     "detr_rules",
     "hybrid_rule",
     "rules_by_group",
+    "tsp_fcos_rule",
+    "tsp_fcos_rules",
+    "tsp_rcnn_rule",
+    "tsp_rcnn_rules",
+    "tsp_token_rule",
 ]

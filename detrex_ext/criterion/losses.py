@@ -48,7 +48,7 @@ class SigmoidLoss(Loss):
 
     def __call__(self, s: Supervision) -> Tensor:
         """See :meth:`Loss.__call__`."""
-        _check_kind(self, s, softmax=False)
+        check_kind(self, s, softmax=False)
         query_NBQ = s.query_weight_NBQ
         weight_R = None if query_NBQ is None else query_NBQ.reshape(-1)
         logits, pairs, damp = s.stack.logits_NBQK, s.assignment.cls, s.assignment.damp
@@ -103,15 +103,17 @@ class SoftmaxLoss(Loss):
 
     Args:
         eos: weight of queries without an object (arXiv 2005.12872, section 3.2).
+        zero: "no object" is no class of the logits, which a sigmoid reads, but one more with the constant logit 0.
     """
 
-    def __init__(self, eos: float = 0.1) -> None:
-        self.eos = eos
+    def __init__(self, eos: float = 0.1, zero: bool = False) -> None:
+        self.eos, self.zero = eos, zero
 
     def __call__(self, s: Supervision) -> Tensor:
         """See :meth:`Loss.__call__`."""
-        _check_kind(self, s, softmax=True)
+        check_kind(self, s, softmax=not self.zero)
         logits, pairs = s.stack.logits_NBQK, s.assignment.cls
+        logits = F.pad(logits, (0, 1)) if self.zero else logits
         N, _, _, K = logits.shape
         rows = logits.reshape(-1, K)
         R, at_P = rows.shape[0], s.cls_rows_P
@@ -128,7 +130,8 @@ class SoftmaxLoss(Loss):
         return value.view(N, -1).sum(1) / weight.view(N, -1).sum(1).clamp(min=1e-6)
 
 
-def _check_kind(loss: Loss, s: Supervision, softmax: bool) -> None:
+def check_kind(loss: Loss, s: Supervision, softmax: bool) -> None:
+    """A ``ValueError`` where the logits of a stack are not of the kind that a loss is for."""
     if s.stack.softmax != softmax:
         kinds = ("a sigmoid per class", "a softmax with 'no object' as its last class")
         fitting = "SoftmaxLoss" if s.stack.softmax else "a sigmoid loss such as FocalLoss"

@@ -5,11 +5,16 @@ Shape legend: B batch (images, or images x folded domains), L queries, M keys, H
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .cpu import kernels
 from .cpu.common import eager
+
+Attend = Callable[..., Tensor]
 
 
 @kernels("attention")
@@ -22,6 +27,16 @@ def attention(
         (B, H, L, D), as wide as the values.
     """
     return F.scaled_dot_product_attention(q_BHLD, k_BHMD, v_BHMD, attn_mask=mask, dropout_p=dropout)
+
+
+def explicit_attention(
+    q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """:func:`attention` by its formula, with the whole (B, H, L, M) map in memory: to compare with."""
+    scores_BHLM = (q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHMD.transpose(-1, -2)
+    if mask is not None:
+        scores_BHLM = scores_BHLM.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores_BHLM + mask
+    return F.dropout(scores_BHLM.softmax(-1), dropout) @ v_BHMD
 
 
 class MultiheadAttention(nn.Module):
@@ -43,10 +58,23 @@ class MultiheadAttention(nn.Module):
 
     def forward(self, x_BLC: Tensor, pos_BLC: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Self-attention: x + out(attend(x + pos, x + pos, x)). ``mask`` as in :func:`attention`."""
+        return x_BLC + self.branch(x_BLC, pos_BLC, mask)
+
+    def branch(
+        self, x_BLC: Tensor, pos_BLC: Tensor | None = None, mask: Tensor | None = None, how: Attend = attention
+    ) -> Tensor:
+        """Self-attention without its residual, for layers whose residual is not the input of the attention.
+
+        Args:
+            x_BLC: content.
+            pos_BLC: added to queries and keys.
+            mask: as in :func:`attention`.
+            how: :func:`attention`, or :func:`explicit_attention`.
+        """
         dim = x_BLC.shape[-1]
         q, k = self._project(_placed(x_BLC, pos_BLC), 0, 2 * dim).chunk(2, -1)
         kv = split_heads(k, self.num_heads), split_heads(self._project(x_BLC, 2 * dim, 3 * dim), self.num_heads)
-        return self._attend(x_BLC, q, kv, mask)
+        return self._attend(q, kv, mask, how)
 
     def project(self, memory_BMC: Tensor, pos_BMC: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Keys (of memory + pos) and values (of memory) for :meth:`cross`, each (B, H, M, D)."""
@@ -59,14 +87,16 @@ class MultiheadAttention(nn.Module):
         self, x_BLC: Tensor, pos_BLC: Tensor | None, kv: tuple[Tensor, Tensor], mask: Tensor | None = None
     ) -> Tensor:
         """Cross-attention: x + out(attend(x + pos, keys, values)), with ``kv`` of :meth:`project`."""
-        return self._attend(x_BLC, self._project(_placed(x_BLC, pos_BLC), 0, x_BLC.shape[-1]), kv, mask)
+        return x_BLC + self._attend(self._project(_placed(x_BLC, pos_BLC), 0, x_BLC.shape[-1]), kv, mask)
 
     def _project(self, x: Tensor, start: int, end: int) -> Tensor:
         return F.linear(x, self.attn.in_proj_weight[start:end], self.attn.in_proj_bias[start:end])
 
-    def _attend(self, x: Tensor, q_BLC: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def _attend(
+        self, q_BLC: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor | None, how: Attend = attention
+    ) -> Tensor:
         dropout = self.attn.dropout if self.training else 0.0
-        return x + self.attn.out_proj(join_heads(attention(split_heads(q_BLC, self.num_heads), *kv, mask, dropout)))
+        return self.attn.out_proj(join_heads(how(split_heads(q_BLC, self.num_heads), *kv, mask, dropout)))
 
 
 def split_heads(x_BLC: Tensor, num_heads: int) -> Tensor:

@@ -42,6 +42,10 @@ class FFN(nn.Module):
     @kernels("FFN")
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim), with the residual."""
+        return x + self.branch(x)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """The same without the residual, for layers whose residual is not the input of the block."""
         # not in place: the activation may need its result for its gradient
         hidden = dropout(self.activation(self.layers[0][0](x)), self.dropout.p, self.training)
-        return x + self.dropout(self.layers[1](hidden))
+        return self.dropout(self.layers[1](hidden))

@@ -61,6 +61,24 @@ def sine_map(
     return torch.cat(parts, -1)
 
 
+def sine_cells(cell_BN2: Tensor, valid_BN2: Tensor, num_feats: int = 256, temperature: float = 10000.0) -> Tensor:
+    """The code that :func:`sine_map` (``parity_padding``) has at single cells, in closed form.
+
+    Args:
+        cell_BN2: column and row of each cell in its map, from 0.
+        valid_BN2: columns and rows of that map that are not padding, float; they are the first ones.
+        num_feats: channels of each axis.
+        temperature: as in :func:`sine_map`.
+
+    Returns:
+        (B, N, 2 num_feats): first the code of y, then that of x; of the type of ``valid_BN2``.
+    """
+    inside_BN2 = (cell_BN2 < valid_BN2).flip(-1).to(valid_BN2.dtype)  # a padded column counts no rows, a row no columns
+    count_BN2 = torch.minimum(cell_BN2 + 1, valid_BN2) * inside_BN2
+    angle_BN2 = count_BN2 / (valid_BN2 * inside_BN2 + 1e-6) * (2 * math.pi)
+    return _sin_cos(angle_BN2.flip(-1), num_feats, temperature).flatten(-2)
+
+
 def sine_scalars(x: Tensor, num_feats: int = 64, temperature: float = 10000.0) -> Tensor:
     """Position code of each of D numbers, taken as angles: (..., D) to (..., D num_feats)."""
     return _sin_cos(x, num_feats, temperature).flatten(-2)
@@ -72,7 +90,7 @@ def sine_boxes(
     """Position code of boxes (or points): coordinates in [0, 1], times 2 pi.
 
     Args:
-        boxes_BT4: normalized cxcywh.
+        boxes_BT4: normalized cxcywh; any other coordinates in [0, 1] with an ``order`` of their own.
         num_feats: channels of each coordinate.
         temperature: as in :func:`sine_map`.
         order: coordinate of each block of ``num_feats`` channels; the default is y, x, w, h (DAB-DETR), Deformable's

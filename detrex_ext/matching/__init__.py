@@ -2,16 +2,20 @@
 
 from .base import HostProblem, Matcher, resolve
 from .costs import Candidates, Cost, FocalClassCost, GIoUCost, L1Cost, SoftmaxClassCost, candidates
+from .fcos_matcher import FCOSMatcher
 from .fixed_number import RepeatedMatcher, TopKMatcher
 from .given import GivenMatcher
 from .hungarian import HungarianMatcher
 from .one_to_many import OneToManyMatcher
+from .restricted import RestrictedMatcher
+from .roi_matcher import RoIMatcher
 from .score_matcher import ScoreMatcher, aligned_quality
 from .stack import Stack, stack_sets
 
 __all__ = [
     "Candidates",
     "Cost",
+    "FCOSMatcher",
     "FocalClassCost",
     "GIoUCost",
     "GivenMatcher",
@@ -21,6 +25,8 @@ __all__ = [
     "Matcher",
     "OneToManyMatcher",
     "RepeatedMatcher",
+    "RestrictedMatcher",
+    "RoIMatcher",
     "ScoreMatcher",
     "SoftmaxClassCost",
     "Stack",

@@ -109,12 +109,24 @@ class FocalClassCost(Cost):
 
 
 class SoftmaxClassCost(Cost):
-    """Minus the softmax probability of the object's class (DETR, arXiv 2005.12872, section 3.1)."""
+    """Minus the softmax probability of the object's class (DETR, arXiv 2005.12872, section 3.1).
+
+    Args:
+        weight: of the cost.
+        zero: "no object" is no class of the logits, but one more with the constant logit 0.
+    """
+
+    def __init__(self, weight: float = 1.0, zero: bool = False) -> None:
+        super().__init__(weight)
+        self.zero = zero
 
     def value(self, candidates: Candidates) -> Tensor:
         """See :meth:`Cost.value`."""
         logits = candidates.stack.logits_NBQK
-        return (candidates.of_class(logits) - candidates.of_image(logits.logsumexp(-1))).exp_().neg_()
+        total_NBQ = logits.logsumexp(-1)
+        if self.zero:
+            total_NBQ = total_NBQ.logaddexp(torch.zeros_like(total_NBQ))
+        return (candidates.of_class(logits) - candidates.of_image(total_NBQ)).exp_().neg_()
 
 
 class L1Cost(Cost):

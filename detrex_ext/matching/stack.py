@@ -47,6 +47,17 @@ class Stack:
         """Where the predictions live."""
         return self.logits_NBQK.device
 
+    def output(self, name: str) -> Tensor:
+        """(N, B, Q, ...) further outputs of a name, at least fp32.
+
+        Raises:
+            ValueError: the sets have none of that name.
+        """
+        if any(name not in s.outputs for s in self.sets):
+            known = ", ".join(sorted(self.sets[0].outputs)) or "none"
+            raise ValueError(f"{self.name(0)} has no output '{name}' (it has {known}): this rule is for another host")
+        return _stack([s.outputs[name] for s in self.sets])
+
     def name(self, index: int) -> str:
         """Tags of one set, for messages."""
         return tags(self.sets[index])

@@ -27,6 +27,7 @@ class Postprocess:
             the best ``top_k`` are taken; for models of which several queries answer for an object. None = all stay.
         nms_of: at most so many best pairs enter the suppression.
         class_agnostic: boxes suppress each other whatever their classes.
+        root: scores are square roots of probabilities, as in FCOS's code; their order, and so AP, is the same.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class Postprocess:
         nms: float | None = None,
         nms_of: int = 10000,
         class_agnostic: bool = False,
+        root: bool = False,
     ) -> None:
         if nms is not None and not 0 < nms <= 1:
             raise ValueError(f"nms is an IoU between 0 and 1, or None for no suppression; got {nms}")
-        self.top_k, self.nms, self.nms_of, self.class_agnostic = top_k, nms, nms_of, class_agnostic
+        self.top_k, self.nms, self.nms_of = top_k, nms, nms_of
+        self.class_agnostic, self.root = class_agnostic, root
 
     def __call__(
         self, sets: Sequence[SupervisedSet], image_hw_B2: Tensor, batched_inputs: Sequence[Mapping[str, Any]]
@@ -65,10 +68,15 @@ class Postprocess:
         chosen = main[-1]
         sizes = _output_sizes(image_hw_B2, batched_inputs)
         pairs = self.top_k if self.nms is None or self.top_k is None else self.nms_of
-        scores_BN, labels_BN, query_BN = top_candidates(chosen.logits_BQK, pairs, chosen.softmax)
+        scores_BN, labels_BN, query_BN = top_candidates(
+            chosen.logits_BQK, pairs, chosen.softmax, chosen.given.valid_BQ
+        )
+        scores_BN = scores_BN.sqrt() if self.root else scores_BN
         first_BN4 = chosen.boxes_BQ4.float().gather(1, query_BN[..., None].expand(-1, -1, 4))
         finite = first_BN4.isfinite().all() & scores_BN.isfinite().all()
         boxes_BN4, keep_BN = to_pixels(first_BN4, sizes)
+        if chosen.given.valid_BQ is not None:
+            keep_BN = keep_BN & chosen.given.valid_BQ.gather(1, query_BN)
         if self.nms is not None:
             groups_BN = torch.zeros_like(labels_BN) if self.class_agnostic else labels_BN
             keep_BN = keep_BN & best_of_duplicates(first_BN4, scores_BN, groups_BN, self.nms, self.top_k)
@@ -92,15 +100,20 @@ def main_sets(sets: Sequence[SupervisedSet]) -> list[SupervisedSet]:
     return sorted((s for s in sets if s.group == "main" and s.path == "plain"), key=lambda s: s.stage)
 
 
-def top_candidates(logits_BQK: Tensor, top_k: int | None, softmax: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def top_candidates(
+    logits_BQK: Tensor, top_k: int | None, softmax: bool = False, valid_BQ: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, labels and query indices, each (B, N), by descending score.
 
     Args:
         logits_BQK: class logits; with ``softmax`` the last class means "no object" and is left out.
         top_k: N at most, over all (query, class) pairs; None = each query with its best class.
         softmax: probabilities by softmax, else by sigmoid.
+        valid_BQ: bool, False for padding queries, whose scores are 0; None = all valid.
     """
     prob_BQK = class_scores(logits_BQK, softmax)
+    if valid_BQ is not None:
+        prob_BQK = prob_BQK * valid_BQ[..., None]
     if top_k is None:
         best_BQ, label_BQ = prob_BQK.max(-1)
         scores, query = best_BQ.sort(dim=1, descending=True, stable=True)

@@ -38,6 +38,8 @@ class Preprocess(nn.Module):
         parity_padding: in evaluation call the padding image too, as detrex does; in training it makes no difference.
         channels_last: memory format of the batch; None = on a CPU, where pooling and 1x1 convolutions are then faster.
         size_divisor: round the size of the batch up to a multiple of it.
+        bgr: hand channels on in the order blue, green, red, which weights of Caffe's time want; images, ``pixel_mean``
+            and ``pixel_std`` stay in RGB.
     """
 
     def __init__(
@@ -47,13 +49,14 @@ class Preprocess(nn.Module):
         parity_padding: bool = False,
         channels_last: bool | None = None,
         size_divisor: int = 1,
+        bgr: bool = False,
     ) -> None:
         super().__init__()
         self.register_buffer("pixel_mean", torch.tensor(tuple(pixel_mean))[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(tuple(pixel_std))[:, None, None], persistent=False)
         self.parity_padding = parity_padding
         self.channels_last = channels_last
-        self.size_divisor = size_divisor
+        self.size_divisor, self.bgr = size_divisor, bgr
 
     def forward(self, batched_inputs: Sequence[Mapping[str, Any]], device: torch.device | str | None = None) -> Images:
         """A batch from detectron2's input dicts.
@@ -86,6 +89,8 @@ class Preprocess(nn.Module):
         for out, x, (h, w) in zip(batch, images, sizes, strict=True):
             view = out[:, :h, :w]
             view.copy_(moved(x, device)).sub_(mean).div_(std)
+            if self.bgr:
+                view.copy_(view.flip(0))
         image_hw_B2 = placed(sizes, mean)
         valid_hw_B2 = image_hw_B2
         if self.parity_padding and not self.training:

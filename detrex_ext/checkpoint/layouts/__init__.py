@@ -21,8 +21,9 @@ from .mmdet_deformable import MMDET_DEFORMABLE
 from .mobilenet import FLAT_MOBILENET, TORCHVISION_MOBILENET
 from .official import OFFICIAL_DEFORMABLE, OFFICIAL_DINO, OFFICIAL_MIXED
 from .official_detr import OFFICIAL_DETR
-from .resnet import DETECTRON2_RESNET, TORCHVISION_RESNET
+from .resnet import CAFFE2_RESNET, DETECTRON2_RESNET, TORCHVISION_RESNET
 from .torchvision_swin import TORCHVISION_SWIN
+from .tsp import TSP_FCOS
 
 # hybrid and group queries, which only training has
 _FURTHER = re.compile(r"^queries\.(?:source\.)*(?:extra|others)\.")
@@ -65,8 +66,10 @@ LAYOUTS: list[Layout] = [
     OFFICIAL_DETR,
     MMDET_DEFORMABLE,
     MMDET_ADAMIXER,
+    TSP_FCOS,
     TORCHVISION_RESNET,
     DETECTRON2_RESNET,
+    CAFFE2_RESNET,
     TORCHVISION_SWIN,
     TORCHVISION_MOBILENET,
     FLAT_MOBILENET,
@@ -98,8 +101,8 @@ def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State
 
     Args:
         model_or_state: a model of ours or its state dict.
-        name: ``"detrex"``, ``"detrex_dc5"`` (its dilated models), ``"official"`` (the authors' deformable hosts) or
-            ``"mmdet"``.
+        name: ``"detrex"``, ``"detrex_dc5"`` (its dilated models), ``"official"`` (the authors' deformable hosts),
+            ``"mmdet"`` or ``"tsp"``.
 
     Raises:
         UserError: no such layout, or none of its tables is of this host.

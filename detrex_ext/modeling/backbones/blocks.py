@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d, misc
 
+from .sync_bn import SyncBatchNorm2d
+
 Norm = str | Callable[[int], nn.Module] | None
 
 
@@ -45,7 +47,7 @@ class EvalBatchNorm2d(_ConstantStatistics, nn.BatchNorm2d):
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module | None:
-    """A norm by name (``FrozenBN``, ``EvalBN``, ``BN``, ``GN`` of 32 groups), by constructor, or none.
+    """A norm by name (``FrozenBN``, ``EvalBN``, ``BN``, ``SyncBN``, ``GN`` of 32 groups), by constructor, or none.
 
     Raises:
         ValueError: an unknown name.
@@ -56,6 +58,7 @@ def make_norm(norm: Norm, channels: int) -> nn.Module | None:
         "FrozenBN": FrozenBatchNorm2d,
         "EvalBN": EvalBatchNorm2d,
         "BN": nn.BatchNorm2d,
+        "SyncBN": SyncBatchNorm2d,
         "GN": lambda c: nn.GroupNorm(32, c),
     }
     if norm not in known:
@@ -128,7 +131,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1 convolutions around a shortcut.
+    """1x1, 3x3 (with the stride, unless ``stride_in_1x1``), 1x1 convolutions around a shortcut.
 
     Args:
         width: a quarter of the output channels.
@@ -150,11 +153,13 @@ class Bottleneck(nn.Module):
         groups: int = 1,
         width_per_group: int = 64,
         deform: bool = False,
+        stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
         inner = width * width_per_group // 64 * groups
         self.shortcut = shortcut
-        self.conv1 = ConvNorm(in_channels, inner, 1, norm=norm)
+        first, stride = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1 = ConvNorm(in_channels, inner, 1, first, norm=norm)
         if deform:
             self.conv2_offset = nn.Conv2d(inner, 2 * 3 * 3, 3, stride, dilation, dilation)
             nn.init.zeros_(self.conv2_offset.weight)

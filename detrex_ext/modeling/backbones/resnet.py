@@ -40,6 +40,7 @@ class ResNet(nn.Module):
         checkpoint: recompute the blocks in the backward pass: less memory, more time.
         groups, width_per_group: of the 3x3 convolutions (ResNeXt, Xie et al., 2017), for depths of 50 and more.
         deform_stages: stages whose 3x3 convolutions are deformable (Dai et al., 2017), for depths of 50 and more.
+        stride_in_1x1: the stride is in the first 1x1 convolution, as in the original (detectron2's weights ``MSRA``).
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ResNet(nn.Module):
         groups: int = 1,
         width_per_group: int = 64,
         deform_stages: Sequence[str] = (),
+        stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
         if depth not in _DEPTHS:
@@ -63,9 +65,13 @@ class ResNet(nn.Module):
         if checkpoint and norm == "BN":
             raise ValueError("checkpoint=True would update the statistics of trained batch norm twice; use FrozenBN")
         block, counts = _DEPTHS[depth]
-        options = {"groups": groups, "width_per_group": width_per_group} if block is Bottleneck else {}
-        if not options and (groups, width_per_group, len(deform_stages)) != (1, 64, 0):
-            raise ValueError(f"groups and deform_stages need a ResNet of depth 50 or more, not {depth}")
+        options = {"groups": groups, "width_per_group": width_per_group, "stride_in_1x1": stride_in_1x1}
+        if block is BasicBlock:
+            if (groups, width_per_group, len(deform_stages), stride_in_1x1) != (1, 64, 0, False):
+                raise ValueError(
+                    f"groups, deform_stages and stride_in_1x1 need a ResNet of depth 50 or more, not {depth}"
+                )
+            options = {}
         self.out_features = tuple(out_features)
         self.checkpoint = checkpoint
         self.stem = nn.Module()

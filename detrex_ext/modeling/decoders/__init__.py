@@ -4,6 +4,7 @@ from .adamixer import AdaMixerDecoder
 from .dab import DABDecoder
 from .deformable import DeformableDecoder
 from .detr import DETRDecoder
+from .set_head import FCOSHead, SetHead
 from .staged import StagedDecoder
 
-__all__ = ["AdaMixerDecoder", "DABDecoder", "DETRDecoder", "DeformableDecoder", "StagedDecoder"]
+__all__ = ["AdaMixerDecoder", "DABDecoder", "DETRDecoder", "DeformableDecoder", "FCOSHead", "SetHead", "StagedDecoder"]

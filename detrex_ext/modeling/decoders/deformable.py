@@ -185,7 +185,7 @@ def _point_mask(x: Queries) -> Tensor:
 
 def reset_head(head: nn.Module) -> None:
     """Prior probability 0.01 for a class head (focal loss); a box head starts at its reference."""
-    if isinstance(head, nn.Linear):
+    if isinstance(head, (nn.Linear, nn.Conv2d)):
         nn.init.constant_(head.bias, -math.log((1 - 0.01) / 0.01))
     else:
         nn.init.zeros_(head.layers[-1].weight)

@@ -19,6 +19,7 @@ from detrex_ext.structures import Given, Memory, Queries, SupervisedSet
 from .chunks import in_chunks, reassemble, recomputed
 
 Attend = Callable[..., Tensor]
+OUTPUT = "out:"  # how the names of entries of `extra` begin that are outputs of a stage
 
 
 class StagedDecoder(nn.Module):
@@ -26,6 +27,7 @@ class StagedDecoder(nn.Module):
 
     A host implements ``project``, ``condition``, ``self_attend``, ``cross_attend`` and ``predict``. Scratch that a
     stage needs per token lives in ``extra`` under names that start with ``_``; ``predict`` drops it (``drop_scratch``).
+    What ``predict`` puts there under names that start with :data:`OUTPUT` are the ``outputs`` of the stage's sets.
 
     Attributes:
         num_layers: number of layers.
@@ -100,25 +102,27 @@ class StagedDecoder(nn.Module):
         order: Sequence[int] = self.order if self.training else self.eval_order
         for s in strategies:
             order = s.plan(order)
-        history, found = [q], []
-        sets: list[SupervisedSet] = []
+        history, found, sets = [q], [], []
         for s in strategies:
             sets, q = s.after_stage(-1, history, sets, q)
         found += sets
         for step, layer in enumerate(order):
-            logits, boxes, out = self.stage(layer, q, mem)
-            sets = [
-                SupervisedSet(
-                    logits[:, a:b], boxes[:, a:b], step, s.group, s.path, q.given.get(s.group) or Given(), self.softmax
-                )
-                for s, a, b in q.spans()
-            ]
-            q = out
+            *predicted, out = self.stage(layer, q, mem)
+            sets = self._sets(step, q, *predicted, out)
+            q = out.replace(extra={k: v for k, v in out.extra.items() if not k.startswith(OUTPUT)})
             history.append(q)
             for s in strategies:
                 sets, q = s.after_stage(step, history, sets, q)
             found += sets
         return found
+
+    def _sets(self, step: int, q: Queries, logits: Tensor, boxes: Tensor, out: Queries) -> list[SupervisedSet]:
+        """One set per slot of the queries that entered."""
+        more, sets = {k.removeprefix(OUTPUT): v for k, v in out.extra.items() if k.startswith(OUTPUT)}, []
+        for s, a, b in q.spans():
+            tagged = (step, s.group, s.path, q.given.get(s.group) or Given(), self.softmax, None)
+            sets.append(SupervisedSet(logits[:, a:b], boxes[:, a:b], *tagged, {k: v[:, a:b] for k, v in more.items()}))
+        return sets
 
     def stage(self, layer: int, q: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
         """One stage of all sets: what enters it, and what :meth:`prepare` made of the memory; as :meth:`predict`."""

@@ -3,5 +3,6 @@
 from .deformable import DeformableEncoder
 from .dense import DenseEncoder
 from .flatten import FlattenEncoder
+from .foi import FoIEncoder
 
-__all__ = ["DeformableEncoder", "DenseEncoder", "FlattenEncoder"]
+__all__ = ["DeformableEncoder", "DenseEncoder", "FlattenEncoder", "FoIEncoder"]

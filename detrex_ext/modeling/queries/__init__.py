@@ -6,6 +6,7 @@ from .denoising import DenoisingQueries
 from .group import GroupQueries
 from .hybrid import HybridQueries
 from .learned import LearnedQueries, PositionQueries
+from .token import TokenQueries
 from .two_stage import TwoStageQueries
 from .whole_image import WholeImageQueries
 from .wrap import wrap_source
@@ -19,6 +20,7 @@ __all__ = [
     "LearnedQueries",
     "PositionQueries",
     "QuerySource",
+    "TokenQueries",
     "TwoStageQueries",
     "WholeImageQueries",
     "wrap_source",

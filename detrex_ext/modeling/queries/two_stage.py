@@ -5,6 +5,8 @@ Shape legend: B images, S memory tokens, Q queries, C channels, K classes.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -100,9 +102,11 @@ class TwoStageQueries(QuerySource):
         if supervised is None:
             return queries, []
         first = anchors_BS4.sigmoid().masked_fill(~valid_BS[..., None], 0.0)
-        given = Given(prior=Prior(first if supervise_all else pick(first)[:, :own]))
+        given = Given(prior=Prior(first, *token_points(mem, valid_BS)))
         for slot, start, end in queries.spans():
-            queries.given[slot.group] = Given(prior=Prior(queries.ref_BT4[:, start:end]))
+            chosen = given.pick(index[:, start:end]).prior
+            queries.given[slot.group] = Given(prior=replace(chosen, boxes_BQ4=queries.ref_BT4[:, start:end]))
+        given = given if supervise_all else given.pick(index[:, :own])
         return queries, [SupervisedSet(*supervised, -1, "enc", given=given)]
 
     def select(self, scores_BS: Tensor, more: int = 0) -> Tensor:
@@ -134,6 +138,13 @@ class TwoStageQueries(QuerySource):
     def place(self, boxes_BT4: Tensor, mem: Memory) -> tuple[Tensor, dict[str, Tensor]]:
         """See :meth:`QuerySource.place`."""
         return boxes_BT4, {} if self.pos_trans is None else {"query_pos": self._project(boxes_BT4)[0]}
+
+
+def token_points(mem: Memory, valid_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """Center (B, S, 2) of each token's cell as a share of the image, outside where invalid, and its stride (B, S)."""
+    center_BS2 = cell_centers(mem).masked_fill(~valid_BS[..., None], -1.0)
+    strides = [center_BS2.new_full((h * w,), stride) for (h, w), stride in zip(mem.shapes, mem.strides, strict=True)]
+    return center_BS2, torch.cat(strides).expand(len(center_BS2), -1)
 
 
 def proposal_anchors(mem: Memory, size: float) -> tuple[Tensor, Tensor]:
