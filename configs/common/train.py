@@ -5,6 +5,8 @@ train = dict(
     # weights to start from: a file, http(s) or detectron2://; "" = random weights
     init_checkpoint="",
     max_iter=90000,
+    # passes over the training images, in place of max_iter
+    epochs=None,
     # time for all of it, in place of max_iter and the periods: as many steps as fit on this machine
     minutes=None,
     device="cuda",

@@ -6,6 +6,7 @@ unpickler that knows numpy arrays and containers only; ``.safetensors`` holds te
 
 from __future__ import annotations
 
+import _codecs
 import argparse
 import collections
 import contextlib
@@ -73,8 +74,9 @@ def _allowed() -> Iterator[None]:
     if hasattr(torch.serialization, "safe_globals"):
         with torch.serialization.safe_globals(_plain_types()):
             yield
-    else:  # torch 2.4 has no scoped form and no renamed entries
-        torch.serialization.add_safe_globals([t for t in _plain_types() if not isinstance(t, tuple)])
+    else:  # torch 2.4 has no scoped form, no renamed entries, and not the bytes of numpy's numbers
+        plain = [t for t in _plain_types() if not isinstance(t, tuple)]
+        torch.serialization.add_safe_globals([*plain, _codecs.encode])
         yield
 
 

@@ -106,7 +106,7 @@ def _chosen(found: dict[str, Any], seconds: float) -> dict[str, Any]:
     from detrex_ext.benchmark.quick import sampling_backend
     from detrex_ext.engine.precision import Precision
     from detrex_ext.layers import cpu
-    from detrex_ext.runtime import machine
+    from detrex_ext.runtime import heap, machine
 
     devices = ["cpu", *["cuda"] * bool(found.get("machine", {}).get("gpus"))]
     precisions = {name: Precision(name, "auto") for name in devices}
@@ -114,6 +114,7 @@ def _chosen(found: dict[str, Any], seconds: float) -> dict[str, Any]:
         "precision": {name: {"name": p.name, "reason": p.reason} for name, p in precisions.items()},
         "threads": machine.threads_text(),
         "waiting": machine.waiting_text(),
+        "freed_memory": heap.told(heap.keep_freed()),  # before the speed of a training is measured
         "cpu_kernels": "on" if cpu.enabled() else f"off ({cpu.SWITCH}=0)",
         "sampling": {name: sampling_backend(name) for name in devices},
     }

@@ -44,7 +44,8 @@ def _machine(own: dict[str, Any]) -> dict[str, str]:
 
 def _chosen(chosen: dict[str, Any]) -> dict[str, str]:
     rows = {f"precision, {name}": f"{p['name']} ({p['reason']})" for name, p in chosen["precision"].items()}
-    rows |= {"threads": chosen["threads"], "waiting threads": chosen["waiting"], "CPU kernels": chosen["cpu_kernels"]}
+    rows |= {"threads": chosen["threads"], "waiting threads": chosen["waiting"]}
+    rows |= {"freed memory": chosen["freed_memory"], "CPU kernels": chosen["cpu_kernels"]}
     return rows | {f"sampling, {name}": f"backend {backend}" for name, backend in chosen["sampling"].items()}
 
 

@@ -64,7 +64,10 @@ def find_config(name_or_path: str | os.PathLike) -> str:
     if given.is_file():
         raise UserError(f"config '{name}' must end with .py, .yaml or .yml")
     configs, projects = config_roots()
-    for path in (configs / name, configs.parent / name, projects / name):
+    # as documentation names files of a checkout, where there is none
+    root = {"configs": configs, "projects": projects}.get("".join(given.parts[:1]), configs)
+    inside = root.joinpath(*given.parts[1:])
+    for path in (configs / name, inside, projects / name):
         if path.is_file():
             return str(path)
     shipped = shipped_configs()
@@ -89,7 +92,8 @@ def find_overlay(name_or_path: str | os.PathLike) -> str:
     """
     name = os.fspath(name_or_path)
     folder = config_roots()[0] / "overlays"
-    for path in (Path(name), folder / f"{name}.py"):
+    inside = folder / Path(name).name if Path(name).parent.parts == ("configs", "overlays") else Path(name)
+    for path in (Path(name), folder / f"{name}.py", inside):
         if path.is_file() and path.suffix == ".py":
             return str(path)
     known = sorted(f.stem for f in folder.glob("*.py"))

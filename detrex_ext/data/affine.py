@@ -57,19 +57,21 @@ class RandomAffine:
             (width, height), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=self.fill
         )
         boxes = sample.boxes_G4 * np.array([scale_x, scale_y] * 2) + np.array([left, top] * 2)
-        return self._visible(sample.with_(np.asarray(image), boxes))
+        return visible(sample.with_(np.asarray(image), boxes), self.min_visible)
 
     def _offset(self, side: int, scale: float, rng: np.random.Generator) -> float:
         free = side - scale * side
         return rng.uniform(min(free, 0.0), max(free, 0.0)) + rng.uniform(-self.translate, self.translate) * side
 
-    def _visible(self, sample: Sample) -> Sample:
-        height, width = sample.hw
-        boxes = sample.boxes_G4
-        clipped = np.clip(boxes, 0.0, np.array([width, height, width, height], dtype=np.float64))
-        area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-        left_over = (clipped[:, 2:] - clipped[:, :2]).prod(axis=1)
-        return sample.with_(sample.image, clipped).keep(left_over >= self.min_visible * np.maximum(area, 1e-12))
+
+def visible(sample: Sample, min_visible: float) -> Sample:
+    """Boxes cut at the image's border; those of which a smaller part of the area is left are dropped."""
+    height, width = sample.hw
+    boxes = sample.boxes_G4
+    clipped = np.clip(boxes, 0.0, np.array([width, height, width, height], dtype=np.float64))
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    left_over = (clipped[:, 2:] - clipped[:, :2]).prod(axis=1)
+    return sample.with_(sample.image, clipped).keep(left_over >= min_visible * np.maximum(area, 1e-12))
 
 
 class RandomChannelGain:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from detrex_ext.data.mapper import DetrMapper, Fetched, MappedDataset, SampleCache
+from detrex_ext.data.cache import SampleCache
+from detrex_ext.data.mapper import DetrMapper, Fetched, MappedDataset
 from detrex_ext.data.records import as_dataset, sizes_of
 from detrex_ext.data.samplers import TrainSampler, aspect_groups, shard
 from detrex_ext.data.workers import end_with_trainer
@@ -27,8 +28,8 @@ _REPLACEMENTS = 16
 class TrainLoader:
     """An endless iterator over this rank's batches, each a list of sample dicts.
 
-    What it gives at step i is a function of (seed, i) and the number of ranks alone: not of workers, nor of where the
-    run was interrupted.
+    What it gives at step i is a function of (seed, i), the progress then, and the number of ranks alone: not of
+    workers, nor of where the run was interrupted.
     """
 
     def __init__(self, samples: MappedDataset, sampler: TrainSampler, max_unreadable: int, **workers: Any) -> None:
@@ -41,6 +42,10 @@ class TrainLoader:
     def set_start(self, iteration: int) -> None:
         """Make the next `iter()` begin with the batch of training step `iteration`."""
         self.sampler.set_start(iteration)
+
+    def set_progress(self, progress: Callable[[int], float]) -> None:
+        """Batches not yet drawn go by this progress of the training, 0 to 1, at their step."""
+        self.sampler.progress = progress
 
     def __iter__(self) -> Iterator[list[dict]]:
         stream = self._stream()
@@ -155,13 +160,11 @@ def build_train_loader(
     """
     seed, dataset = max(seed, 0), as_dataset(dataset)
     groups = aspect_groups(sizes_of(dataset)) if aspect_ratio_grouping else None
-    world = {"rank": comm.get_rank(), "world": comm.get_world_size()}
-    sampler = TrainSampler(len(dataset), total_batch_size, seed, groups, **world)
+    sampler = TrainSampler(len(dataset), total_batch_size, seed, groups, comm.get_rank(), comm.get_world_size())
     replacements, held = _REPLACEMENTS if max_unreadable else 0, SampleCache() if cache else None
     samples = MappedDataset(dataset, mapper, seed, replacements, held)
-    prefetch = prefetch_factor if num_workers else None
-    workers = {"num_workers": num_workers, "prefetch_factor": prefetch, "pin_memory": pin_memory}
-    return TrainLoader(samples, sampler, max_unreadable, **workers)
+    workers = {"num_workers": num_workers, "prefetch_factor": prefetch_factor if num_workers else None}
+    return TrainLoader(samples, sampler, max_unreadable, pin_memory=pin_memory, **workers)
 
 
 def build_test_loader(
@@ -190,9 +193,8 @@ def _loader(split: str, samples: MappedDataset, batches: Iterable[list], **worke
         logger.warning("data: %d loader processes on %d core%s wait for each other; dataloader.%s.num_workers=%d fits",
                        processes, cores, "s" * (cores > 1), split, cores // comm.get_local_size())  # fmt: skip
     # A generator of its own: torch draws a base seed per iterator, which must not move the trainer's stream.
-    generator = torch.Generator().manual_seed(samples.seed)
-    workers["worker_init_fn"] = end_with_trainer
+    workers.update(generator=torch.Generator().manual_seed(samples.seed), worker_init_fn=end_with_trainer)
     # A batch is the list of its samples: nothing is collated.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # it is told above, with what to do
-        return DataLoader(samples, batch_sampler=batches, collate_fn=list, generator=generator, **workers)
+        return DataLoader(samples, batch_sampler=batches, collate_fn=list, **workers)

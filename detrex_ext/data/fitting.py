@@ -1,4 +1,4 @@
-"""The size that the images of a set are resized to, from what is on them."""
+"""What suits a set: the size that its images are resized to, from what is on them; steps, from how many there are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from detrex_ext.data.ground_truth import GroundTruth
 _MEDIAN, _SMALL = 48.0, 24.0  # pixels that the median and the 10th percentile of objects get, in sqrt(area)
 _LEAST, _MOST, _STEP = 192, 512, 32
 _LONGEST = 2.0  # of the long side over the short one
+_EPOCHS, _FEWEST_STEPS, _MOST_STEPS = 60, 1000, 5000
 
 
 def fitting_size(truth: GroundTruth) -> tuple[int, int]:
@@ -39,6 +40,16 @@ def fitting_size(truth: GroundTruth) -> tuple[int, int]:
         aspect = float(np.percentile(sizes_N2.max(axis=1) / sizes_N2.min(axis=1), 95))
     edge = min(max(_up(min(short, _MOST)), _LEAST), _MOST)
     return edge, _up(edge * min(aspect, _LONGEST))
+
+
+def fitting_length(images: int, batch: int) -> int:
+    """Steps of a training: 60 epochs, within 1,000 and 5,000 steps.
+
+    Args:
+        images: of the training data.
+        batch: images of a step.
+    """
+    return min(max(math.ceil(_EPOCHS * images / batch), _FEWEST_STEPS), _MOST_STEPS)
 
 
 def _up(pixels: float) -> int:

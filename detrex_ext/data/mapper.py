@@ -1,21 +1,22 @@
-"""From a record of the data set to what a detector takes, by a key of (epoch, index)."""
+"""From a record of the data set to what a detector takes, by a key of (epoch, index, progress)."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from detrex_ext.data.cache import SampleCache
+from detrex_ext.data.mixing import Draw, Mixing
 from detrex_ext.data.read import UnreadableImage, read_image
 from detrex_ext.data.records import file_of, objects_of, size_of
+from detrex_ext.data.samplers import Key
 from detrex_ext.data.transforms import Sample, Transform
 from detrex_ext.runtime import Boxes, Instances, machine
-
-logger = logging.getLogger(__name__)
 
 
 class DetrMapper:
@@ -24,7 +25,7 @@ class DetrMapper:
     Args:
         augmentation: transforms applied in order.
         augmentation_with_crop: a second list; each sample takes one of the two with probability 1/2 (DETR's scheme).
-        is_train: False leaves the annotations out.
+        is_train: False leaves the annotations out, and refuses to mix images.
 
     The transforms at the beginning that do not depend on chance (`fixed`) are applied in `prepare`, whose result may
     be cached; the others in `finish`.
@@ -32,8 +33,8 @@ class DetrMapper:
 
     def __init__(
         self,
-        augmentation: Sequence[Transform],
-        augmentation_with_crop: Sequence[Transform] | None = None,
+        augmentation: Sequence[Transform | Mixing],
+        augmentation_with_crop: Sequence[Transform | Mixing] | None = None,
         is_train: bool = True,
     ) -> None:
         steps = list(augmentation)
@@ -44,9 +45,17 @@ class DetrMapper:
         self.fixed, self.pipelines, self.is_train = steps[:lead], [steps[lead:]], is_train
         if augmentation_with_crop is not None:
             self.pipelines.append(list(augmentation_with_crop))
+        if not is_train and self.most_mixed > 1:
+            raise ValueError("DetrMapper: parts that mix images are for training only, and is_train is false")
+
+    @property
+    def most_mixed(self) -> int:
+        """Images that one sample may be made of."""
+        mixing = [[step for step in steps if isinstance(step, Mixing) and step.on] for steps in self.pipelines]
+        return max(1 + sum(step.images - 1 for step in steps) for steps in mixing)
 
     def __call__(self, record: dict, rng: np.random.Generator) -> dict:
-        """The sample dict of `record`; see `finish`."""
+        """The sample dict of `record`, as of a set that has no other; see `finish`."""
         return self.finish(record, self.prepare(record), rng)
 
     def prepare(self, record: dict) -> Sample:
@@ -71,8 +80,17 @@ class DetrMapper:
             sample = transform(sample, None)
         return sample
 
-    def finish(self, record: dict, sample: Sample, rng: np.random.Generator) -> dict:
+    def finish(
+        self, record: dict, sample: Sample, rng: np.random.Generator, progress: float = 0.0, other: Draw | None = None
+    ) -> dict:
         """Apply the random transforms.
+
+        Args:
+            record: whose sample it is.
+            sample: what was prepared of it.
+            rng: all chance.
+            progress: of the training, 0 to 1, when it takes the sample.
+            other: draws another prepared sample; None: there is this one alone.
 
         Returns:
             image: (3, h, w) uint8 RGB tensor; height, width (of the file); file_name; image_id; and in training
@@ -80,8 +98,9 @@ class DetrMapper:
         """
         # One pipeline draws nothing, so that its stream is the transforms' alone.
         which = int(rng.integers(2)) if len(self.pipelines) == 2 else 0
-        for transform in self.pipelines[which]:
-            sample = transform(sample, rng)
+        draw = other or (lambda alone=sample: alone)
+        for step in self.pipelines[which]:
+            sample = step(sample, rng, progress, draw) if isinstance(step, Mixing) else step(sample, rng)
         # A copy always: the image may be the cache's.
         chw = sample.image.transpose(2, 0, 1).copy(order="C")
         out = {"file_name": file_of(record), "image": torch.from_numpy(chw)}
@@ -97,35 +116,6 @@ class DetrMapper:
         return out
 
 
-class SampleCache:
-    """Keeps samples by index until `limit` bytes of pixels are held; later ones are made afresh each time.
-
-    Args:
-        limit: bytes, per process.
-    """
-
-    def __init__(self, limit: int = 4 * 1024**3) -> None:
-        self.limit, self.used = limit, 0
-        self._samples: dict[int, Sample] = {}
-        self._full = False
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def get(self, index: int, make: Callable[[], Sample]) -> Sample:
-        """The sample of `index`, made by `make` unless held. Read-only: it is shared between calls."""
-        if index in self._samples:
-            return self._samples[index]
-        sample = make()
-        if self.used + sample.image.nbytes <= self.limit:
-            self._samples[index] = sample
-            self.used += sample.image.nbytes
-        elif not self._full:
-            self._full = True
-            logger.warning("image cache is full: %d images, %d MiB", len(self), self.used // 2**20)
-        return sample
-
-
 class Fetched(NamedTuple):
     """One sample, and the images given up on the way to it as (file, reason); no sample if all failed."""
 
@@ -134,7 +124,7 @@ class Fetched(NamedTuple):
 
 
 class MappedDataset(torch.utils.data.Dataset):
-    """`dataset[(epoch, index)]` is the sample of that image with the augmentation of that epoch.
+    """`dataset[(epoch, index, progress)]` is the sample of that image with the augmentation of then; progress may lack.
 
     Args:
         dataset, mapper: where records come from and what is done to them.
@@ -157,16 +147,17 @@ class MappedDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Fetched:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> Fetched:
+        epoch, index, progress = key if len(key) == 3 else (*key, 0.0)
         failed: list[tuple[str, str]] = []
         # The stream of the substitutes has one word more than any sample's, so that samples keep theirs.
         substitute = None
         for _ in range(1 + self.replacements):
             rng = np.random.default_rng((self.seed, epoch, index))
             try:
-                record = self.dataset[index]
-                return Fetched(self.mapper.finish(record, self.prepared(index, record), rng), tuple(failed))
+                record, other = self.dataset[index], partial(self._other, rng, failed)
+                out = self.mapper.finish(record, self.prepared(index, record), rng, progress, other)
+                return Fetched(out, tuple(failed))
             except UnreadableImage as error:
                 # Exceptions lose their form on the way out of a worker; the loader raises it in the main process.
                 failed.append((error.path, error.reason))
@@ -174,11 +165,23 @@ class MappedDataset(torch.utils.data.Dataset):
             index = int(substitute.integers(len(self.dataset)))
         return Fetched(None, tuple(failed))
 
+    def _other(self, rng: np.random.Generator, failed: list[tuple[str, str]]) -> Sample:
+        """A prepared sample of any image of the set, in place of those that cannot be read."""
+        left = self.replacements
+        while True:
+            index = int(rng.integers(len(self.dataset)))
+            try:
+                return self.prepared(index, self.dataset[index])
+            except UnreadableImage as error:
+                if not left:
+                    raise
+                failed.append((error.path, error.reason))
+            left -= 1
+
     def prepared(self, index: int, record: dict) -> Sample:
         """The image read and resized, from the cache if there is one."""
-        if self.cache is None:
-            return self.mapper.prepare(record)
-        return self.cache.get(index, lambda: self.mapper.prepare(record))
+        make = partial(self.mapper.prepare, record)
+        return make() if self.cache is None else self.cache.get(index, make)
 
     def fill_cache(self) -> None:
         """Read every image now, so that worker processes started afterwards share one copy."""

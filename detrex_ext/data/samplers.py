@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -10,7 +10,8 @@ from detrex_ext.errors import UserError
 
 # Separates the order of an epoch from the augmentation of its samples, which are seeded by (seed, epoch, index).
 _ORDER_STREAM = 0x0D7A
-Key = tuple[int, int]
+Key = tuple[int, int] | tuple[int, int, float]
+"""(epoch, index), and the progress of the training where something says it."""
 
 
 def per_rank_batch(total: int, world: int, key: str = "dataloader.train.total_batch_size") -> int:
@@ -39,6 +40,9 @@ class TrainSampler:
         seed: not negative.
         groups_N: (N,) integers; a batch holds images of one group only. None: one group.
         rank, world: this process, number of processes.
+
+    Attributes:
+        progress: of the training when a step begins, 0 to 1; what it says when a batch is given out goes with the keys.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class TrainSampler:
         self.groups_N = np.unique(groups, return_inverse=True)[1]
         self.counts = np.bincount(self.groups_N)
         self.start = 0
+        self.progress: Callable[[int], float] | None = None
 
     def set_start(self, iteration: int) -> None:
         """Begin the next iteration over this sampler with the batch of training step `iteration`."""
@@ -67,8 +72,9 @@ class TrainSampler:
 
     def __iter__(self) -> Iterator[list[Key]]:
         mine = slice(self.rank * self.per_rank, (self.rank + 1) * self.per_rank)
-        for batch in self.global_batches(self.start):
-            yield batch[mine]
+        for step, batch in enumerate(self.global_batches(self.start), self.start):
+            more = () if self.progress is None else (self.progress(step),)
+            yield [(*key, *more) for key in batch[mine]]
 
     def global_batches(self, start: int = 0) -> Iterator[list[Key]]:
         """The stream over all ranks, from batch `start`; reaching it costs a few epochs' orders, not `start` steps."""

@@ -25,6 +25,7 @@ class TrainerBase(host().TrainerBase):
         iter: the current iteration, from 0; `max_iter` after a training that ended well.
         start_iter, max_iter: the range of iterations of `train`.
         storage: the EventStorage of the running training.
+        anchor: an iteration, and the progress of the training, 0 to 1, when it begins; moved where a plan changes.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,7 @@ class TrainerBase(host().TrainerBase):
         self.iter: int = 0
         self.start_iter: int = 0
         self.max_iter: int = 0
+        self.anchor: tuple[int, float] = (0, 0.0)
         self.storage: EventStorage | None = None
 
     def register_hooks(self, hooks: Sequence[HookBase | None]) -> None:
@@ -67,6 +69,14 @@ class TrainerBase(host().TrainerBase):
                 raise
             finally:
                 self.after_train()
+
+    def progress_at(self, iteration: int) -> float:
+        """Share of the training that is done when an iteration begins, 0 to 1, by the length planned now.
+
+        Where `max_iter` stands from the beginning this is `iteration / max_iter`.
+        """
+        done, share = self.anchor
+        return min(share + (1 - share) * ((iteration - done) / max(self.max_iter - done, 1)), 1.0)
 
     def run_step(self) -> None:
         """One iteration: batch, losses, gradients, update. Subclasses write it."""

@@ -12,13 +12,13 @@ from torch import nn
 from detrex_ext.checkpoint import RunFolder, has_pretrained, load_weights
 from detrex_ext.config import build, get_config, save_config, upgrade
 from detrex_ext.config.options import check_options
-from detrex_ext.data import Classes, GroundTruth, check_before_training, check_same_classes
-from detrex_ext.data.fitting import fitting_size
-from detrex_ext.data.ground_truth import read_ground_truth
+from detrex_ext.data import Classes, check_before_training, check_same_classes
 from detrex_ext.data.limits import limits_of
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
 from detrex_ext.runtime.devices import own_device
+
+from .from_data import check_length, choose_length, choose_size
 
 logger = logging.getLogger(__name__)
 _SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
@@ -41,7 +41,8 @@ def settle(cfg: DictConfig) -> None:
     check_options(cfg)
     cfg.train = OmegaConf.merge(get_config("common/train.py").train, cfg.train)
     if cfg.train.fast_dev_run.enabled:
-        cfg.train.update(max_iter=20, eval_period=10, log_period=1, minutes=None)
+        cfg.train.update(max_iter=20, eval_period=10, log_period=1, minutes=None, epochs=None)
+    check_length(cfg.train)
 
 
 def check_batch(cfg: DictConfig, world: int) -> None:
@@ -79,25 +80,6 @@ def set_num_classes(cfg: DictConfig, classes: Classes, source: str) -> None:
     cfg.model.num_classes = found
 
 
-def choose_size(cfg: DictConfig) -> GroundTruth | None:
-    """Sets ``dataset.short_edge`` and ``long_edge`` from the training data, in place, where the first is null.
-
-    Returns:
-        what was read for it.
-
-    Raises:
-        UserError: annotations that cannot be read.
-    """
-    dataset = cfg.get("dataset") or {}
-    if "short_edge" not in dataset or dataset.short_edge is not None:
-        return None
-    truth = read_ground_truth(dataset.train_json, sound=True)
-    dataset.short_edge, long_edge = fitting_size(truth)
-    dataset.long_edge = dataset.get("long_edge") or long_edge
-    logger.info("data: by its objects, short_edge=%d long_edge=%d", dataset.short_edge, dataset.long_edge)
-    return truth
-
-
 def build_train_loader(cfg: DictConfig) -> Any:
     """The training loader, its data checked.
 
@@ -107,6 +89,7 @@ def build_train_loader(cfg: DictConfig) -> Any:
     check_batch(cfg, comm.get_world_size())
     truth = choose_size(cfg)  # noqa: F841 - held until the loader has it, so that the file is read once
     loader = build(cfg.dataloader.train, "dataloader.train", ("dataset", "__iter__"))
+    choose_length(cfg, loader.dataset)
     if hasattr(getattr(loader, "dataset", None), "report"):
         skipped = loader.gate.budget if hasattr(loader, "gate") else 0
         check_before_training(loader.dataset, limits=limits_of(cfg), max_unreadable=skipped)
@@ -184,8 +167,15 @@ def log_start(cfg: DictConfig, model: nn.Module, loader: Any) -> None:
         more = f", ... ({len(rows)} classes)" if len(rows) > 20 else ""
         logger.info("data: %d images, boxes per class: %s%s", len(dataset), shown, more)
         limits = "; ".join(f"{limit.key}={limit.number}" for limit in limits_of(cfg))
-        logger.info("data: %d objects on the most crowded image; %s", dataset.report.most_objects, limits)
+        most, mixed = dataset.report.most_objects, _mixed(loader)
+        many = f" (at most {mixed * most} where {mixed} are mixed)" if mixed > 1 else ""
+        logger.info("data: %d objects on the most crowded image%s; %s", most, many, limits)
     logger.info(batch_line(cfg))
+
+
+def _mixed(loader: Any) -> int:
+    """Images that a sample of a loader may be made of."""
+    return getattr(getattr(getattr(loader, "samples", None), "mapper", None), "most_mixed", 1)
 
 
 def batch_line(cfg: DictConfig) -> str:

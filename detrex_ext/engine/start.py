@@ -20,7 +20,7 @@ from detrex_ext.checkpoint import RunFolder
 from detrex_ext.config import save_config
 from detrex_ext.errors import UserError
 from detrex_ext.layers import cpu
-from detrex_ext.runtime import comm, machine
+from detrex_ext.runtime import comm, heap, machine
 
 from .log import setup_logger
 
@@ -49,6 +49,7 @@ def begin(cfg: Any, args: Any) -> int:
         The seed of the run, the same on all ranks; each rank's generators are seeded with it plus the rank.
     """
     machine.fit_threads(comm.get_local_size())
+    kept = heap.keep_freed()
     output_dir = _get(cfg, "train.output_dir")
     rank = comm.get_rank()
     if rank == 0 and output_dir:
@@ -61,6 +62,7 @@ def begin(cfg: Any, args: Any) -> int:
         setup_logger(output_dir or None, distributed_rank=rank, name=name)
     _log.info(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
     _log.info("Environment info:\n" + collect_env_info())
+    _log.info("memory that a step frees: %s", heap.told(kept))
     _log.info(f"Command line arguments: {args}", extra={"only": "file"})
     config_file = getattr(args, "config_file", "")
     if config_file and os.path.isfile(config_file):

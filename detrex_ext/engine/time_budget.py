@@ -84,7 +84,7 @@ class TimeBudget(HookBase):
 
     def before_train(self) -> None:
         """Start to measure."""
-        self._first = self._clock()
+        self._first, self.trainer.anchor = self._clock(), (self.trainer.start_iter, self.progress)
 
     def before_step(self) -> None:
         """What lies between two steps is the cost of an evaluation where there was one, else of the step."""
@@ -106,7 +106,7 @@ class TimeBudget(HookBase):
         if not self._length or self._evaluated or done % self._interval() == 0:
             self._look(done)
         self._evaluated = False
-        self.trainer.max_iter = self.max_iter
+        self.trainer.max_iter, self.trainer.anchor = self.max_iter, (done, self.progress)
         if self._length and self._rounds(before) < self._rounds(self.progress):
             self._due_at = done
 

@@ -6,7 +6,9 @@ import contextlib
 import inspect
 import logging
 import time
+import weakref
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,8 +65,7 @@ class Trainer(TrainerBase):
         self.model, self.loader, self.optimizer = model, loader, optimizer
         self.device = next(model.parameters()).device
         self.precision = precision or Precision(self.device.type)
-        self.accumulate_steps, self.clip_grad = accumulate_steps, clip_grad
-        self.log_period = log_period
+        self.accumulate_steps, self.clip_grad, self.log_period = accumulate_steps, clip_grad, log_period
         self.metrics, self.rng = MetricBuffer(self.precision.scaler.is_enabled()), RngState()
         self.stop_signal = self.stopping = 0
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -77,13 +78,12 @@ class Trainer(TrainerBase):
         """Open the loader at the first iteration, restore the generators, then run the hooks."""
         if hasattr(self.loader, "set_start"):
             self.loader.set_start(self.start_iter)
+        if hasattr(self.loader, "set_progress"):  # no reference to this trainer, or workers would end late
+            self.loader.set_progress(partial(type(self).progress_at, weakref.proxy(self)))
         self._batches = iter(self.loader)
         if self._saved_max_iter not in (None, self.max_iter):
-            logger.warning(
-                "resume: train.max_iter %d -> %d: the schedule goes over the new length",
-                self._saved_max_iter,
-                self.max_iter,
-            )
+            text = "resume: train.max_iter %d -> %d: the schedule goes over the new length"
+            logger.warning(text, self._saved_max_iter, self.max_iter)
         self.rng.restore()
         super().before_train()
 

@@ -80,6 +80,11 @@ def gpu(monkeypatch):
     monkeypatch.setattr(base, "_to_device", to_device)
     monkeypatch.setattr(focal, "_at_entries", at_entries)
     with FakeTensorMode(allow_non_fake_inputs=True):
+        try:
+            torch.zeros(1).to("cuda")[torch.zeros(1, dtype=torch.int64, device="cuda")]
+        except RuntimeError as error:
+            why = str(error).split("\n")[0]
+            pytest.skip(f"torch {torch.__version__} wants a real GPU for tensors without values: {why}")
         yield copied
 
 

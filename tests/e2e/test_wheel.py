@@ -84,6 +84,8 @@ def test_configs_are_found_without_a_checkout(installed: Path, tmp_path: Path) -
         "import json, detrex_ext; from detrex_ext.config import load_config, shipped_configs;"
         "names = sorted(shipped_configs()); loaded = [bool(load_config(n).model) for n in names];"
         "train = detrex_ext.get_config('common/train.py').train;"
+        "load_config('configs/photos.py', ['configs/overlays/dac.py']);"
+        "load_config('projects/dino/configs/dino_r50_4scale_12ep.py');"
         "print(json.dumps([detrex_ext.__file__, names, all(loaded), train.max_iter]))"
     )
     done = subprocess.run(

@@ -150,6 +150,27 @@ FAULTS = (
         ("tests/unit/test_data_samplers.py",),
     ),
     Fault(
+        "a sample goes by the progress of where the loader began",
+        "data/samplers.py",
+        "(self.progress(step),)",
+        "(self.progress(self.start),)",
+        ("tests/unit/test_data_mixing.py",),
+    ),
+    Fault(
+        "boxes of a mosaic stay where they were in their image",
+        "data/mixing.py",
+        "boxes.append(part.boxes_G4 + np.array([left, top, left, top], dtype=np.float64))",
+        "boxes.append(part.boxes_G4)",
+        ("tests/unit/test_data_mixing.py",),
+    ),
+    Fault(
+        "what is switched off still draws random numbers",
+        "data/mixing.py",
+        "if not self.on or not self.since <= progress < self.until or rng.random() >= self.prob:",
+        "if rng.random() >= self.prob or not self.on or not self.since <= progress < self.until:",
+        ("tests/unit/test_data_mixing.py",),
+    ),
+    Fault(
         "padding takes part in deformable attention",
         "layers/ms_deform_attn.py",
         "value = value.mul_((~pad_BS)[..., None].to(value.dtype))",

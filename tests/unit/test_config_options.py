@@ -41,7 +41,7 @@ REFUSED = [
     ("lr_multiplier.warmup_iters=-5", "warmup_iters=-5: expected at least 0 .iterations.*warmup_iters=0"),
     ("model.queries.source.num_queries=0", "num_queries=0: expected at least 1.*num_queries=1"),
     ("dataloader.train.max_unreadable=-1", "max_unreadable=-1: expected at least 0 .images.*max_unreadable=0"),
-    ("train.max_iter=null", "max_iter=null: expected a whole number, at least 1 .iterations., found null.*=90000"),
+    ("train.log_period=null", "log_period=null: expected a whole number, at least 1 .iterations., found null.*=20"),
     ("train.device=null", "train.device=null: expected a text, found null.*would do: train.device=cuda"),
     ("optimizer.lr=null", "optimizer.lr=null: expected a number, more than 0 .*, found null"),
     ("optimizer=null", "optimizer=null: expected a section, found null"),

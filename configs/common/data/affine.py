@@ -8,6 +8,8 @@ from omegaconf import OmegaConf
 from detrex_ext.data import (
     CocoDataset,
     DetrMapper,
+    MixUp,
+    Mosaic,
     RandomAffine,
     RandomChannelGain,
     RandomFlip,
@@ -21,7 +23,18 @@ from detrex_ext.runtime import LazyCall as L
 
 # A data set of one's own: override the four paths, and the size. An empty image folder is looked for beside the JSON.
 dataset = OmegaConf.create(
-    dict(train_json="", train_images="", val_json="", val_images="", short_edge=192, long_edge=256)
+    dict(
+        train_json="",
+        train_images="",
+        val_json="",
+        val_images="",
+        short_edge=192,
+        long_edge=256,
+        # shares of the samples, until this progress of the training
+        mosaic=0.0,
+        mixup=0.0,
+        plain_from=0.8,
+    )
 )
 
 dataloader = OmegaConf.create()
@@ -32,6 +45,8 @@ dataloader.train = L(build_train_loader)(
         augmentation=[
             # Not random, so its result is what the cache keeps.
             L(ResizeShortestEdge)(short_edge_length="${dataset.short_edge}", max_size="${dataset.long_edge}"),
+            L(Mosaic)(prob="${dataset.mosaic}", until="${dataset.plain_from}"),
+            L(MixUp)(prob="${dataset.mixup}", until="${dataset.plain_from}"),
             L(RandomFlip)(prob=0.5, horizontal=True),
             L(RandomFlip)(prob=0.5, horizontal=False, vertical=True),
             L(RandomTranspose)(prob=0.5),

@@ -1,6 +1,7 @@
 """One zero-padded canvas for the maps of all levels, one below the other.
 
-Shape legend: S memory tokens, H heads, D channels of a head, L levels, K points, R = H L K, N cells of the canvas.
+Shape legend: B images, S memory tokens, H heads, D channels of a head, L levels, K points, R = H L K, N cells of the
+canvas.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ class Canvas(NamedTuple):
     size_X: Tensor  # (2R,) width and height of the point's level, x and y in turn
     row_R: Tensor  # row of that cell and the point's head
 
+    @property
+    def size(self) -> int:
+        """Cells, the border included."""
+        return self.cells + self.width + 1
+
 
 @functools.lru_cache(maxsize=64)
 def canvas_of(shapes: tuple[tuple[int, int], ...], heads: int, points: int, dtype: torch.dtype) -> Canvas:
@@ -46,19 +52,19 @@ def canvas_of(shapes: tuple[tuple[int, int], ...], heads: int, points: int, dtyp
     )
 
 
-def levels(canvas: Canvas, table_NX: Tensor) -> list[Tensor]:
-    """Views (h, w, ...) of the levels of a canvas."""
+def levels(canvas: Canvas, table_BNX: Tensor) -> list[Tensor]:
+    """Views (B, h, w, ...) of the levels of a canvas for each image."""
     views = []
     for (h, w), first in zip(canvas.shapes, canvas.firsts, strict=True):
-        rows = table_NX[first : first + h * canvas.width].unflatten(0, (h, canvas.width))
-        views.append(rows[:, :w])
+        rows = table_BNX[:, first : first + h * canvas.width].unflatten(1, (h, canvas.width))
+        views.append(rows[:, :, :w])
     return views
 
 
-def spread(canvas: Canvas, value_SHD: Tensor, dtype: torch.dtype) -> Tensor:
-    """(S, H, D) -> (N + width + 1, H, D)."""
-    table = value_SHD.new_zeros(canvas.cells + canvas.width + 1, *value_SHD.shape[1:], dtype=dtype)
-    parts = value_SHD.split([h * w for h, w in canvas.shapes])
+def spread(canvas: Canvas, value_BSHD: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, S, H, D) -> (B, N + width + 1, H, D)."""
+    table = value_BSHD.new_zeros(len(value_BSHD), canvas.size, *value_BSHD.shape[2:], dtype=dtype)
+    parts = value_BSHD.split([h * w for h, w in canvas.shapes], 1)
     for view, part in zip(levels(canvas, table), parts, strict=True):
-        view.copy_(part.unflatten(0, view.shape[:2]))
+        view.copy_(part.unflatten(1, view.shape[1:3]))
     return table

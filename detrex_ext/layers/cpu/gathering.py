@@ -50,4 +50,6 @@ def sample(value_BSHD: Tensor, shapes: Shapes, at_BTHLK2: Tensor, weight_BTHLK: 
             weights.append(wx * wy * weight_BTHLK * inside)
     row, weight = (torch.stack(parts, -1).view(B * T * H, -1) for parts in (rows, weights))
     table = value_BSHD.to(at_BTHLK2.dtype).reshape(B * S * H, D)
+    if weight.requires_grad and not table.requires_grad:  # torch 2.4 has no gradient of the weights alone
+        table = table.detach().requires_grad_()
     return F.embedding_bag(row, table, mode="sum", per_sample_weights=weight).view(B, T, H * D)

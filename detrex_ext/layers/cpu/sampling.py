@@ -6,8 +6,8 @@ outside a map need no test. Forward, each corner is an embedding bag: a weighted
 gather. Backward, the gradient of the corner weights is a sampled matrix product, and the gradient of the values is
 again four bags, of the points sorted by cell. Nothing is kept between the passes but the inputs.
 
-Shape legend: T queries, S memory tokens, H heads, D channels of a head, L levels, K points, R = H L K, N cells of
-the canvas.
+Shape legend: B images, T queries, S memory tokens, H heads, D channels of a head, L levels, K points, R = H L K,
+N cells of the canvas.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from torch.nn import functional as F
 from .canvas import Canvas, canvas_of, levels, spread
 from .common import Shapes
 
+# Images with so many points in all, or rows, are sampled together: with fewer the operators' start counts, with more
+# they do not fit the cache.
+POINTS = 1 << 16
+
 
 def _pattern(starts: Tensor, column_P: Tensor, values_P: Tensor, size: tuple[int, int]) -> Tensor:
     """A sparse matrix by rows whose columns need neither order nor uniqueness."""
@@ -36,13 +40,14 @@ with warnings.catch_warnings():
 
 
 def _locate(
-    canvas: Canvas, at_TX: Tensor, heads: int, want_inside: bool
+    canvas: Canvas, at_BTX: Tensor, heads: int, want_inside: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Row (cell, head) of each point's upper left corner, int32, fractions x and y, all (T, R); 1 inside and 0 out.
+    """Row (image, cell, head) of each point's upper left corner, int32, fractions x and y; 1 inside and 0 out.
 
-    A point outside moves onto the border of the padding, where all it can reach is zero or has weight zero.
+    All are (B, T, R), the last is (B, T, 2R). A point outside moves onto the border of the padding, where
+    all it can reach is zero or has weight zero.
     """
-    xy = torch.mul(at_TX, canvas.size_X).sub_(0.5)
+    xy = torch.mul(at_BTX, canvas.size_X).sub_(0.5)
     # comparisons in place stay floats, and multiplying by them is much faster than masking
     inside = xy.clone().ge_(-1).mul_(xy.clone().lt_(canvas.size_X)) if want_inside else None
     xy.clamp_(min=-1).clamp_(max=canvas.size_X)
@@ -52,7 +57,11 @@ def _locate(
     # whole numbers, exact in floats for canvases of up to 2^24 cells
     row = torch.add(x, y, alpha=canvas.width).to(torch.int32).mul_(heads).add_(canvas.row_R)
     # NaN has no cell: any will do, as it stays in the fractions and so in the result
-    return row.clamp_(0, canvas.cells * heads - 1), fx, fy, inside
+    row.clamp_(0, canvas.cells * heads - 1)
+    images = len(row)
+    if images > 1:
+        row += torch.arange(0, images * canvas.size * heads, canvas.size * heads, dtype=torch.int32)[:, None, None]
+    return row, fx, fy, inside
 
 
 def _corner_weights(fx: Tensor, fy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -63,57 +72,64 @@ def _corner_weights(fx: Tensor, fy: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     return left.sub_(low_left), right.sub_(low_right), low_left, low_right
 
 
-def _corners(canvas: Canvas, table_NX: Tensor, per_cell: int = 1) -> list[Tensor]:
-    """Four views of N cells: itself, one right, one down, both. ``per_cell`` rows of the table make a cell."""
+def _corners(canvas: Canvas, table_BNHD: Tensor, rows: bool = True) -> list[Tensor]:
+    """Four views of the cells of all images: themselves, one right, one down, both; by rows (cell, head), or cells."""
+    table, heads = (table_BNHD.flatten(0, 2), table_BNHD.shape[2]) if rows else (table_BNHD.flatten(0, 1), 1)
     shifts = (0, 1, canvas.width, canvas.width + 1)
-    return [table_NX[s * per_cell : (s + canvas.cells) * per_cell] for s in shifts]
+    last = len(table) - shifts[-1] * heads
+    return [table[s * heads : s * heads + last] for s in shifts]
 
 
-def _forward(canvas: Canvas, value_SHD: Tensor, at_TX: Tensor, weight_TR: Tensor) -> Tensor:
-    """(T, C) of one image."""
-    T, H = len(at_TX), value_SHD.shape[1]
-    row, fx, fy, _ = _locate(canvas, at_TX, H, False)
-    table = spread(canvas, value_SHD, at_TX.dtype).flatten(0, 1)
+def _forward(canvas: Canvas, value_BSHD: Tensor, at_BTX: Tensor, weight_BTR: Tensor) -> Tensor:
+    """(B, T, C)."""
+    B, T, H = *at_BTX.shape[:2], value_BSHD.shape[2]
+    row, fx, fy, _ = _locate(canvas, at_BTX, H, False)
+    table = spread(canvas, value_BSHD, at_BTX.dtype)
     total = None
-    for part, w in zip(_corners(canvas, table, H), _corner_weights(fx, fy, weight_TR), strict=True):
-        bag = F.embedding_bag(row.view(T * H, -1), part, mode="sum", per_sample_weights=w.view(T * H, -1))
+    for part, w in zip(_corners(canvas, table), _corner_weights(fx, fy, weight_BTR), strict=True):
+        bag = F.embedding_bag(row.view(B * T * H, -1), part, mode="sum", per_sample_weights=w.view(B * T * H, -1))
         total = bag if total is None else total.add_(bag)
-    return total.view(T, -1)
+    return total.view(B, T, -1)
 
 
 def _point_grads(
-    canvas: Canvas, located: tuple[Tensor, ...], table: Tensor, grad_XD: Tensor, weight_TR: Tensor
+    canvas: Canvas, located: tuple[Tensor, ...], table: Tensor, grad_XD: Tensor, weight_BTR: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of locations (T, 2R) and weights: each corner's <gradient, value>, then the bilinear rule."""
+    """Gradients of locations (B, T, 2R) and weights: each corner's <gradient, value>, then the bilinear rule."""
     row, fx, fy, inside = located
-    H, queries = len(table) // (canvas.cells + canvas.width + 1), len(grad_XD)
+    queries, corners = len(grad_XD), _corners(canvas, table)
     starts = torch.arange(0, row.numel() + 1, row.numel() // queries, dtype=torch.int32)
-    pattern = _pattern(starts, row.view(-1), torch.zeros_like(fx).view(-1), (queries, canvas.cells * H))
+    pattern = _pattern(starts, row.view(-1), torch.zeros_like(fx).view(-1), (queries, len(corners[0])))
     d00, d01, d10, d11 = (
-        torch.sparse.sampled_addmm(pattern, grad_XD, part.t(), beta=0.0).values().view_as(fx)
-        for part in _corners(canvas, table, H)
+        torch.sparse.sampled_addmm(pattern, grad_XD, part.t(), beta=0.0).values().view_as(fx) for part in corners
     )
     high, low = torch.lerp(d00, d01, fx), torch.lerp(d10, d11, fx)
     grad_at = torch.empty(*fx.shape, 2, dtype=fx.dtype)
-    torch.mul(d01.sub_(d00).lerp_(d11.sub_(d10), fy), weight_TR, out=grad_at[..., 0])
-    torch.mul(low - high, weight_TR, out=grad_at[..., 1])
+    torch.mul(d01.sub_(d00).lerp_(d11.sub_(d10), fy), weight_BTR, out=grad_at[..., 0])
+    torch.mul(low - high, weight_BTR, out=grad_at[..., 1])
     return grad_at.flatten(-2).mul_(inside.mul_(canvas.size_X)), high.lerp_(low, fy)
 
 
-def _value_grad(
-    canvas: Canvas, located: tuple[Tensor, ...], grad_XD: Tensor, weight_TR: Tensor, heads: int
-) -> Tensor:
-    """(S, H, D): each cell's bag of the points on it, once per corner, shifted to that corner and added."""
+def _value_grad(canvas: Canvas, located: tuple[Tensor, ...], grad_XD: Tensor, weight_BTR: Tensor, heads: int) -> Tensor:
+    """(B, S, H, D): each cell's bag of the points on it, once per corner, shifted to that corner and added."""
     row, fx, fy, _ = located
+    table = grad_XD.new_zeros(len(row), canvas.size, heads, grad_XD.shape[1])
+    corners = _corners(canvas, table, rows=False)
     order = row.view(-1).sort().indices.to(torch.int32)
-    count = torch.bincount(row.view(-1), minlength=canvas.cells * heads)
+    count = torch.bincount(row.view(-1), minlength=len(corners[0]) * heads)
     starts = (count.cumsum(0) - count).to(torch.int32)
     source = torch.div(order, row.numel() // len(grad_XD), rounding_mode="floor")
-    sorted_by_cell = (x.reshape(-1).index_select(0, order) for x in (fx, fy, weight_TR))
-    table = grad_XD.new_zeros(canvas.cells + canvas.width + 1, heads, grad_XD.shape[1])
-    for part, w in zip(_corners(canvas, table), _corner_weights(*sorted_by_cell), strict=True):
+    sorted_by_cell = (x.reshape(-1).index_select(0, order) for x in (fx, fy, weight_BTR))
+    for part, w in zip(corners, _corner_weights(*sorted_by_cell), strict=True):
         part += F.embedding_bag(source, grad_XD, starts, mode="sum", per_sample_weights=w).view_as(part)
-    return torch.cat([view.reshape(-1, *view.shape[2:]) for view in levels(canvas, table)])
+    return torch.cat([view.flatten(1, 2) for view in levels(canvas, table)], 1)
+
+
+def _blocks(at_BTX: Tensor, heads: int, canvas: Canvas) -> list[slice]:
+    """Images that are sampled together."""
+    points, cells = at_BTX[0].numel() // 2, canvas.size * heads
+    count = max(1, POINTS // max(points, cells, 1))
+    return [slice(b, b + count) for b in range(0, len(at_BTX), count)]
 
 
 class _Sample(torch.autograd.Function):
@@ -121,8 +137,9 @@ class _Sample(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, at: Tensor, weight: Tensor, shapes: tuple[tuple[int, int], ...]) -> Tensor:
         ctx.save_for_backward(value, at, weight)
         ctx.canvas = canvas_of(shapes, value.shape[2], weight.shape[-1], at.dtype)
-        flat = zip(value, at.flatten(2), weight.flatten(2), strict=True)
-        return torch.stack([_forward(ctx.canvas, *one) for one in flat])
+        at, weight = at.flatten(2), weight.flatten(2)
+        blocks = _blocks(at, value.shape[2], ctx.canvas)
+        return torch.cat([_forward(ctx.canvas, value[b], at[b], weight[b]) for b in blocks])
 
     @staticmethod
     @once_differentiable
@@ -131,15 +148,16 @@ class _Sample(torch.autograd.Function):
         canvas, heads = ctx.canvas, value.shape[2]
         of_value, *of_points = ctx.needs_input_grad[:3]
         grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (value, at, weight)]
-        for b, (at_TX, weight_TR) in enumerate(zip(at.flatten(2), weight.flatten(2), strict=True)):
+        at_BTX, weight_BTR = at.flatten(2), weight.flatten(2)
+        for b in _blocks(at_BTX, heads, canvas):
             grad_XD = grad_BTC[b].unflatten(-1, (heads, -1)).reshape(-1, value.shape[3])
-            located = _locate(canvas, at_TX, heads, any(of_points))
+            located = _locate(canvas, at_BTX[b], heads, any(of_points))
             if any(of_points):
-                table = spread(canvas, value[b], at.dtype).flatten(0, 1)
-                of_at, of_weight = _point_grads(canvas, located, table, grad_XD, weight_TR)
+                table = spread(canvas, value[b], at.dtype)
+                of_at, of_weight = _point_grads(canvas, located, table, grad_XD, weight_BTR[b])
                 grads[1][b], grads[2][b] = of_at.view_as(at[b]), of_weight.view_as(weight[b])
             if of_value:
-                grads[0][b] = _value_grad(canvas, located, grad_XD, weight_TR, heads)
+                grads[0][b] = _value_grad(canvas, located, grad_XD, weight_BTR[b], heads)
         return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), None
 
 
