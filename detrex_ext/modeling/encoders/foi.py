@@ -17,6 +17,7 @@ from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy
 from detrex_ext.layers.fcos_targets import fcos_targets, level_ranges
 from detrex_ext.layers.position import sine_cells
 from detrex_ext.layers.set_encoder import SetEncoder
+from detrex_ext.layers.subsets import kept_shares
 from detrex_ext.structures import Features, Given, Memory, Prior, SupervisedSet, Targets
 from detrex_ext.structures.placing import moved
 from detrex_ext.structures.supervision import tokens_at
@@ -82,7 +83,7 @@ class FoIEncoder(nn.Module):
         if channels % 32 or channels < 64:  # a group of one channel has no statistics on a map of one cell
             raise ValueError(f"channels must be a multiple of 32 (the towers' norms) from 64 on, got {channels}")
         self.dim, self.channels, self.strides, self.num_levels = dim, channels, tuple(strides), len(strides)
-        self.num_tokens, self.token_keep, self.radius = num_tokens, _shares(token_keep), radius or math.inf
+        self.num_tokens, self.token_keep, self.radius = num_tokens, kept_shares(token_keep), radius or math.inf
         self.gt_boost, self.mask_padded_tokens, self.parity_padding = gt_boost, mask_padded_tokens, parity_padding
         self.class_tower, self.box_tower = (tower(channels, num_convs, deformable) for _ in range(2))
         self.class_embed = nn.Conv2d(channels, num_classes if foi_head == "classwise" else 1, 3, 1, 1)
@@ -177,11 +178,3 @@ class FoIEncoder(nn.Module):
         valid_BN2 = tokens_at(points.valid_BL2, level_BN).to(dtype)
         code = sine_cells(points.cells_P2[index_BN], valid_BN2, self.dim // 2)
         return tokens, code + F.embedding(level_BN, self.level_embeds)
-
-
-def _shares(keep: float | Sequence[float]) -> tuple[float, float]:
-    """The least and the greatest share that stays."""
-    least, most = (keep, keep) if isinstance(keep, (int, float)) else tuple(keep)
-    if not 0 < least <= most <= 1:
-        raise ValueError(f"token_keep is a share above 0 and up to 1, or the least and the greatest; got {keep}")
-    return float(least), float(most)
