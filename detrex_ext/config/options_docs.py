@@ -26,6 +26,7 @@ ROOMS = (
     ("Evaluator", "detrex_ext.evaluation", "CocoEvaluator"),
     ("Optimizer", "torch.optim", "AdamW SGD"),
     ("Parameters of the optimizer", "detrex_ext.runtime.standalone.solver", "get_default_optimizer_params"),
+    ("Two optimizers in one", "detrex_ext.engine", "SGDAndAdamW two_optimizer_params"),
     ("Learning rate by name", "detrex_ext.engine", "LrFactor"),
     ("Schedules", "detrex_ext.engine.schedule", "warmed_up multistep_schedule constant_then_cosine"),
     ("Schedules of fvcore", "fvcore.common.param_scheduler", "CosineParamScheduler"),

@@ -49,6 +49,9 @@ KEYS: dict[str, Option] = {
         float, least=0, most=10**6, meaning="norm that the gradient is scaled down to; 0 = no clipping"
     ),
     "train.clip_grad.params.norm_type": Option(float, above=0, below=1000, most=math.inf, meaning="order of that norm"),
+    "train.clip_grad.only": Option(
+        list[str], meaning="parts of the names of the parameters that are clipped, by their own norm; [] = all"
+    ),
     "train.fast_dev_run.enabled": Option(bool, meaning="20 iterations with an evaluation, to see that all is in place"),
     "train.checkpointer.period": Option(
         int, least=1, most=_MAX_ITER, unit="iterations", meaning="between two checkpoints"

@@ -112,7 +112,7 @@ class _Run:
             optimizer,
             precision=Precision(cfg.train.device, **cfg.train.amp),
             accumulate_steps=cfg.train.accumulate_steps,
-            clip_grad=clipping(cfg.train.clip_grad),
+            clip_grad=clipping(cfg.train.clip_grad, model),
             log_period=cfg.train.log_period,
         )
         extra = {
