@@ -12,8 +12,9 @@ from detrex_ext.runtime import LazyCall as L
 WIDTHS = dict(res2=32, res3=64, res4=128, res5=192)
 # `dim` is the whole model's; the others are of every part that has them
 SIZES = dict(
-    dim=128, ffn_dim=512, num_layers=3, dropout=0.0, num_queries=40, number=20, in_points=16, out_points=16
-)
+    dim=128, ffn_dim=512, num_layers=3, dropout=0.0, num_queries=40, number=20, in_points=16, out_points=16,
+    channels=64, num_tokens=100,
+)  # fmt: skip
 # attention over a whole map diverges or stands still at the rate that suits sampling, as does dynamic mixing
 LEARNING_RATES = dict(DETRDecoder=2e-4, DABDecoder=5e-4, AdaMixerDecoder=3e-4)
 

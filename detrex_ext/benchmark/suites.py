@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from . import attention, criterion, models
+from . import attention, criterion, models, targets
 from .measure import Options, Work
 
 
@@ -42,6 +42,8 @@ def _criterion(suite: str, options: Options) -> Iterator[Cell]:
         case = f"{sets} sets, 2 images, 300 queries, 80 classes, 20 objects an image"
         for impl, build in criterion.IMPLEMENTATIONS.items():
             yield Cell(suite, case, impl, "fp32", partial(build, sets=sets, device=options.device))
+    for impl, build in targets.IMPLEMENTATIONS.items():
+        yield Cell(suite, targets.CASE, impl, "fp32", partial(build, device=options.device))
 
 
 def _attention(suite: str, options: Options) -> Iterator[Cell]:

@@ -16,7 +16,7 @@ from detrex_ext.errors import UserError
 logger = logging.getLogger(__name__)
 TRAINED_IN = (
     *("model", "state_dict", "model_state", "model_state_dict", "net", "network", "weights", "params", "module"),
-    "checkpoint",
+    *("checkpoint", "blobs"),
 )
 AVERAGED = (
     *("ema_state", "ema_model", "model_ema", "state_dict_ema", "ema", "ema_state_dict", "model_ema_state_dict"),

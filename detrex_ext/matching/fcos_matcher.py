@@ -65,7 +65,8 @@ class FCOSMatcher(RestrictedMatcher):
         points_BQ2, strides_BQ = points_of(stack, targets)
         B, Q, _ = points_BQ2.shape
         image_G, boxes_G4 = targets.image_G, objects_G4(targets, points_BQ2)
-        level_BQ = torch.bucketize(strides_BQ, placed(list(self.strides), strides_BQ)).clamp(max=len(self.strides) - 1)
+        coarser_BQL = strides_BQ[..., None] > placed(list(self.strides), strides_BQ)
+        level_BQ = coarser_BQL.sum(-1).clamp(max=len(self.strides) - 1)
         low_L, high_L = placed(list(level_ranges(self.strides)), points_BQ2).unbind(1)
         own = (x.index_select(0, image_G) for x in (points_BQ2, strides_BQ, low_L[level_BQ], high_L[level_BQ]))
         radius = float("inf") if self.radius is None else self.radius

@@ -74,6 +74,11 @@ class DivideAndConquer(Strategy):
 
     def check(self, stages: int) -> None:
         """See :meth:`Strategy.check`."""
+        if stages == 1 and self.start_step == 0:
+            raise ValueError(
+                "a decoder of one stage leaves nothing to divide: auxiliary sets begin as the outcome of the first "
+                "stage (start='shared'), and no stage follows"
+            )
         if self.first_stage >= stages:
             raise ValueError(
                 f"first_stage={self.first_stage}: no auxiliary set is supervised, the last stage is {stages - 1}"

@@ -53,6 +53,8 @@ class QueryRecollection(Strategy):
 
     def check(self, stages: int) -> None:
         """See :meth:`Strategy.check`."""
+        if stages == 1:
+            raise ValueError("recollection needs a decoder of several stages, to hand on from; this one has one")
         if self.start_stage >= stages:
             raise ValueError(f"start_stage={self.start_stage}: nothing is recollected, the last stage is {stages - 1}")
 

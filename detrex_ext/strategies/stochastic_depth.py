@@ -32,6 +32,11 @@ class StochasticDepth(Strategy):
                 raise ValueError(f"{name} is a probability, got {p}")
         self.first, self.last = first, last
 
+    def check(self, stages: int) -> None:
+        """See :meth:`Strategy.check`."""
+        if stages == 1:
+            raise ValueError("stochastic depth needs a decoder of several stages, to skip some; this one has one")
+
     def plan(self, order: Sequence[int]) -> Sequence[int]:
         """See :meth:`Strategy.plan`."""
         keep = torch.rand(len(order)) < torch.linspace(self.first, self.last, len(order))

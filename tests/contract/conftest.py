@@ -28,8 +28,8 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def _host_and_strategy(name: str) -> tuple[str, str]:
-    from .hosts import HOSTS, STRATEGIES
+    from .hosts import ALL_HOSTS, STRATEGIES
 
-    host = max((h for h in HOSTS if name.startswith(f"{h}-")), key=len)
+    host = max((h for h in ALL_HOSTS if name.startswith(f"{h}-")), key=len)
     rest = name[len(host) + 1 :]
     return host, max((s for s in STRATEGIES if rest.startswith(f"{s}-")), key=len, default="alone")

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import torch
 
-from detrex_ext.criterion import detr_rules, hybrid_rule
+from detrex_ext.criterion import detr_rules, hybrid_rule, tsp_fcos_rules
+from detrex_ext.matching import Matcher
 from detrex_ext.modeling.backbones import BasicResNet
-from detrex_ext.modeling.decoders import AdaMixerDecoder, DABDecoder, DeformableDecoder, DETRDecoder
+from detrex_ext.modeling.decoders import AdaMixerDecoder, DABDecoder, DeformableDecoder, DETRDecoder, FCOSHead
 from detrex_ext.modeling.detector import Detector
-from detrex_ext.modeling.encoders import DeformableEncoder, DenseEncoder, FlattenEncoder
-from detrex_ext.modeling.necks import PAFPN, ChannelMapper, InputProj
+from detrex_ext.modeling.encoders import DeformableEncoder, DenseEncoder, FlattenEncoder, FoIEncoder
+from detrex_ext.modeling.necks import FPN, PAFPN, ChannelMapper, InputProj
 from detrex_ext.modeling.postprocess import Postprocess
 from detrex_ext.modeling.preprocess import Preprocess
 from detrex_ext.modeling.queries import (
@@ -22,6 +23,7 @@ from detrex_ext.modeling.queries import (
     HybridQueries,
     LearnedQueries,
     PositionQueries,
+    TokenQueries,
     TwoStageQueries,
     WholeImageQueries,
 )
@@ -142,6 +144,27 @@ def adamixer(denoising: bool = False) -> Detector:
     return model
 
 
+def tsp_fcos(binary: bool = False, num_tokens: int | None = 40, **options) -> Detector:
+    torch.manual_seed(0)
+    channels = {f"res{i}": 8 for i in (3, 4, 5)}
+    strides, head = (8, 16, 32, 64, 128), "binary" if binary else "classwise"
+    model = Detector(
+        Preprocess(size_divisor=32),
+        BasicResNet((4, 8), (8, 8, 8, 8), norm="FrozenBN"),
+        FPN(channels, 64, 5, norm="GN"),
+        FoIEncoder(CLASSES, 64, 32, 2, 32, 0.0, 1, strides, 1, num_tokens=num_tokens, foi_head=head, **options),
+        TokenQueries(),
+        FCOSHead(CLASSES, 32, strides),
+        Postprocess(20, nms=0.6, root=True),
+        CLASSES,
+        rules=tsp_fcos_rules(binary),
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
 def hybrid(model: Detector) -> Detector:
     """The same model with hybrid queries, a few for each object."""
     rule = hybrid_rule(model.rules["main"], times=2)
@@ -151,6 +174,14 @@ def hybrid(model: Detector) -> Detector:
 def group(model: Detector) -> Detector:
     """The same model with group queries, three groups in all."""
     return _around(model, lambda source: GroupQueries(source, 3), "group", model.rules["main"])
+
+
+def restrict(model: Detector, matcher: Matcher) -> Detector:
+    """The same two-stage model whose queries and proposals are matched by another rule."""
+    for name in ("main", "enc"):
+        model.rules[name] = replace(model.rules[name], matcher=matcher)
+    model.use({})
+    return model
 
 
 def _around(model: Detector, wrap: Callable, name: str, rule) -> Detector:
@@ -199,6 +230,14 @@ HOSTS: dict[str, Callable[[], Detector]] = {
     "adamixer": adamixer,
     "adamixer, dn": lambda: adamixer(denoising=True),
 }
+
+# hosts of one stage, on which most strategies make no sense
+SET_HOSTS: dict[str, Callable[[], Detector]] = {
+    "tsp-fcos": tsp_fcos,
+    "tsp-fcos, binary": lambda: tsp_fcos(binary=True),
+    "tsp-fcos, all points": lambda: tsp_fcos(num_tokens=None, token_keep=1.0),
+}
+ALL_HOSTS = {**HOSTS, **SET_HOSTS}
 
 STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "none": lambda host: Strategy(),

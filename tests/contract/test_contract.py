@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from detrex_ext.layers.attention import MultiheadAttention
+from detrex_ext.matching import FCOSMatcher, RoIMatcher, stack_sets
 from detrex_ext.modeling.decoders import chunks
 from detrex_ext.strategies import QueryRecollection, Strategy
 from detrex_ext.structures import Targets, cat
 from detrex_ext.testing import BrokenInvariant, check_host, check_strategy, example_batch
 
-from .hosts import CHUNKS, HOSTS, SOURCES, STRATEGIES, host_for
+from .hosts import ALL_HOSTS, CHUNKS, HOSTS, SOURCES, STRATEGIES, host_for, restrict
 from .steps import assert_same_step, training_step
 
 CASES = {
@@ -27,9 +28,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("objects", CASES.values(), ids=list(CASES))
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", ALL_HOSTS)
 def test_host(host, objects):
-    assert "sets alone or together" in check_host(HOSTS[host](), objects)
+    assert "sets alone or together" in check_host(ALL_HOSTS[host](), objects)
 
 
 def cells():
@@ -49,6 +50,24 @@ def test_strategy_on_host(host, strategy, objects):
     if model.decoder.chunk:
         together = training_step(model, checked, objects, lambda decoder: setattr(decoder, "chunk", None))
         assert_same_step(training_step(model, checked, objects), together)
+
+
+@pytest.mark.parametrize("matcher", [FCOSMatcher(), RoIMatcher(threshold=0.2), RoIMatcher(take="all")])
+@pytest.mark.parametrize("strategy", ["none", "sqr + dac"])
+@pytest.mark.parametrize("host", ["deformable, two-stage, dn", "dino"])
+def test_matching_restricted_to_candidates(host, strategy, matcher):
+    model = restrict(host_for(host, strategy), matcher)
+    held = check_strategy(STRATEGIES[strategy](host), model, (3, 0))
+    assert {"same losses on every batch", "finite gradients"} <= set(held)
+    sets = model.train().forward_sets(batch := example_batch(model.num_classes, (8, 3)))
+    targets = Targets.from_instances([x["instances"] for x in batch], "cpu")
+    for group in ("enc", "main"):
+        stack = stack_sets([s for s in sets if s.group == group])
+        gt_BQ, found = matcher.candidates(stack, targets), matcher.match(stack, targets)
+        for pairs in (found.cls, found.box):
+            img, query, gt = (x[pairs.valid_P] for x in (pairs.img_P, pairs.query_P, pairs.gt_P))
+            assert torch.equal(gt_BQ[img, query], gt) and torch.equal(targets.image_G[gt], img)
+        assert found.cls.valid_P.any() or group == "main" or host == "dino"  # its few queries may be elsewhere
 
 
 @pytest.mark.parametrize("host", ["detr", "dab", "deformable, two-stage", "dino"])
@@ -87,9 +106,9 @@ def test_further_queries_leave_the_hosts_own_alone(host, name):
         torch.testing.assert_close(beside.boxes_BQ4, s.boxes_BQ4, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", ALL_HOSTS)
 def test_no_gradient_leaks_between_images(host):
-    model = HOSTS[host]().train()
+    model = ALL_HOSTS[host]().train()
     torch.manual_seed(0)
     images = torch.randn(2, 3, 64, 96, requires_grad=True)
     instances = [x["instances"] for x in example_batch(model.num_classes, (2, 2))]
@@ -100,9 +119,9 @@ def test_no_gradient_leaks_between_images(host):
     assert grad[1].abs().max() == 0
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", ALL_HOSTS)
 def test_bf16_autocast_trains(host):
-    model = HOSTS[host]().train()
+    model = ALL_HOSTS[host]().train()
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(example_batch(model.num_classes, (2, 0)))
     sum(losses.values()).backward()

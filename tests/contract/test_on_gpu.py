@@ -20,16 +20,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import detrex_ext
+from detrex_ext.criterion import SetCriterion, tsp_fcos_rules, tsp_rcnn_rules
 from detrex_ext.engine.ema import ModelEMA
 from detrex_ext.layers.cpu import focal
-from detrex_ext.matching import base
+from detrex_ext.matching import FCOSMatcher, RoIMatcher, base
 from detrex_ext.modeling.decoders import chunks
-from detrex_ext.structures import Pairs
+from detrex_ext.structures import Given, Pairs, Prior, SupervisedSet, Targets
 from detrex_ext.structures.placing import moved, placed
 from detrex_ext.testing import example_batch
 from detrex_ext.testing.invariants import as_found
 
-from .hosts import CHUNKS, HOSTS, STRATEGIES, host_for
+from .hosts import CHUNKS, HOSTS, SET_HOSTS, STRATEGIES, host_for, restrict
 
 PACKAGE = Path(detrex_ext.__file__).parent
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
@@ -122,6 +123,57 @@ def test_a_batch_without_objects_is_no_other(gpu):
     with Waits() as waits:
         model(example_batch(model.num_classes, (0, 0)))
     assert not waits.found, "\n".join(waits.found)
+
+
+@pytest.mark.parametrize("host", SET_HOSTS)
+def test_a_host_of_one_stage_never_waits(host, gpu, monkeypatch):
+    """No assignment is solved on the host; what is drawn is drawn there."""
+    with torch.device("cuda"):
+        model = SET_HOSTS[host]().train()
+    model.criterion.check_finite = False
+    if hasattr(model.encoder, "kept"):  # a number of tokens needs a value
+        monkeypatch.setattr(model.encoder, "kept", lambda count: torch.arange(count // 2))
+    for objects in ((3, 1), (0, 0)):
+        with Waits() as waits:
+            losses = model(example_batch(model.num_classes, objects))
+        assert {v.device.type for v in losses.values()} == {"cuda"}
+        assert not waits.found and not any(gpu), "\n".join(waits.found)
+    with Waits() as waits, torch.no_grad():
+        model.eval().forward_sets(example_batch(model.num_classes, (3, 1)))
+    assert not waits.found, "\n".join(waits.found)
+
+
+@pytest.mark.parametrize("matcher", [FCOSMatcher(strides=(8, 16, 32, 64)), RoIMatcher()])
+@pytest.mark.parametrize("host", ["dino", "deformable, two-stage"])
+def test_restricted_matching_copies_nothing_to_the_host(host, matcher, gpu):
+    model = on_gpu(host, "none")
+    restrict(model, matcher).criterion.check_finite = False
+    with Waits() as waits:
+        losses = model(example_batch(model.num_classes, (3, 0)))
+    assert {v.device.type for v in losses.values()} == {"cuda"} and not waits.found, "\n".join(waits.found)
+    assert gpu == [[]]
+
+
+@pytest.mark.parametrize("rules", [tsp_fcos_rules(), tsp_fcos_rules(only_reweight_fg=False), tsp_rcnn_rules()])
+@pytest.mark.parametrize("counts", [(3, 0), (0, 0)])
+def test_rules_of_sparse_encoders_copy_nothing_to_the_host(rules, counts, gpu):
+    B, Q, K = 2, 6, 4
+    with torch.device("cuda"):
+        prior = Prior(torch.rand(B, Q, 4), torch.rand(B, Q, 2), torch.ones(B, Q), torch.zeros(B, Q, dtype=torch.int64))
+        given = Given(prior=prior, valid_BQ=torch.ones(B, Q, dtype=torch.bool))
+        outputs = {"ltrb": torch.rand(B, Q, 4), "centerness": torch.rand(B, Q)}
+        outputs |= {name: torch.rand(B, Q, K, 4) for name in ("deltas", "class_boxes")}
+        labels = tuple(torch.zeros(n, dtype=torch.int64) for n in counts)
+        targets = Targets(labels, tuple(torch.rand(n, 4) for n in counts), torch.ones(B, 2))
+        boxes, softmax = torch.rand(B, Q, 4), "token" not in rules
+        sets = [
+            SupervisedSet(torch.rand(B, Q, K + softmax), boxes, 0, group, "plain", given, softmax, outputs=outputs)
+            for group in rules
+        ]
+    with Waits() as waits:
+        losses = SetCriterion(rules, check_finite=False)(sets, targets)
+    assert {v.device.type for v in losses.values()} == {"cuda"} and not waits.found, "\n".join(waits.found)
+    assert gpu == [[]]
 
 
 def test_what_waits_is_seen(gpu):

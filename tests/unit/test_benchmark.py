@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 import torch
 
-from detrex_ext.benchmark import measure, models, report, suites
+from detrex_ext.benchmark import measure, models, report, suites, targets
 from detrex_ext.benchmark.measure import Options
 from detrex_ext.benchmark.suites import Cell
 from detrex_ext.cli import run
@@ -92,6 +92,11 @@ def test_peak_of_a_cell_in_its_own_process():
     assert 100 < measure.peak_alone(cell.build) < 4000
     with pytest.raises(LookupError):  # what goes wrong there is said here
         measure.peak_alone(partial({}.__getitem__, "nothing"))
+
+
+def test_both_ways_to_the_targets_of_fcos_say_the_same():
+    found = [c.build()() for c in suites.cells("criterion", Options()) if c.case == targets.CASE]
+    assert len(found) == 2 and torch.equal(*found) and (found[0] >= 0).any()
 
 
 def test_limits_and_markdown():

@@ -1,7 +1,7 @@
 """TSP-FCOS with a ResNet-50 (arXiv 2011.10881): a transformer over features of interest, no decoder.
 
-`model.dim` is the width of the transformer, `model.neck.channels` that of pyramid and towers. The backbone's weights are
-of Caffe's time: channels in the order blue, green, red, no division by a deviation, strides in 1x1 convolutions.
+`model.dim` is the width of the transformer, `model.neck.channels` that of pyramid and towers. The backbone's weights
+are of Caffe's time: channels in the order blue, green, red, no division by a deviation, strides in 1x1 convolutions.
 """
 
 from detrex_ext.criterion import tsp_fcos_rule, tsp_token_rule

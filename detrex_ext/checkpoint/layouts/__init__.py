@@ -21,7 +21,7 @@ from .mmdet_deformable import MMDET_DEFORMABLE
 from .mobilenet import FLAT_MOBILENET, TORCHVISION_MOBILENET
 from .official import OFFICIAL_DEFORMABLE, OFFICIAL_DINO, OFFICIAL_MIXED
 from .official_detr import OFFICIAL_DETR
-from .resnet import DETECTRON2_RESNET, TORCHVISION_RESNET
+from .resnet import CAFFE2_RESNET, DETECTRON2_RESNET, TORCHVISION_RESNET
 from .torchvision_swin import TORCHVISION_SWIN
 from .tsp import TSP_FCOS
 
@@ -69,6 +69,7 @@ LAYOUTS: list[Layout] = [
     TSP_FCOS,
     TORCHVISION_RESNET,
     DETECTRON2_RESNET,
+    CAFFE2_RESNET,
     TORCHVISION_SWIN,
     TORCHVISION_MOBILENET,
     FLAT_MOBILENET,

@@ -1,14 +1,19 @@
-"""ResNet weights alone: torchvision's names, and detectron2's without a prefix (its converted ImageNet files).
+"""ResNet weights alone: torchvision's names, detectron2's without a prefix (converted ImageNet files), and Caffe2's.
 
 mmdetection names a ResNet as torchvision does, and the offsets of a deformable convolution ``conv2.conv_offset``.
+Caffe2's names are those of detectron2's files ``MSRA``: scales and shifts of norms hold their statistics, and what an
+optimizer left stands beside the weights.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from .base import Layout, Names
+import torch
+from torch import Tensor
+
+from .base import Layout, Names, Sliced, State
 
 _PREFIXES = ("backbone.body.", "backbone.", "body.", "")
 _TORCHVISION = (
@@ -85,5 +90,42 @@ DETECTRON2_RESNET = Layout(
     name="detectron2 ResNet",
     recognize=lambda keys: "stem.conv1.weight" in set(keys) and any(k.startswith("res2.0.") for k in keys),
     rename=_detectron2_names,
+    scope="backbone.",
+)
+
+_BRANCHES = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
+_KINDS = {"w": "weight", "bn_s": "norm.weight", "bn_b": "norm.bias", "bn_rm": "norm.running_mean"}
+_KINDS |= {"bn_riv": "norm.running_var"}
+_CAFFE2 = re.compile(rf"^(?:(?:res_)?conv1|res([2-5])_(\d+)_branch(1|2[abc]))_({'|'.join(_KINDS)})$")
+
+
+def _caffe2_names(keys: Collection[str], model_keys: Collection[str]) -> Names:
+    del model_keys
+    names: Names = {}
+    for key in keys:
+        found = _CAFFE2.match(key)
+        names[key] = None
+        if found:
+            stage, block, branch, kind = found.groups()
+            at = "stem.conv1" if stage is None else f"res{stage}.{block}.{_BRANCHES[branch]}"
+            names[key] = f"backbone.{at}.{_KINDS[kind]}"
+    return names
+
+
+def _caffe2_statistics(state: State, own: Mapping[str, Tensor]) -> list[Sliced]:
+    """Norms without statistics get those of the identity, as detectron2 has them."""
+    for key, value in own.items():
+        if key.startswith("backbone.") and key.endswith("norm.running_mean"):
+            state.setdefault(key, torch.zeros_like(value))
+        elif key.startswith("backbone.") and key.endswith("norm.running_var"):
+            state.setdefault(key, torch.full_like(value, 1 - 1e-5))
+    return []
+
+
+CAFFE2_RESNET = Layout(
+    name="Caffe2 ResNet",
+    recognize=lambda keys: {"conv1_w", "res2_0_branch2a_w"} <= set(keys),
+    rename=_caffe2_names,
+    adapt=_caffe2_statistics,
     scope="backbone.",
 )

@@ -17,6 +17,7 @@ from detrex_ext.layers.fcos_targets import fcos_targets, level_ranges
 from detrex_ext.layers.position import sine_cells
 from detrex_ext.layers.set_encoder import SetEncoder
 from detrex_ext.structures import Features, Given, Memory, Prior, SupervisedSet, Targets
+from detrex_ext.structures.placing import moved
 from detrex_ext.structures.supervision import tokens_at
 
 from ..decoders.deformable import reset_head
@@ -35,7 +36,7 @@ class FoIEncoder(nn.Module):
 
     Args:
         num_classes: K.
-        channels: of the maps and of each tower; a multiple of 32.
+        channels: of the maps and of each tower; a multiple of 32, from 64 on.
         dim, num_heads, ffn_dim, dropout, num_layers, attention, checkpoint: of the :class:`SetEncoder`.
         strides: pixels per cell of each level.
         num_convs: of each tower.
@@ -77,8 +78,8 @@ class FoIEncoder(nn.Module):
         super().__init__()
         if foi_head not in ("classwise", "binary"):
             raise ValueError(f"foi_head must be one of classwise, binary, got '{foi_head}'")
-        if channels % 32:
-            raise ValueError(f"channels must be a multiple of 32, the groups of the towers' norms; got {channels}")
+        if channels % 32 or channels < 64:  # a group of one channel has no statistics on a map of one cell
+            raise ValueError(f"channels must be a multiple of 32 (the towers' norms) from 64 on, got {channels}")
         self.dim, self.channels, self.strides, self.num_levels = dim, channels, tuple(strides), len(strides)
         self.num_tokens, self.token_keep, self.radius = num_tokens, _shares(token_keep), radius
         self.gt_boost, self.mask_padded_tokens, self.parity_padding = gt_boost, mask_padded_tokens, parity_padding
@@ -105,6 +106,8 @@ class FoIEncoder(nn.Module):
         pad_BP = points.pad_BP if self.mask_padded_tokens else None
         everywhere, ref_BP4 = self._places(features, points, targets)
         index_BN = self.choose(logits_BPK, everywhere.candidate_gt_BQ, pad_BP)
+        if (kept := self.kept(index_BN.shape[1])) is not None:
+            index_BN = index_BN[:, moved(kept, index_BN.device)]
         chosen = Given(prior=everywhere, valid_BQ=None if pad_BP is None else ~pad_BP).pick(index_BN)
         pad_BN = None if pad_BP is None else ~chosen.valid_BQ
         tokens, pos = self._tokens(towers, points, index_BN)
@@ -138,7 +141,7 @@ class FoIEncoder(nn.Module):
 
     @torch.no_grad()
     def choose(self, logits_BPK: Tensor, gt_BP: Tensor, pad_BP: Tensor | None) -> Tensor:
-        """(B, N) int64 points, best first; in training some of them are left out."""
+        """The best ``num_tokens`` points of each image, (B, k) int64, best first."""
         total = logits_BPK.shape[1]
         best_BP = logits_BPK.amax(-1)
         scores_BP = best_BP.to(torch.promote_types(best_BP.dtype, torch.float32)).sigmoid()
@@ -147,14 +150,18 @@ class FoIEncoder(nn.Module):
         if pad_BP is not None:
             scores_BP = scores_BP.masked_fill(pad_BP, -1.0)
         k = total if self.num_tokens is None else min(self.num_tokens, total)
-        index_BN = scores_BP.topk(k, 1).indices
+        return scores_BP.topk(k, 1).indices
+
+    def kept(self, count: int) -> Tensor | None:
+        """Which of so many ranks stay in this pass, ascending, the same for the whole batch; None = all.
+
+        Drawn from torch's generator on the CPU, whose state is in checkpoints.
+        """
         least, most = self.token_keep
         if not self.training or least == 1:
-            return index_BN
-        # from the generator on the CPU, whose state is in checkpoints: one number and one subset for the whole batch
+            return None
         share = most - torch.rand(()).item() * (most - least) if least < most else most
-        kept = torch.randperm(k)[: max(1, int(k * share))].sort().values
-        return index_BN[:, kept.to(index_BN.device, non_blocking=True)]
+        return torch.randperm(count)[: max(1, int(count * share))].sort().values
 
     def _tokens(self, towers: Sequence[Sequence[Tensor]], points: Points, index_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, C) of chosen points, and their positions."""

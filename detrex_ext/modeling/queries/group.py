@@ -27,13 +27,15 @@ class GroupQueries(WrappedSource):
         groups: K.
 
     Raises:
-        ValueError: a source that wraps another, or fewer than two groups.
+        ValueError: a source that wraps another, one that learns nothing, or fewer than two groups.
     """
 
     def __init__(self, source: QuerySource, groups: int = 11) -> None:
         super().__init__(source)
         if groups < 2:
             raise ValueError(f"groups must be at least 2 (the host's own is one), got {groups}")
+        if next(source.parameters(), None) is None:
+            raise ValueError(f"{type(source).__name__} learns nothing: all groups of such queries would be the same")
         self.others = torch.nn.ModuleList(_another(source) for _ in range(groups - 1))
 
     def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
