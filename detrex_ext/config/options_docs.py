@@ -38,7 +38,8 @@ ROOMS = (
     ("Encoders", "detrex_ext.modeling.encoders", "DeformableEncoder DenseEncoder FlattenEncoder"),
     ("Query sources", "detrex_ext.modeling.queries", "LearnedQueries PositionQueries AnchorQueries "
      "WholeImageQueries TwoStageQueries DenoisingQueries GroupQueries HybridQueries"),
-    ("Decoders", "detrex_ext.modeling.decoders", "DETRDecoder DABDecoder DeformableDecoder AdaMixerDecoder"),
+    ("Decoders", "detrex_ext.modeling.decoders", "DETRDecoder DABDecoder DeformableDecoder AdaMixerDecoder "
+     "TokenHead"),
     ("Post-processing", "detrex_ext.modeling.postprocess", "Postprocess"),
     ("Rules of supervision", "detrex_ext.criterion", "Rule Term detr_rule hybrid_rule "
      "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule"),

@@ -10,7 +10,14 @@ import torch
 from detrex_ext.criterion import detr_rules, hybrid_rule, tsp_fcos_rules
 from detrex_ext.matching import Matcher
 from detrex_ext.modeling.backbones import BasicResNet
-from detrex_ext.modeling.decoders import AdaMixerDecoder, DABDecoder, DeformableDecoder, DETRDecoder, FCOSHead
+from detrex_ext.modeling.decoders import (
+    AdaMixerDecoder,
+    DABDecoder,
+    DeformableDecoder,
+    DETRDecoder,
+    FCOSHead,
+    TokenHead,
+)
 from detrex_ext.modeling.detector import Detector
 from detrex_ext.modeling.encoders import DeformableEncoder, DenseEncoder, FlattenEncoder, FoIEncoder
 from detrex_ext.modeling.necks import FPN, PAFPN, ChannelMapper, InputProj
@@ -236,6 +243,7 @@ SET_HOSTS: dict[str, Callable[[], Detector]] = {
     "tsp-fcos": tsp_fcos,
     "tsp-fcos, binary": lambda: tsp_fcos(binary=True),
     "tsp-fcos, all points": lambda: tsp_fcos(num_tokens=None, token_keep=1.0),
+    "detr, encoder only": lambda: dense(TokenQueries(), TokenHead(CLASSES, 32), softmax=True),
 }
 ALL_HOSTS = {**HOSTS, **SET_HOSTS}
 

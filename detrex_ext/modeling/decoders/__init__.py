@@ -4,7 +4,16 @@ from .adamixer import AdaMixerDecoder
 from .dab import DABDecoder
 from .deformable import DeformableDecoder
 from .detr import DETRDecoder
-from .set_head import FCOSHead, SetHead
+from .set_head import FCOSHead, SetHead, TokenHead
 from .staged import StagedDecoder
 
-__all__ = ["AdaMixerDecoder", "DABDecoder", "DETRDecoder", "DeformableDecoder", "FCOSHead", "SetHead", "StagedDecoder"]
+__all__ = [
+    "AdaMixerDecoder",
+    "DABDecoder",
+    "DETRDecoder",
+    "DeformableDecoder",
+    "FCOSHead",
+    "SetHead",
+    "StagedDecoder",
+    "TokenHead",
+]
