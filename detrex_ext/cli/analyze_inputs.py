@@ -135,6 +135,21 @@ def weights_of(stated: str, args: argparse.Namespace) -> str:
     return stated
 
 
+def checkpoints_of(cfg: DictConfig, args: argparse.Namespace) -> list[tuple[str, int | None]]:
+    """(path, steps made) of all checkpoints of a run folder by age; else the one that the config names."""
+    from detrex_ext.checkpoint import RunFolder
+
+    if not is_run(args):
+        return [(weights_of(cfg.train.init_checkpoint, args), None)]
+    found = RunFolder(args.run).checkpoints()
+    return [(str(path), iteration + 1) for iteration, path in found] or [(weights_of("", args), None)]
+
+
+def label_of(args: argparse.Namespace, checkpoint: str) -> str:
+    """The name of a run in a drawing: the folder that the checkpoint is of, with its parent."""
+    return "/".join(Path(args.run if is_run(args) else checkpoint).resolve().parts[-2:])
+
+
 def _is_checkpoint(args: argparse.Namespace) -> bool:
     from detrex_ext.checkpoint import names_weights
 
