@@ -4,6 +4,8 @@ train = dict(
     output_dir="./output",
     # weights to start from: a file, http(s) or detectron2://; "" = random weights
     init_checkpoint="",
+    # run folder or checkpoint of a trained model whose matches are taken, see the overlay distill; "" = none
+    teacher="",
     max_iter=90000,
     # time for all of it, in place of max_iter and the periods: as many steps as fit on this machine
     minutes=None,

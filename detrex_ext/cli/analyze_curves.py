@@ -69,12 +69,13 @@ def _sparsity(args: argparse.Namespace) -> dict[str, Any]:
 def _stability(args: argparse.Namespace) -> dict[str, Any]:
     others = [_read(path, "stability") for path in args.beside]
     from detrex_ext.analysis.stability import Matches, MatchEvaluator, changed
+    from detrex_ext.engine.distillation import main_rule
 
     figures = {"changed": "objects whose query changed", "matched": "objects with a query"}
     cfg, rows = _rows(args)
     if len(rows) < 2:
         raise UserError(f"{args.run}: matches of two checkpoints or more are compared; name a run folder that has them")
-    rule, before = _rule(cfg), None
+    rule, before = main_rule(cfg), None
     output, truth = output_of(cfg, args, "stability"), truth_of(cfg)
     with tempfile.TemporaryDirectory() as folder:
         for done, row in enumerate(rows, 1):
@@ -92,21 +93,6 @@ def _stability(args: argparse.Namespace) -> dict[str, Any]:
 def _rows(args: argparse.Namespace) -> tuple[DictConfig, list[dict[str, Any]]]:
     cfg = config_of(args)
     return cfg, [{"checkpoint": path, "iteration": steps} for path, steps in checkpoints_of(cfg, args)]
-
-
-def _rule(cfg: DictConfig) -> Any:
-    """The config's rule of group main, on its own; one that is given its pairs matches as DETR's does."""
-    from omegaconf import OmegaConf
-
-    from detrex_ext.criterion import detr_rule
-    from detrex_ext.runtime import LazyCall
-
-    rule = OmegaConf.select(cfg, "model.rules.main")
-    if rule is None:
-        raise UserError("model.rules.main: the config has no such rule, by which objects are matched with queries")
-    if "GivenMatcher" in str(OmegaConf.select(rule, "matcher._target_")):
-        return LazyCall(detr_rule)(softmax="Softmax" in str(rule.terms))
-    return OmegaConf.create(OmegaConf.to_container(rule, resolve=True), flags={"allow_objects": True})
 
 
 def _evaluate(cfg: DictConfig, args: argparse.Namespace, checkpoint: str, evaluator: Any, **options: Any) -> None:

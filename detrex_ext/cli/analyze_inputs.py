@@ -76,10 +76,9 @@ def config_of(args: argparse.Namespace) -> DictConfig:
     Raises:
         UserError: there is none, or an overlay or override does not fit it.
     """
-    from detrex_ext.api import config_in
     from detrex_ext.checkpoint import RunFolder, read_checkpoint
     from detrex_ext.config import laid_over, load_config
-    from detrex_ext.inference import for_evaluation
+    from detrex_ext.inference import config_in, for_evaluation
 
     overrides = [*args.opts, *(["++train.model_ema.average=false"] if getattr(args, "no_average", False) else [])]
     folder = os.path.isdir(args.run) and RunFolder(args.run).config.is_file()

