@@ -33,6 +33,7 @@ ARGUMENTS: dict[str, Option] = {
     "channels": _SIZE, "in_points": _SIZE, "out_points": _SIZE, "width_per_group": _SIZE,
     "num_heads": Option(least=1, most=1024), "num_points": Option(least=1, most=256),
     "num_levels": Option(least=1, most=16), "num_outs": Option(least=1, most=16), "groups": Option(least=1, most=1024),
+    "num_convs": Option(least=0, most=100), "attention": Option(choices=("sdpa", "math")),
     "num_layers": _LAYERS, "blocks": Option(least=1, most=200, items=(1, 4)),
     "depths": Option(least=1, most=200, items=(4, 4)), "window_size": Option(least=1, most=256, unit="cells"),
     "depth": Option(least=1, most=1000), "kernel_size": Option(least=1, most=31),
@@ -52,6 +53,8 @@ ARGUMENTS: dict[str, Option] = {
     "label_noise_ratio": Option(least=0, most=2), "box_noise_scale": Option(least=0, most=10),
     "anchor_size": Option(above=0, most=1),
     "content": Option(choices=("projected", "learned", "mixed", "memory")),
+    "num_tokens": _COUNT, "foi_head": Option(choices=("classwise", "binary")),
+    "token_keep": Option(above=0, most=1, items=(2, 2), ascending=True),
     "score": Option(choices=("objectness", "max")), "supervise": Option(choices=("all", "selected")),
     # answers
     "top_k": _COUNT, "nms": Option(above=0, most=1), "nms_of": Option(least=1, most=10**7),

@@ -35,11 +35,11 @@ ROOMS = (
     ("Backbones", "detrex_ext.modeling.backbones", "ResNet BasicResNet SwinTransformer MobileNetV2 "
      "TimmBackbone"),
     ("Necks", "detrex_ext.modeling.necks", "ChannelMapper FPN InputProj PAFPN"),
-    ("Encoders", "detrex_ext.modeling.encoders", "DeformableEncoder DenseEncoder FlattenEncoder"),
+    ("Encoders", "detrex_ext.modeling.encoders", "DeformableEncoder DenseEncoder FlattenEncoder FoIEncoder"),
     ("Query sources", "detrex_ext.modeling.queries", "LearnedQueries PositionQueries AnchorQueries "
-     "WholeImageQueries TwoStageQueries DenoisingQueries GroupQueries HybridQueries"),
+     "WholeImageQueries TwoStageQueries TokenQueries DenoisingQueries GroupQueries HybridQueries"),
     ("Decoders", "detrex_ext.modeling.decoders", "DETRDecoder DABDecoder DeformableDecoder AdaMixerDecoder "
-     "TokenHead"),
+     "FCOSHead TokenHead"),
     ("Post-processing", "detrex_ext.modeling.postprocess", "Postprocess"),
     ("Rules of supervision", "detrex_ext.criterion", "Rule Term detr_rule hybrid_rule "
      "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule"),

@@ -125,7 +125,8 @@ def fcos_targets(
     """The object that each point of a feature pyramid answers for.
 
     Only the cells around an object's center are looked at, 25 of each level with the usual radius, not every point with
-    every object. Shapes depend on those of the arguments alone, and nothing is copied to the host.
+    every object, unless there are fewer points. Shapes depend on those of the arguments, and no value is copied to the
+    host.
 
     Args:
         points_P2: grids of all levels, finest first, each row by row with equal steps of its stride.
@@ -134,7 +135,7 @@ def fcos_targets(
         boxes_G4: objects.
         image_G: int64 image of each object.
         num_images: B.
-        radius: in strides. Infinite, for all of a box: every point is looked at with every object of the batch.
+        radius: in strides. Infinite: all of a box.
         ranges: of each level, see :func:`level_ranges`.
 
     Returns:
@@ -150,7 +151,7 @@ def fcos_targets(
         return torch.full((num_images, P), -1, dtype=torch.int64, device=points_P2.device)
     range_L2 = placed(list(ranges), points_P2)
     boxes = boxes_G4.to(points_P2.dtype)
-    if radius == math.inf:
+    if len(ranges) * min(_cells(radius), P) ** 2 >= P:
         found = is_candidate(points_P2, strides_P, *range_L2[levels_P].unbind(-1), boxes[:, None], radius)
         index = torch.arange(P, device=points_P2.device).expand(G, P)
     else:
@@ -185,13 +186,14 @@ def _grids(points_P2: Tensor, levels_P: Tensor, levels: int) -> tuple[Tensor, Te
 
 
 def _cells_around(boxes_G4: Tensor, origin_L2: Tensor, stride_L: Tensor, radius: float) -> Tensor:
-    """(G, L, C, 2) int64 columns and rows around each object's center, in the grid or not.
-
-    An open interval of 2 ``radius`` strides holds at most ceil(2 ``radius``) cells; one more on either side, because
-    the first is found with rounded numbers.
-    """
+    """(G, L, C, 2) int64 columns and rows around each object's center, in the grid or not."""
     center_G12 = ((boxes_G4[:, :2] + boxes_G4[:, 2:]) * 0.5)[:, None].to(origin_L2.dtype)
     first = ((center_G12 - origin_L2) / stride_L[:, None] - radius).floor()
     first_GL2 = first.nan_to_num(-FAR).clamp(-FAR, FAR).long()
-    side = torch.arange(math.ceil(2 * radius) + 2, device=boxes_G4.device)
+    side = torch.arange(_cells(radius), device=boxes_G4.device)
     return first_GL2[:, :, None] + torch.cartesian_prod(side, side)
+
+
+def _cells(radius: float) -> float:
+    """Cells in a row of 2 ``radius`` strides, and one more on either side, as the first is found by rounded numbers."""
+    return radius if radius == math.inf else math.ceil(2 * radius) + 2

@@ -28,6 +28,8 @@ class RoIMatcher(RestrictedMatcher):
     Args:
         take, box_on, eos, only_reweight_fg, w_giou: see :class:`RestrictedMatcher`.
         threshold: least IoU of a candidate.
+        low_quality: the query that overlaps an object most is a candidate too, however little, unless it is one of
+            another object: for boxes that no proposal network made.
     """
 
     def __init__(
@@ -38,11 +40,12 @@ class RoIMatcher(RestrictedMatcher):
         only_reweight_fg: bool = True,
         w_giou: float = 2.0,
         threshold: float = 0.5,
+        low_quality: bool = False,
     ) -> None:
         super().__init__(take, box_on, eos, only_reweight_fg, w_giou)
         if not 0 < threshold <= 1:
             raise ValueError(f"threshold, an IoU, must be above 0 and at most 1, got {threshold}")
-        self.threshold = threshold
+        self.threshold, self.low_quality = threshold, low_quality
 
     def find(self, stack: Stack, targets: Targets) -> Tensor:
         """See :meth:`RestrictedMatcher.find`.
@@ -59,7 +62,8 @@ class RoIMatcher(RestrictedMatcher):
             )
         scale_B14 = sizes_B4(targets, stack.boxes_NBQ4)[:, None]
         first_BQ4 = box_cxcywh_to_xyxy(first_BQ4.to(stack.boxes_NBQ4.dtype)) * scale_B14
-        return roi_targets(first_BQ4, objects_G4(targets, first_BQ4), targets.image_G, self.threshold)
+        boxes_G4, valid_BQ = objects_G4(targets, first_BQ4), stack.given.valid_BQ
+        return roi_targets(first_BQ4, boxes_G4, targets.image_G, self.threshold, valid_BQ, self.low_quality)
 
     def giou(self, stack: Stack, targets: Targets, gt_BQ: Tensor) -> Tensor:
         """See :meth:`RestrictedMatcher.giou`; in pixels."""

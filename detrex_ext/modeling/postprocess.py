@@ -75,6 +75,8 @@ class Postprocess:
         first_BN4 = chosen.boxes_BQ4.float().gather(1, query_BN[..., None].expand(-1, -1, 4))
         finite = first_BN4.isfinite().all() & scores_BN.isfinite().all()
         boxes_BN4, keep_BN = to_pixels(first_BN4, sizes)
+        if chosen.given.valid_BQ is not None:
+            keep_BN = keep_BN & chosen.given.valid_BQ.gather(1, query_BN)
         if self.nms is not None:
             groups_BN = torch.zeros_like(labels_BN) if self.class_agnostic else labels_BN
             keep_BN = keep_BN & best_of_duplicates(first_BN4, scores_BN, groups_BN, self.nms, self.top_k)

@@ -143,7 +143,7 @@ def test_a_host_of_one_stage_never_waits(host, gpu, monkeypatch):
     assert not waits.found, "\n".join(waits.found)
 
 
-@pytest.mark.parametrize("matcher", [FCOSMatcher(strides=(8, 16, 32, 64)), RoIMatcher()])
+@pytest.mark.parametrize("matcher", [FCOSMatcher(strides=(8, 16, 32, 64)), RoIMatcher(low_quality=True)])
 @pytest.mark.parametrize("host", ["dino", "deformable, two-stage"])
 def test_restricted_matching_copies_nothing_to_the_host(host, matcher, gpu):
     model = on_gpu(host, "none")

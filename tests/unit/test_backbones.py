@@ -141,6 +141,7 @@ def test_activation_checkpointing_changes_no_gradient():
         lambda: ResNet(51),
         lambda: ResNet(50, ("res6",)),
         lambda: ResNet(18, norm="BN", checkpoint=True),
+        lambda: ResNet(18, stride_in_1x1=True),
         lambda: BasicResNet(widths=(8, 8), blocks=(1, 1), out_features=("res5",)),
         lambda: BasicResNet(widths=(8, 8), blocks=(1,)),
         lambda: ConvNorm(3, 8, 1, norm="LN2"),
@@ -168,3 +169,18 @@ def test_basic_resnet_shortcut_sees_every_pixel():
     x = torch.zeros(1, 4, 5, 5, requires_grad=True)
     block.shortcut(x).sum().backward()
     assert (x.grad.abs().sum(1) > 0).all()
+
+
+def test_the_stride_may_be_in_the_first_convolution_of_a_block():
+    torch.manual_seed(0)
+    first, second = ResNet(50, stride_in_1x1=True).eval(), ResNet(50).eval()
+    second.load_state_dict(first.state_dict())
+    for name in ("res3", "res4", "res5"):
+        for i, block in enumerate(getattr(first, name)):
+            stride = 1 if i else 2
+            assert (block.conv1.stride[0], block.conv2.stride[0], block.conv3.stride[0]) == (stride, 1, 1)
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        a, b = first(x), second(x)
+    assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
+    assert not torch.allclose(a["res3"], b["res3"])

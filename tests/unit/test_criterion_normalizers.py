@@ -2,8 +2,20 @@
 
 import pytest
 import torch
+import tsp_scenes
 
-from detrex_ext.criterion import FocalLoss, GIoULoss, L1Loss, Rule, SetCriterion, SoftmaxLoss, Term, normalizers
+from detrex_ext.criterion import (
+    FocalLoss,
+    GIoULoss,
+    L1Loss,
+    Rule,
+    SetCriterion,
+    SoftmaxLoss,
+    Term,
+    normalizers,
+    tsp_fcos_rules,
+    tsp_rcnn_rules,
+)
 from detrex_ext.matching import GivenMatcher, HungarianMatcher
 from detrex_ext.structures import Given, Pairs, SupervisedSet, Targets
 
@@ -134,3 +146,54 @@ def test_the_softmax_mean_is_not_divided_again():
     # a mean of log K whatever the weights, for each of two sets
     torch.testing.assert_close(uniform["loss_class"], 2 * torch.tensor(float(K)).log())
     assert 0 < found["loss_class"].item() < 20
+
+
+def test_rules_of_sparse_encoders_share_one_all_reduce(monkeypatch):
+    """Each count is the mean over ranks, and only then at least 1."""
+    main, token, targets, _ = tsp_scenes.fcos((5, 9))
+    alone = SetCriterion(tsp_fcos_rules())([token, main], targets)
+    counted = {
+        name: [float(x) for x in torch.as_tensor(by).flatten()]
+        for name, by in zip(("dense", "class", "sum", "candidates"), counts_of(main, token, targets), strict=True)
+    }
+    dense, (matched, candidates), total = counted["dense"][0], counted["class"], counted["sum"][0]
+    assert matched < candidates == counted["candidates"][0] < dense
+    other = [50.0, 0.0, 30.0, 4.5, 30.0]
+    ranks = Ranks(monkeypatch, [other])
+    found = SetCriterion(tsp_fcos_rules())([token, main], targets)
+    assert ranks.calls == 1
+
+    def mean(mine, theirs, least=1.0):
+        return max((mine + theirs) / 2, least)
+
+    by_class = mean(matched, other[1]) + 0.1 * mean(candidates, other[2])
+    for name, was, now in (
+        ("class_token", dense, mean(dense, other[0])),
+        ("class", matched + 0.1 * candidates, by_class),
+        ("giou", total, mean(total, other[3])),
+        ("centerness", candidates, mean(candidates, other[4])),
+    ):
+        torch.testing.assert_close(found[f"loss_{name}"].double(), alone[f"loss_{name}"] * was / now, rtol=1e-6, atol=0)
+    s, objects = tsp_scenes.rcnn((5, 9), padding=4)
+    monkeypatch.undo()
+    alone = SetCriterion(tsp_rcnn_rules())([s], objects)
+    Ranks(monkeypatch, [[1.0, 36.0]])
+    found = SetCriterion(tsp_rcnn_rules())([s], objects)
+    torch.testing.assert_close(found["loss_class"], alone["loss_class"])
+    torch.testing.assert_close(found["loss_giou"], alone["loss_giou"] * 76 / (76 + 36) * 2)
+
+
+def counts_of(main, token, targets):
+    """What one rank counts of the two sets, in the order of the terms."""
+    rules = tsp_fcos_rules()
+    jobs = SetCriterion(rules)._supervise([token, main], targets)
+    return [term.normalizer.count(s) for rule, s in jobs for term in rule.terms.values()]
+
+
+@pytest.mark.parametrize("host", ["fcos", "rcnn"])
+def test_equal_micro_batches_of_sparse_encoders_are_one_batch(host):
+    rules = tsp_fcos_rules() if host == "fcos" else tsp_rcnn_rules()
+    *sets, targets = tsp_scenes.fcos((5, 0, 9))[:3] if host == "fcos" else tsp_scenes.rcnn((5, 0, 9))
+    whole, half = (SetCriterion(rules)(sets, targets, e) for e in (None, (28, 6)))
+    for name, value in whole.items():
+        torch.testing.assert_close(half[name], value / 2)

@@ -72,6 +72,13 @@ def test_other_radii_and_levels(radius, strides):
     assert torch.equal(found, by_all_points(*grid, boxes, image, 3, radius, ranges)) and (found >= 0).any()
 
 
+def test_a_radius_beyond_the_image_is_that_of_all_of_a_box():
+    grid, boxes = pyramid(200, 312), objects(9, 200, 312, torch.Generator().manual_seed(4))
+    image = torch.zeros(9, dtype=torch.int64)
+    wide, whole = (fcos_targets(*grid, boxes, image, 1, radius) for radius in (1e6, math.inf))
+    assert torch.equal(wide, whole) and (wide >= 0).any()
+
+
 def test_ranges_are_the_published_ones():
     assert RANGES == ((-1, 64), (64, 128), (128, 256), (256, 512), (512, 1e8))
 
@@ -112,9 +119,11 @@ def test_a_level_that_is_not_there():
 
 def test_shapes_do_not_depend_on_values():
     with FakeTensorMode():
-        grid = [x.cuda() for x in (torch.zeros(100, 2), torch.zeros(100), torch.zeros(100, dtype=torch.int64))]
-        boxes, image = torch.zeros(7, 4, device="cuda"), torch.zeros(7, dtype=torch.int64, device="cuda")
-        assert fcos_targets(*grid, boxes, image, 3).shape == (3, 100)
+        for size in (100, 1000):  # every point, and those around centers alone
+            grid = torch.zeros(size, 2), torch.zeros(size), torch.zeros(size, dtype=torch.int64)
+            given = (x.to("cuda") for x in (*grid, torch.zeros(7, 4), torch.zeros(7, dtype=torch.int64)))
+            found = fcos_targets(*given, 3)
+            assert found.shape == (3, size) and found.device.type == "cuda"
 
 
 def test_centerness_by_hand():

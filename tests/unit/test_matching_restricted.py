@@ -188,6 +188,20 @@ def test_boxes_of_any_source_are_candidates_by_their_overlap():
     assert roi_targets(xyxy, twice, torch.zeros(2, dtype=torch.int64), valid_BQ=valid).max() == -1
 
 
+def test_an_object_that_no_box_overlaps_enough_has_its_best():
+    boxes = torch.tensor([[[0.0, 0, 4, 4], [0, 0, 9, 9], [20, 20, 24, 24], [20, 20, 30, 30], [50, 50, 51, 51]]])
+    truth = torch.tensor([[0.0, 0, 10, 10], [0, 0, 4, 3], [20, 20, 60, 24], [70, 70, 80, 80]])
+    image = torch.zeros(4, dtype=torch.int64)
+    assert roi_targets(boxes, truth, image).tolist() == [[1, 0, -1, -1, -1]]
+    # 16 of 160, and 40 of 220
+    assert roi_targets(boxes, truth, image, low_quality=True).tolist() == [[1, 0, -1, 2, -1]]
+    valid = torch.tensor([[True, True, True, False, True]])
+    assert roi_targets(boxes, truth, image, valid_BQ=valid, low_quality=True).tolist() == [[1, 0, 2, -1, -1]]
+    alone = roi_targets(boxes[:, :1], truth[:2], image[:2], 0.9, low_quality=True)
+    assert alone.tolist() == [[1]], "of two objects whose best box it is, it has the nearer"
+    assert roi_targets(boxes[:, :0], truth, image, low_quality=True).shape == (1, 0)
+
+
 def test_costs_by_hand():
     for softmax in (False, True):
         prior = Prior(points_BQ2=torch.full((1, 2, 2), 0.5), strides_BQ=torch.full((1, 2), 32.0), boxes_BQ4=None)

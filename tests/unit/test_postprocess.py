@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detrex_ext.modeling.postprocess import Postprocess, top_candidates
-from detrex_ext.structures import SupervisedSet
+from detrex_ext.structures import Given, SupervisedSet
 
 
 def _set(batch=2, queries=6, classes=3, stage=0, **kwargs):
@@ -137,3 +137,26 @@ def test_suppression_is_off_unless_asked_for_and_looks_at_the_best_pairs():
     assert len(Postprocess(nms=1.0, nms_of=4)([s], HW[:1], SIZES[:1])[0]["instances"]) == 4
     with pytest.raises(ValueError, match="between 0 and 1"):
         Postprocess(nms=80)
+
+
+def test_padding_queries_are_no_predictions():
+    valid = torch.ones(2, 6, dtype=torch.bool)
+    valid[0, 1:] = False
+    given = Given(valid_BQ=valid)
+    padded, plain = _set(given=given), _set()
+    padded.logits_BQK[0, 1:] = 50.0
+    for options in ({}, {"nms": 0.6}, {"root": True}):
+        results = Postprocess(top_k=10, **options)([padded], HW, SIZES)
+        assert len(results[0]["instances"]) == 3
+        one = SupervisedSet(plain.logits_BQK[:1, :1], plain.boxes_BQ4[:1, :1], 0)
+        alone = Postprocess(top_k=10, **options)([one], HW[:1], SIZES[:1])[0]["instances"]
+        torch.testing.assert_close(results[0]["instances"].pred_boxes.tensor, alone.pred_boxes.tensor)
+        whole = Postprocess(top_k=10, **options)([plain], HW, SIZES)[1]["instances"]
+        torch.testing.assert_close(results[1]["instances"].scores, whole.scores)
+
+
+def test_roots_of_scores_keep_their_order():
+    plain, root = (Postprocess(top_k=7, nms=0.6, root=on)([_set()], HW, SIZES)[0]["instances"] for on in (False, True))
+    torch.testing.assert_close(root.scores, plain.scores.sqrt())
+    assert torch.equal(root.pred_boxes.tensor, plain.pred_boxes.tensor)
+    assert torch.equal(root.pred_classes, plain.pred_classes)

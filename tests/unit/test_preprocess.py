@@ -69,3 +69,9 @@ def test_bad_images_are_refused_with_their_shape(image):
         Preprocess()([*_batch((4, 4)), {"image": image}])
     with pytest.raises(ValueError, match="without images"):
         Preprocess()([])
+
+
+def test_channels_in_the_other_order():
+    items = _batch((5, 7), (6, 4))
+    plain, other = (Preprocess(size_divisor=4, bgr=bgr)(items).images_B3HW for bgr in (False, True))
+    assert torch.equal(other, plain.flip(1))

@@ -136,7 +136,9 @@ def test_code_of_eight_coordinates():
 
 def test_pyramid_levels():
     torch.manual_seed(0)
-    neck = FPN({"res3": 8, "res4": 16, "res5": 24}, 32, 5, norm="GN").double()
+    neck = FPN({"res3": 8, "res4": 16, "res5": 24}, 32, 5, norm="FrozenBN").double()
+    for level in neck.extra_blocks.levels:
+        torch.nn.init.uniform_(level.norm.weight)
     inputs = (("res3", 8, 8), ("res4", 16, 16), ("res5", 24, 32))
     features = {name: tokens(2, c, 64 // stride, 96 // stride) for name, c, stride in inputs}
     levels = neck(features)

@@ -48,6 +48,7 @@ model = L(Detector)(
         gt_boost=True,
         mask_padded_tokens=True,
         foi_head="classwise",
+        radius=1.5,
         parity_padding=False,
         attention="sdpa",
     ),

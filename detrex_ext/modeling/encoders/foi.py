@@ -5,6 +5,7 @@ Shape legend: B images, L levels, P points of all levels, N chosen points (token
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -48,7 +49,7 @@ class FoIEncoder(nn.Module):
         mask_padded_tokens: points outside of their image are neither chosen nor supervised, nor attended to where there
             are not enough others. False: as TSP's code, which may choose them.
         foi_head: the score of a point is its best class (``classwise``) or objectness alone (``binary``).
-        radius: of FCOS's rule, in strides.
+        radius: of FCOS's rule, in strides; None = all of a box.
         parity_padding: which cells are padding as in TSP's code, for its checkpoints; see :class:`Points`.
     """
 
@@ -69,7 +70,7 @@ class FoIEncoder(nn.Module):
         gt_boost: bool = True,
         mask_padded_tokens: bool = True,
         foi_head: str = "classwise",
-        radius: float = 1.5,
+        radius: float | None = 1.5,
         parity_padding: bool = False,
         attention: str = "sdpa",
         checkpoint: bool = False,
@@ -81,7 +82,7 @@ class FoIEncoder(nn.Module):
         if channels % 32 or channels < 64:  # a group of one channel has no statistics on a map of one cell
             raise ValueError(f"channels must be a multiple of 32 (the towers' norms) from 64 on, got {channels}")
         self.dim, self.channels, self.strides, self.num_levels = dim, channels, tuple(strides), len(strides)
-        self.num_tokens, self.token_keep, self.radius = num_tokens, _shares(token_keep), radius
+        self.num_tokens, self.token_keep, self.radius = num_tokens, _shares(token_keep), radius or math.inf
         self.gt_boost, self.mask_padded_tokens, self.parity_padding = gt_boost, mask_padded_tokens, parity_padding
         self.class_tower, self.box_tower = (tower(channels, num_convs, deformable) for _ in range(2))
         self.class_embed = nn.Conv2d(channels, num_classes if foi_head == "classwise" else 1, 3, 1, 1)
