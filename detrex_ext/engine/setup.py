@@ -192,7 +192,8 @@ def batch_line(cfg: DictConfig) -> str:
     """``batch 2 x 1 GPU x 8 accum = 16 (reference 16), lr 1e-4``."""
     total, steps, world = cfg.dataloader.train.total_batch_size, cfg.train.accumulate_steps, comm.get_world_size()
     unit = "GPU" if str(cfg.train.device).startswith("cuda") else "process"
-    plural, second = "" if world == 1 else "s" if unit == "GPU" else "es", cfg.optimizer.params.get("adamw_lr")
+    plural = "" if world == 1 else "s" if unit == "GPU" else "es"
+    second = OmegaConf.select(cfg, "optimizer.params.adamw_lr")
     return (
         f"batch {total // world // steps} x {world} {unit}{plural} x {steps} accum = {total} "
         f"(reference {cfg.train.reference_batch}), lr {float(cfg.optimizer.lr):g}"
