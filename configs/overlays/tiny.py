@@ -13,7 +13,7 @@ WIDTHS = dict(res2=32, res3=64, res4=128, res5=192)
 # `dim` is the whole model's; the others are of every part that has them
 SIZES = dict(
     dim=128, ffn_dim=512, num_layers=3, dropout=0.0, num_queries=40, number=20, in_points=16, out_points=16,
-    channels=64, num_tokens=100,
+    channels=64, num_tokens=100, num_proposals=100, num_samples=100,
 )  # fmt: skip
 # attention over a whole map diverges or stands still at the rate that suits sampling, as does dynamic mixing
 LEARNING_RATES = dict(DETRDecoder=2e-4, TokenHead=2e-4, DABDecoder=5e-4, AdaMixerDecoder=3e-4)
@@ -39,6 +39,8 @@ def apply(cfg, **sizes):
     parts = [cfg.model.neck, cfg.model.encoder, cfg.model.decoder, cfg.model.queries]
     while "source" in parts[-1]:
         parts.append(parts[-1].source)
+    if "rpn" in cfg.model.encoder:
+        parts.append(cfg.model.encoder.rpn)
     for part in parts:
         part.update({name: size for name, size in sizes.items() if name in part})
     if "num_layers" in cfg.model.encoder:

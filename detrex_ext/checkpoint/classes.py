@@ -33,21 +33,22 @@ def rows_by_name(state: dict[str, Tensor], model: nn.Module, then: Sequence[str]
     pairs = [(row, places[_plain(name)]) for row, name in enumerate(now) if _plain(name) in places]
     own, only_objects = model.state_dict(), _heads_of_objects(model)
     done = []
-    for key in class_tensors(own):
+    for key, width in {**dict.fromkeys(class_tensors(own), 1), **dict.fromkeys(box_tensors(model), 4)}.items():
         if list(then) == list(now) or key not in state or state[key].shape[1:] != own[key].shape[1:]:
             continue
-        behind = len(own[key]) - len(now)
-        if behind not in (0, 1) or len(state[key]) - len(then) != behind:
+        behind = len(own[key]) - width * len(now)
+        if behind not in (0, 1) or len(state[key]) - width * len(then) != behind:
             continue
         rows, known = pairs, f"{len(pairs)} by class name"
         if key.startswith(only_objects):
             rows = [(row, row) for row in range(min(len(then), len(now)))]
             known = f"the first {len(rows)}, for row 0 is the objectness"
         rows = [*rows, *[(len(now), len(then))] * behind]
+        rows = [(width * row + i, width * source + i) for row, source in rows for i in range(width)]
         value = own[key].detach().clone().to(state[key].dtype)
         to, source = torch.tensor(rows, dtype=torch.long).reshape(-1, 2).unbind(1)
         value[to] = state[key][source].to(value.device)
-        done.append(Sliced(key, len(state[key]), len(value), f"{known}, {len(now) + behind - len(rows)} as before"))
+        done.append(Sliced(key, len(state[key]), len(value), f"{known}, {len(own[key]) - len(rows)} as before"))
         state[key] = value
     return done
 
@@ -62,6 +63,13 @@ def class_tensors(own: Mapping[str, Tensor]) -> list[str]:
             last[stage] = max(last.get(stage, 0), int(found[2]))
     ends = [key for key, m in heads.items() if m[2] is None or last[key[: m.start(2)]] == int(m[2])]
     return [*ends, *(key for key in own if _LABELS.search(key))]
+
+
+def box_tensors(model: nn.Module) -> list[str]:
+    """Keys of the tensors with four rows per class: last layers of box heads that move a region for each class."""
+    heads = [name for name, part in model.named_modules() if getattr(part, "class_agnostic", None) is False]
+    last = {name: len(model.get_submodule(f"{name}.bbox_embed.layers")) - 1 for name in heads}
+    return [f"{name}.bbox_embed.layers.{i}.{kind}" for name, i in last.items() for kind in ("weight", "bias")]
 
 
 def _heads_of_objects(model: nn.Module) -> tuple[str, ...]:

@@ -55,6 +55,12 @@ ARGUMENTS: dict[str, Option] = {
     "content": Option(choices=("projected", "learned", "mixed", "memory")),
     "num_tokens": _COUNT, "foi_head": Option(choices=("classwise", "binary")),
     "token_keep": Option(above=0, most=1, items=(2, 2), ascending=True),
+    "num_proposals": _COUNT, "num_candidates": Option(least=1, most=10**6, items=(2, 2)), "num_samples": _COUNT,
+    "positive_share": _PROBABILITY, "iou": Option(above=0, most=1, items=(2, 2), ascending=True),
+    "sizes": Option(above=0, most=10**4, unit="pixels"), "ratios": Option(above=0, most=100, items=(1, 100)),
+    "pooled_levels": Option(least=1, most=16), "pool_size": Option(least=1, most=64, unit="cells"),
+    "num_fc": Option(least=1, most=100), "fc_dim": _SIZE, "coordinates": Option(least=4, most=8),
+    "soft": Option(choices=("linear", "gaussian")), "sigma": Option(above=0, most=100),
     "score": Option(choices=("objectness", "max")), "supervise": Option(choices=("all", "selected")),
     # answers
     "top_k": _COUNT, "nms": Option(above=0, most=1), "nms_of": Option(least=1, most=10**7),

@@ -35,21 +35,22 @@ ROOMS = (
     ("Backbones", "detrex_ext.modeling.backbones", "ResNet BasicResNet SwinTransformer MobileNetV2 "
      "TimmBackbone"),
     ("Necks", "detrex_ext.modeling.necks", "ChannelMapper FPN InputProj PAFPN"),
-    ("Encoders", "detrex_ext.modeling.encoders", "DeformableEncoder DenseEncoder FlattenEncoder FoIEncoder"),
+    ("Encoders", "detrex_ext.modeling.encoders", "DeformableEncoder DenseEncoder FlattenEncoder FoIEncoder "
+     "RoIEncoder RPN"),
     ("Query sources", "detrex_ext.modeling.queries", "LearnedQueries PositionQueries AnchorQueries "
      "WholeImageQueries TwoStageQueries TokenQueries DenoisingQueries GroupQueries HybridQueries"),
     ("Decoders", "detrex_ext.modeling.decoders", "DETRDecoder DABDecoder DeformableDecoder AdaMixerDecoder "
-     "FCOSHead TokenHead"),
+     "FCOSHead RegionHead TokenHead"),
     ("Post-processing", "detrex_ext.modeling.postprocess", "Postprocess"),
     ("Rules of supervision", "detrex_ext.criterion", "Rule Term detr_rule hybrid_rule "
-     "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule"),
+     "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule rpn_rule"),
     ("Matchers", "detrex_ext.matching", "HungarianMatcher OneToManyMatcher TopKMatcher RepeatedMatcher GivenMatcher "
      "FCOSMatcher RoIMatcher"),
     ("Costs", "detrex_ext.matching", "FocalClassCost SoftmaxClassCost L1Cost GIoUCost"),
     ("Losses", "detrex_ext.criterion", "FocalLoss SoftmaxLoss L1Loss GIoULoss AlignedLoss VarifocalLoss "
      "QualityFocalLoss CentralGIoULoss CenternessLoss RegionSoftmaxLoss DeltaLoss ClassBoxGIoULoss"),
     ("What losses are divided by", "detrex_ext.criterion", "NumObjects NumCandidates SumOfCenterness ClassDenorm "
-     "NumRegions"),
+     "NumRegions NumImages"),
     ("Strategies", "detrex_ext.strategies", "QueryRecollection DivideAndConquer StochasticDepth"),
 )  # fmt: skip
 

@@ -2,13 +2,13 @@
 
 from .fcos_losses import CenternessLoss, CentralGIoULoss, ClassDenorm, NumCandidates, SumOfCenterness
 from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SigmoidLoss, SoftmaxLoss
-from .normalizers import NORMALIZERS, Normalizer, NumObjects
+from .normalizers import NORMALIZERS, Normalizer, NumImages, NumObjects
 from .quality_losses import AlignedLoss, QualityFocalLoss, VarifocalLoss
 from .roi_losses import ClassBoxGIoULoss, DeltaLoss, NumRegions, ObjectsAndImages, RegionSoftmaxLoss
 from .rules import Rule, Term, detr_rule, detr_rules, hybrid_rule, rules_by_group
 from .set_criterion import SetCriterion
 from .supervision import Supervision
-from .tsp_rules import tsp_fcos_rule, tsp_fcos_rules, tsp_rcnn_rule, tsp_rcnn_rules, tsp_token_rule
+from .tsp_rules import rpn_rule, tsp_fcos_rule, tsp_fcos_rules, tsp_rcnn_rule, tsp_rcnn_rules, tsp_token_rule
 
 __all__ = [
     "NORMALIZERS",
@@ -24,6 +24,7 @@ __all__ = [
     "Loss",
     "Normalizer",
     "NumCandidates",
+    "NumImages",
     "NumObjects",
     "NumRegions",
     "ObjectsAndImages",
@@ -40,6 +41,7 @@ __all__ = [
     "detr_rule",
     "detr_rules",
     "hybrid_rule",
+    "rpn_rule",
     "rules_by_group",
     "tsp_fcos_rule",
     "tsp_fcos_rules",

@@ -74,17 +74,24 @@ class NumObjects(Normalizer):
 
 
 class NumImages(Normalizer):
-    """Images of the batch."""
+    """Images of the batch.
+
+    Args:
+        factor: each counts as so many (what a proposal network samples of one).
+    """
 
     of_batch = True
 
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
     def count(self, s: Supervision) -> Count:
         """See :meth:`Normalizer.count`."""
-        return float(s.stack.shape[1])
+        return self.factor * s.stack.shape[1]
 
     def total(self, s: Supervision, effective: tuple[float, float]) -> Count:
         """See :meth:`Normalizer.total`."""
-        return float(effective[1])
+        return self.factor * effective[1]
 
 
 class NumPairs(Normalizer):

@@ -21,6 +21,7 @@ from detrex_ext.matching import (
 
 from .fcos_losses import CenternessLoss, CentralGIoULoss, ClassDenorm, NumCandidates, SumOfCenterness
 from .losses import FocalLoss, GIoULoss, SoftmaxLoss
+from .normalizers import NumImages
 from .roi_losses import ClassBoxGIoULoss, DeltaLoss, NumRegions, ObjectsAndImages, RegionSoftmaxLoss
 from .rules import Rule, Term, rules_by_group
 
@@ -156,14 +157,30 @@ def tsp_rcnn_rule(
     return Rule(matcher, terms, when, False, stage_weights)
 
 
-def tsp_rcnn_rules(token: Rule | None = None, **options: Any) -> dict[str, Rule]:
-    """``model.rules`` of TSP-RCNN: group ``main``, and ``token`` for its proposals.
+def rpn_rule(num_samples: int = 256, class_weight: float = 1.0, bbox_weight: float = 2.0) -> Rule:
+    """The rule of a proposal network's sampled anchors: terms ``class`` (cross-entropy) and ``bbox`` (of deltas).
 
     Args:
-        token: the rule of proposals; None: without.
+        num_samples: of an image; both terms are divided by so many for each image, also where fewer were found.
+        class_weight: weight of the term ``class``.
+        bbox_weight: weight of the term ``bbox``.
+    """
+    of_images = NumImages(num_samples)
+    halves = FocalLoss(0.5, 0.0)  # without focus and with equal shares it is half of the cross-entropy
+    terms = {
+        "class": Term(halves, 2 * class_weight, of_images),
+        "bbox": Term(DeltaLoss((1.0, 1.0, 1.0, 1.0)), bbox_weight, of_images),
+    }
+    return Rule(RoIMatcher("all"), terms, objectness=True)
+
+
+def tsp_rcnn_rules(**options: Any) -> dict[str, Rule]:
+    """``model.rules`` of TSP-RCNN: groups ``main`` and ``token``, its proposals'.
+
+    Args:
         options: of :func:`tsp_rcnn_rule`.
     """
-    return rules_by_group({"main": tsp_rcnn_rule(**options), "token": token})
+    return rules_by_group({"main": tsp_rcnn_rule(**options), "token": rpn_rule()})
 
 
 def _check(match: str, box_loss_on: str) -> None:

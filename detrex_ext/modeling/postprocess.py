@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from ..layers.box_ops import box_cxcywh_to_xyxy
+from ..layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from ..layers.soft_nms import KINDS, soft_nms
 from ..runtime import Boxes, Instances
 from ..structures import SupervisedSet
 from ..structures.placing import placed
+from ..structures.supervision import tokens_at
 
 
 class Postprocess:
@@ -28,6 +30,9 @@ class Postprocess:
         nms_of: at most so many best pairs enter the suppression.
         class_agnostic: boxes suppress each other whatever their classes.
         root: scores are square roots of probabilities, as in FCOS's code; their order, and so AP, is the same.
+        soft: instead of dropping a box, lower its score by its IoU with better ones: ``linear`` (above ``nms``) or
+            ``gaussian`` (by ``sigma``), see :func:`~detrex_ext.layers.soft_nms.soft_nms`.
+        sigma: see ``soft``.
     """
 
     def __init__(
@@ -37,11 +42,15 @@ class Postprocess:
         nms_of: int = 10000,
         class_agnostic: bool = False,
         root: bool = False,
+        soft: str | None = None,
+        sigma: float = 0.5,
     ) -> None:
         if nms is not None and not 0 < nms <= 1:
             raise ValueError(f"nms is an IoU between 0 and 1, or None for no suppression; got {nms}")
         self.top_k, self.nms, self.nms_of = top_k, nms, nms_of
-        self.class_agnostic, self.root = class_agnostic, root
+        if soft is not None and (soft not in KINDS or nms is None):
+            raise ValueError(f"soft is one of {', '.join(KINDS)} beside an IoU as nms, or None; got {soft} and {nms}")
+        self.class_agnostic, self.root, self.soft, self.sigma = class_agnostic, root, soft, sigma
 
     def __call__(
         self, sets: Sequence[SupervisedSet], image_hw_B2: Tensor, batched_inputs: Sequence[Mapping[str, Any]]
@@ -72,27 +81,51 @@ class Postprocess:
             chosen.logits_BQK, pairs, chosen.softmax, chosen.given.valid_BQ
         )
         scores_BN = scores_BN.sqrt() if self.root else scores_BN
-        first_BN4 = chosen.boxes_BQ4.float().gather(1, query_BN[..., None].expand(-1, -1, 4))
+        first_BN4 = _boxes_of(chosen, query_BN, labels_BN)
         finite = first_BN4.isfinite().all() & scores_BN.isfinite().all()
         boxes_BN4, keep_BN = to_pixels(first_BN4, sizes)
         if chosen.given.valid_BQ is not None:
             keep_BN = keep_BN & chosen.given.valid_BQ.gather(1, query_BN)
         if self.nms is not None:
-            groups_BN = torch.zeros_like(labels_BN) if self.class_agnostic else labels_BN
-            keep_BN = keep_BN & best_of_duplicates(first_BN4, scores_BN, groups_BN, self.nms, self.top_k)
+            # Faster R-CNN's second stage cuts boxes to the image first, FCOS does not
+            seen_BN4 = boxes_BN4 if "class_boxes" in chosen.outputs else box_cxcywh_to_xyxy(first_BN4)
+            scores_BN, stay_BN = self._suppressed(seen_BN4, scores_BN, labels_BN)
+            keep_BN = keep_BN & stay_BN
+        if self.soft is not None:
+            scores_BN, order_BN = scores_BN.sort(dim=1, descending=True, stable=True)
+            labels_BN, boxes_BN4, keep_BN = (tokens_at(x, order_BN) for x in (labels_BN, boxes_BN4, keep_BN))
         all_finite, keep_all = torch.stack([finite, keep_BN.all()]).tolist()
         if not all_finite:
             names = [str(x.get("file_name", i)) for i, x in enumerate(batched_inputs)]
             raise FloatingPointError(f"predictions are not finite; batch: {', '.join(names)}")
-        results = []
-        for i, size in enumerate(sizes):
-            keep = slice(None) if keep_all else keep_BN[i]
-            instances = Instances(size)
-            instances.pred_boxes = Boxes(boxes_BN4[i, keep])
-            instances.scores = scores_BN[i, keep]
-            instances.pred_classes = labels_BN[i, keep]
-            results.append({"instances": instances})
-        return results
+        kept = [slice(None) if keep_all else keep_N for keep_N in keep_BN]
+        rows = zip(sizes, boxes_BN4, scores_BN, labels_BN, kept, strict=True)
+        return [{"instances": _instances(size, *(x[keep] for x in found))} for size, *found, keep in rows]
+
+    def _suppressed(self, xyxy_BN4: Tensor, scores_BN: Tensor, labels_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, N) after suppression, and which stay."""
+        groups_BN = torch.zeros_like(labels_BN) if self.class_agnostic else labels_BN
+        if self.soft is None:
+            return scores_BN, best_of_duplicates(xyxy_BN4, scores_BN, groups_BN, self.nms, self.top_k)
+        how = self.soft, self.nms, self.sigma, self.top_k
+        lowered = [soft_nms(*one, *how) for one in zip(xyxy_BN4, scores_BN, groups_BN, strict=True)]
+        return torch.stack(lowered), torch.stack(lowered) > 0
+
+
+def _instances(size: tuple[int, int], boxes_N4: Tensor, scores_N: Tensor, labels_N: Tensor) -> Instances:
+    """Of one image; boxes are XYXY in pixels."""
+    found = Instances(size)
+    found.pred_boxes, found.scores, found.pred_classes = Boxes(boxes_N4), scores_N, labels_N
+    return found
+
+
+def _boxes_of(s: SupervisedSet, query_BN: Tensor, labels_BN: Tensor) -> Tensor:
+    """(B, N, 4) cxcywh boxes of queries, where the set has one for each class those of these classes."""
+    if "class_boxes" not in s.outputs:
+        return tokens_at(s.boxes_BQ4.float(), query_BN)
+    class_boxes = s.outputs["class_boxes"].float()
+    K = class_boxes.shape[2]
+    return box_xyxy_to_cxcywh(tokens_at(class_boxes.flatten(1, 2), query_BN * K + labels_BN % K))
 
 
 def main_sets(sets: Sequence[SupervisedSet]) -> list[SupervisedSet]:
@@ -129,12 +162,12 @@ def class_scores(logits: Tensor, softmax: bool = False) -> Tensor:
 
 
 def best_of_duplicates(
-    boxes_BN4: Tensor, scores_BN: Tensor, groups_BN: Tensor, iou: float, top_k: int | None
+    xyxy_BN4: Tensor, scores_BN: Tensor, groups_BN: Tensor, iou: float, top_k: int | None
 ) -> Tensor:
     """Which candidates, given by descending score, are the first ``top_k`` that no better one of their group covers.
 
     Args:
-        boxes_BN4: cxcywh, in any unit and not clipped.
+        xyxy_BN4: in any unit.
         scores_BN: descending.
         groups_BN: int64; candidates of different groups do not cover each other.
         iou: overlap of two candidates above which the lower one is covered.
@@ -144,7 +177,6 @@ def best_of_duplicates(
         (B, N) bool.
     """
     keep_BN = torch.zeros_like(groups_BN, dtype=torch.bool)
-    xyxy_BN4 = box_cxcywh_to_xyxy(boxes_BN4)
     for keep_N, *candidates in zip(keep_BN, xyxy_BN4, scores_BN, groups_BN, strict=True):
         keep_N[batched_nms(*candidates, iou)[:top_k]] = True
     return keep_BN

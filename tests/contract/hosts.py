@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from detrex_ext.criterion import detr_rules, hybrid_rule, tsp_fcos_rules
+from detrex_ext.criterion import detr_rules, hybrid_rule, tsp_fcos_rules, tsp_rcnn_rules
 from detrex_ext.matching import Matcher
 from detrex_ext.modeling.backbones import BasicResNet
 from detrex_ext.modeling.decoders import (
@@ -16,10 +16,18 @@ from detrex_ext.modeling.decoders import (
     DeformableDecoder,
     DETRDecoder,
     FCOSHead,
+    RegionHead,
     TokenHead,
 )
 from detrex_ext.modeling.detector import Detector
-from detrex_ext.modeling.encoders import DeformableEncoder, DenseEncoder, FlattenEncoder, FoIEncoder
+from detrex_ext.modeling.encoders import (
+    RPN,
+    DeformableEncoder,
+    DenseEncoder,
+    FlattenEncoder,
+    FoIEncoder,
+    RoIEncoder,
+)
 from detrex_ext.modeling.necks import FPN, PAFPN, ChannelMapper, InputProj
 from detrex_ext.modeling.postprocess import Postprocess
 from detrex_ext.modeling.preprocess import Preprocess
@@ -172,6 +180,28 @@ def tsp_fcos(binary: bool = False, num_tokens: int | None = 40, **options) -> De
     return model
 
 
+def tsp_rcnn(class_agnostic: bool = False, **options) -> Detector:
+    torch.manual_seed(0)
+    channels = {f"res{i}": 8 for i in (2, 3, 4, 5)}
+    sizes = [[6.0 * 1.5**level, 8.0 * 1.5**level] for level in range(5)]  # no larger than the images, unlike published
+    rpn = RPN(64, sizes=sizes, norm="GN", num_convs=1, num_proposals=40, num_candidates=(30, 30), num_samples=16)
+    model = Detector(
+        Preprocess(size_divisor=32),
+        BasicResNet((4, 8), (8, 8, 8, 8), out_features=list(channels), norm="FrozenBN"),
+        FPN(channels, 64, 6, norm="GN"),
+        RoIEncoder(rpn, 64, 32, 2, 32, 0.0, 1, pool_size=3, num_samples=30, **options),
+        TokenQueries(),
+        RegionHead(CLASSES, 32, class_agnostic),
+        Postprocess(20, nms=0.7),
+        CLASSES,
+        rules=tsp_rcnn_rules(),
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
 def hybrid(model: Detector) -> Detector:
     """The same model with hybrid queries, a few for each object."""
     rule = hybrid_rule(model.rules["main"], times=2)
@@ -243,9 +273,13 @@ SET_HOSTS: dict[str, Callable[[], Detector]] = {
     "tsp-fcos": tsp_fcos,
     "tsp-fcos, binary": lambda: tsp_fcos(binary=True),
     "tsp-fcos, all points": lambda: tsp_fcos(num_tokens=None, token_keep=1.0),
+    "tsp-rcnn": tsp_rcnn,
+    "tsp-rcnn, one box for all classes": lambda: tsp_rcnn(True, coordinates=4, num_fc=2, fc_dim=16),
     "detr, encoder only": lambda: dense(TokenQueries(), TokenHead(CLASSES, 32), softmax=True),
 }
 ALL_HOSTS = {**HOSTS, **SET_HOSTS}
+# proposals that do not cover each other: their number is known when they are found, on the host
+COUNTED = tuple(host for host in SET_HOSTS if "rcnn" in host)
 
 STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "none": lambda host: Strategy(),

@@ -69,8 +69,9 @@ OVERLAYS = {
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_overlay_passes_or_is_refused(overlay):
-    cfg = load_config("tsp_fcos_r50_3x", ["tiny"], ["model.num_classes=4"])
+@pytest.mark.parametrize("config", ["tsp_fcos_r50_3x", "tsp_rcnn_r50_3x"])
+def test_every_overlay_passes_or_is_refused(config, overlay):
+    cfg = load_config(config, ["tiny"], ["model.num_classes=4"])
     if OVERLAYS[overlay] is not None:
         with pytest.raises((UserError, ValueError), match=OVERLAYS[overlay]):
             instantiate(apply_overlay(cfg, overlay).model)
@@ -83,9 +84,10 @@ def test_every_overlay_passes_or_is_refused(overlay):
 
 @pytest.mark.parametrize("match", ["restricted", "hungarian", "one_to_many"])
 @pytest.mark.parametrize("objects", [(3, 2), (0, 0), (2, 0)], ids=str)
-def test_every_matching_of_the_rule_trains(match, objects):
-    cfg = get_config("common/models/tsp_fcos_r50.py").model
-    model = SET_HOSTS["tsp-fcos"]().train()
+@pytest.mark.parametrize("host", ["tsp-fcos", "tsp-rcnn"])
+def test_every_matching_of_the_rule_trains(host, match, objects):
+    cfg = get_config(f"common/models/{host.replace('-', '_')}_r50.py").model
+    model = SET_HOSTS[host]().train()
     cfg.rules.main.match = match
     model.rules = {**model.rules, "main": instantiate(cfg.rules).pop("main")}
     model.rules["main"].when = {"group": ("main",)}

@@ -24,6 +24,7 @@ from .official_detr import OFFICIAL_DETR
 from .resnet import CAFFE2_RESNET, DETECTRON2_RESNET, TORCHVISION_RESNET
 from .torchvision_swin import TORCHVISION_SWIN
 from .tsp import TSP_FCOS
+from .tsp_rcnn import TSP_RCNN
 
 # hybrid and group queries, which only training has
 _FURTHER = re.compile(r"^queries\.(?:source\.)*(?:extra|others)\.")
@@ -67,6 +68,7 @@ LAYOUTS: list[Layout] = [
     MMDET_DEFORMABLE,
     MMDET_ADAMIXER,
     TSP_FCOS,
+    TSP_RCNN,
     TORCHVISION_RESNET,
     DETECTRON2_RESNET,
     CAFFE2_RESNET,

@@ -4,6 +4,7 @@ from .adamixer import AdaMixerDecoder
 from .dab import DABDecoder
 from .deformable import DeformableDecoder
 from .detr import DETRDecoder
+from .region_head import RegionHead
 from .set_head import FCOSHead, SetHead, TokenHead
 from .staged import StagedDecoder
 
@@ -13,6 +14,7 @@ __all__ = [
     "DETRDecoder",
     "DeformableDecoder",
     "FCOSHead",
+    "RegionHead",
     "SetHead",
     "StagedDecoder",
     "TokenHead",

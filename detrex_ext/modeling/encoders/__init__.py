@@ -4,5 +4,7 @@ from .deformable import DeformableEncoder
 from .dense import DenseEncoder
 from .flatten import FlattenEncoder
 from .foi import FoIEncoder
+from .roi import RoIEncoder
+from .rpn import RPN
 
-__all__ = ["DeformableEncoder", "DenseEncoder", "FlattenEncoder", "FoIEncoder"]
+__all__ = ["RPN", "DeformableEncoder", "DenseEncoder", "FlattenEncoder", "FoIEncoder", "RoIEncoder"]
