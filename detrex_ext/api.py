@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from .checkpoint import RunFolder, classes_of, find_weights, load_state, names_weights, read_checkpoint
+from .checkpoint import classes_of, find_weights, load_state, names_weights, read_checkpoint
 from .checkpoint.threshold import threshold_of
-from .config import LazyConfig, find_config, load_config
-from .config.upgrade import walk
+from .config import find_config, load_config
 from .data import read_classes
 from .errors import UserError
-from .inference import build_for_inference, test_transforms
+from .inference import build_for_inference, config_in, test_transforms
 from .predictor import Predictor
 from .runtime.devices import usable_device
-from .runtime.standalone.calls import locate
-from .trust import check_trusted, known_object
+from .trust import check_trusted
 
 logger = logging.getLogger(__name__)
 
@@ -102,31 +98,6 @@ def _config_named(source: str | os.PathLike) -> str:
             f"{source}: no run folder, no checkpoint (.pth, .pt, .pkl), and no config\n"
             f"  name a folder that train_net.py wrote, or a .pth file\n{error}"
         ) from error
-
-
-def config_in(data: dict[str, Any], path: str, trust: bool = False) -> DictConfig:
-    """The config inside a checkpoint, or beside it in its run folder; without trust, names are not imported."""
-    named = locate if trust else known_object
-    beside = RunFolder(path if os.path.isdir(path) else Path(path).parent).config
-    try:
-        if isinstance(data.get("config"), str):
-            cfg = LazyConfig.loads(data["config"], named)
-        elif beside.is_file():
-            cfg = LazyConfig.loads(beside.read_text(encoding="utf-8"), named)
-        else:
-            raise UserError(
-                f"checkpoint {path}: holds no config, so its model is unknown; no config.yaml is beside it either\n"
-                "  load(CONFIG, weights=PATH) with the config it was trained with"
-            )
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"checkpoint {path}: its config cannot be used: {error}") from error
-    model = cfg._get_node("model") if isinstance(cfg, DictConfig) and not cfg._is_none() else None
-    if not isinstance(model, DictConfig) or model._is_none() or model._is_interpolation() or "_target_" not in model:
-        raise UserError(f"checkpoint {path}: its config has no 'model' with a _target_, so its model is unknown")
-    for holder, key, _ in walk(cfg):
-        if not isinstance(key, str) and isinstance(holder, DictConfig) and "_target_" in holder:
-            raise UserError(f"checkpoint {path}: its config cannot be used: a call has an option named {key!r}")
-    return cfg
 
 
 def _classes(data: dict[str, Any], cfg: DictConfig) -> tuple[list[str], list[int]]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import os
+from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from .config import build
+from .checkpoint import RunFolder
+from .config import LazyConfig, build
 from .config.options import check_options
+from .config.upgrade import walk
 from .errors import UserError
+from .runtime.standalone.calls import locate
 from .structures import strip_training_only
-from .trust import check_trusted, drop_unknown_training
+from .trust import check_trusted, drop_unknown_training, known_object
 
 _TRAINING_ONLY = ("strategies", "rules")
 _AUGMENTATION = "dataloader.test.mapper.augmentation"
@@ -44,6 +50,31 @@ def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen:
     check_options(cfg, ("model",))  # no more: what else a checkpoint's config names is not imported
     model = strip_training_only(build(cfg.model, "model", nn.Module)).eval()
     return model.requires_grad_(False) if frozen else model
+
+
+def config_in(data: dict[str, Any], path: str, trust: bool = False) -> DictConfig:
+    """The config inside a checkpoint, or beside it in its run folder; without trust, names are not imported."""
+    named = locate if trust else known_object
+    beside = RunFolder(path if os.path.isdir(path) else Path(path).parent).config
+    try:
+        if isinstance(data.get("config"), str):
+            cfg = LazyConfig.loads(data["config"], named)
+        elif beside.is_file():
+            cfg = LazyConfig.loads(beside.read_text(encoding="utf-8"), named)
+        else:
+            raise UserError(
+                f"checkpoint {path}: holds no config, so its model is unknown; no config.yaml is beside it either\n"
+                "  load(CONFIG, weights=PATH) with the config it was trained with"
+            )
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"checkpoint {path}: its config cannot be used: {error}") from error
+    model = cfg._get_node("model") if isinstance(cfg, DictConfig) and not cfg._is_none() else None
+    if not isinstance(model, DictConfig) or model._is_none() or model._is_interpolation() or "_target_" not in model:
+        raise UserError(f"checkpoint {path}: its config has no 'model' with a _target_, so its model is unknown")
+    for holder, key, _ in walk(cfg):
+        if not isinstance(key, str) and isinstance(holder, DictConfig) and "_target_" in holder:
+            raise UserError(f"checkpoint {path}: its config cannot be used: a call has an option named {key!r}")
+    return cfg
 
 
 def test_transforms(cfg: DictConfig) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Look into a model: `python tools/analyze.py {model,stages,queries-per-object,attention} ...`; see cli/analyze.py."""
+"""Look into a model or a run: `python tools/analyze.py --help` lists the analyses; see cli/analyze.py."""
 
 import sys
 

@@ -4,6 +4,8 @@ train = dict(
     output_dir="./output",
     # weights to start from: a file, http(s) or detectron2://; "" = random weights
     init_checkpoint="",
+    # run folder or checkpoint of a trained model whose matches are taken, see the overlay distill; "" = none
+    teacher="",
     max_iter=90000,
     # passes over the training images, in place of max_iter
     epochs=None,
@@ -19,7 +21,8 @@ train = dict(
     accumulate_steps=1,
     # total batch that the learning rate and the schedule were chosen for; only printed beside the batch in use
     reference_batch=16,
-    clip_grad=dict(enabled=False, params=dict(max_norm=0.1, norm_type=2)),
+    # only: parts of the names of the parameters that are clipped, by their own norm; [] = all
+    clip_grad=dict(enabled=False, only=[], params=dict(max_norm=0.1, norm_type=2)),
     # 20 iterations with an evaluation, to see that everything is in place
     fast_dev_run=dict(enabled=False),
     checkpointer=dict(period=5000, max_to_keep=100),

@@ -16,7 +16,7 @@ SIZES = dict(
     channels=64, num_tokens=100, num_proposals=100,
 )  # fmt: skip
 # attention over a whole map diverges or stands still at the rate that suits sampling, as does dynamic mixing
-LEARNING_RATES = dict(DETRDecoder=2e-4, DABDecoder=5e-4, AdaMixerDecoder=3e-4)
+LEARNING_RATES = dict(DETRDecoder=2e-4, TokenHead=2e-4, DABDecoder=5e-4, AdaMixerDecoder=3e-4)
 
 
 def apply(cfg, **sizes):

@@ -76,10 +76,9 @@ def config_of(args: argparse.Namespace) -> DictConfig:
     Raises:
         UserError: there is none, or an overlay or override does not fit it.
     """
-    from detrex_ext.api import config_in
     from detrex_ext.checkpoint import RunFolder, read_checkpoint
     from detrex_ext.config import laid_over, load_config
-    from detrex_ext.inference import for_evaluation
+    from detrex_ext.inference import config_in, for_evaluation
 
     overrides = [*args.opts, *(["++train.model_ema.average=false"] if getattr(args, "no_average", False) else [])]
     folder = os.path.isdir(args.run) and RunFolder(args.run).config.is_file()
@@ -133,6 +132,21 @@ def weights_of(stated: str, args: argparse.Namespace) -> str:
     if not stated:
         raise UserError("which weights? name them by train.init_checkpoint=PATH, or name a run folder or a checkpoint")
     return stated
+
+
+def checkpoints_of(cfg: DictConfig, args: argparse.Namespace) -> list[tuple[str, int | None]]:
+    """(path, steps made) of all checkpoints of a run folder by age; else the one that the config names."""
+    from detrex_ext.checkpoint import RunFolder
+
+    if not is_run(args):
+        return [(weights_of(cfg.train.init_checkpoint, args), None)]
+    found = RunFolder(args.run).checkpoints()
+    return [(str(path), iteration + 1) for iteration, path in found] or [(weights_of("", args), None)]
+
+
+def label_of(args: argparse.Namespace, checkpoint: str) -> str:
+    """The name of a run in a drawing: the folder that the checkpoint is of, with its parent."""
+    return "/".join(Path(args.run if is_run(args) else checkpoint).resolve().parts[-2:])
 
 
 def _is_checkpoint(args: argparse.Namespace) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from detrex_ext.errors import UserError
 
-from .analyze_inputs import add_run, config_of, is_run, output_of, truth_of, weights_of
+from .analyze_inputs import add_run, checkpoints_of, config_of, label_of, output_of, truth_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -61,8 +61,8 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     from detrex_ext.checkpoint.files import write_json
 
     cfg = config_of(args)
-    rows = [{"checkpoint": path, "iteration": steps} for path, steps in _checkpoints(cfg, args)]
-    label = "/".join(Path(args.run if is_run(args) else rows[0]["checkpoint"]).resolve().parts[-2:])
+    rows = [{"checkpoint": path, "iteration": steps} for path, steps in checkpoints_of(cfg, args)]
+    label = label_of(args, rows[0]["checkpoint"])
     report = QueryReport(label, args.affinity, thresholds, streams, rows)
     _check_stage(args.stage, cfg, label)
     for other in others:
@@ -127,16 +127,6 @@ def _read(path: str) -> Any:
         return QueryReport.from_dict(json.loads(Path(path).read_text()))
     except (OSError, ValueError) as error:
         raise UserError(f"--beside {path}: not the queries.json of an earlier analysis\n  {error}") from error
-
-
-def _checkpoints(cfg: DictConfig, args: argparse.Namespace) -> list[tuple[str, int | None]]:
-    """(path, steps made) of all checkpoints of a run folder by age; else the one that the config names."""
-    from detrex_ext.checkpoint import RunFolder
-
-    if not is_run(args):
-        return [(weights_of(cfg.train.init_checkpoint, args), None)]
-    found = RunFolder(args.run).checkpoints()
-    return [(str(path), iteration + 1) for iteration, path in found] or [(weights_of("", args), None)]
 
 
 def _start(cfg: DictConfig) -> str:

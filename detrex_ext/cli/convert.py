@@ -87,11 +87,10 @@ def _model(args: argparse.Namespace) -> tuple[Any, dict[str, Any], list[int] | N
 
     The number of classes is the file's where the config leaves it open.
     """
-    from detrex_ext.api import config_in
     from detrex_ext.checkpoint import classes_of, find_weights
     from detrex_ext.checkpoint.stages import inference_stages
     from detrex_ext.config import LazyConfig, load_config
-    from detrex_ext.inference import build_for_inference
+    from detrex_ext.inference import build_for_inference, config_in
     from detrex_ext.trust import check_trusted
 
     if os.path.isdir(args.config_file) and not args.trust:

@@ -109,6 +109,8 @@ ARGUMENTS: dict[str, Option] = {
     "share": Option(least=0, most=1, items=(2, 2), ascending=True),
     # optimizer and schedule
     "lr": _RATE, "base_lr": Option(float | None, above=0, most=100, meaning="learning rate; null = the optimizer's"),
+    "adamw": Option(list[str], items=(1, 1000)), "adamw_lr": _RATE, "nesterov": Option(bool),
+    "betas": Option(least=0, below=1, items=(2, 2)), "momentum": _SHARE,
     "weight_decay": Option(float | None, least=0, most=10, meaning="weight decay; null = the optimizer's"),
     "model": Option(meaning="given when the model is built"),
     "weight_decay_norm": _DECAY,
@@ -139,6 +141,7 @@ EXCEPTIONS: dict[tuple[str, str], Option] = {
     ("GivenMatcher", "source"): Option(choices=("set", "targets")),
     ("Detector", "strategies"): Option(Mapping[str, Any] | None),
     ("get_default_optimizer_params", "overrides"): Option(least=0, most=100),
+    ("two_optimizer_params", "overrides"): Option(least=0, most=100),
 }
 
 # Arguments of optimizers and schedules of other packages, whose annotations are not relied on.
@@ -167,4 +170,4 @@ FOREIGN: dict[str, dict[str, Option]] = {
 NOT_ABOVE = {("ResizeShortestEdge", "short_edge_length", "max_size")}
 
 # (class or function, argument) that is given only when the rest is known.
-LATE = {("get_default_optimizer_params", "model")}
+LATE = {("get_default_optimizer_params", "model"), ("two_optimizer_params", "model")}

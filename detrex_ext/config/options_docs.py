@@ -26,6 +26,7 @@ ROOMS = (
     ("Evaluator", "detrex_ext.evaluation", "CocoEvaluator"),
     ("Optimizer", "torch.optim", "AdamW SGD"),
     ("Parameters of the optimizer", "detrex_ext.runtime.standalone.solver", "get_default_optimizer_params"),
+    ("Two optimizers in one", "detrex_ext.engine", "SGDAndAdamW two_optimizer_params"),
     ("Learning rate by name", "detrex_ext.engine", "LrFactor"),
     ("Schedules", "detrex_ext.engine.schedule", "warmed_up multistep_schedule constant_then_cosine"),
     ("Schedules of fvcore", "fvcore.common.param_scheduler", "CosineParamScheduler"),
@@ -39,7 +40,7 @@ ROOMS = (
     ("Query sources", "detrex_ext.modeling.queries", "LearnedQueries PositionQueries AnchorQueries "
      "WholeImageQueries TwoStageQueries TokenQueries DenoisingQueries GroupQueries HybridQueries"),
     ("Decoders", "detrex_ext.modeling.decoders", "DETRDecoder DABDecoder DeformableDecoder AdaMixerDecoder "
-     "FCOSHead RegionHead"),
+     "FCOSHead RegionHead TokenHead"),
     ("Post-processing", "detrex_ext.modeling.postprocess", "Postprocess"),
     ("Rules of supervision", "detrex_ext.criterion", "Rule Term detr_rule hybrid_rule "
      "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule rpn_rule"),

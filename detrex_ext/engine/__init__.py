@@ -14,6 +14,7 @@ from .run import train
 from .signals import Interrupted, SignalHook
 from .start import collect_env_info, default_setup, seed_all_rng
 from .trainer import Trainer
+from .two_optimizers import SGDAndAdamW, two_optimizer_params
 from .writers import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, default_writers
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "PeriodicCheckpointer",
     "PeriodicWriter",
     "Precision",
+    "SGDAndAdamW",
     "SignalHook",
     "TensorboardXWriter",
     "Trainer",
@@ -46,4 +48,5 @@ __all__ = [
     "setup_logger",
     "slow_down",
     "train",
+    "two_optimizer_params",
 ]

@@ -71,7 +71,7 @@ def _clock(seconds: float) -> str:
 
 
 class LRScheduler(HookBase):
-    """Steps a schedule once per iteration and stores `lr`.
+    """Steps a schedule once per iteration and stores `lr`, and of a second optimizer `lr_adamw`.
 
     The position follows from the trainer's iteration; nothing is stepped after the last one, where several of fvcore's
     schedules are not defined.
@@ -97,12 +97,12 @@ class LRScheduler(HookBase):
         self._scheduler = LRMultiplier(
             self._optimizer, schedule, self.trainer.max_iter, last_iter=self.trainer.iter - 1
         )
-        self._group = _representative_group(self._optimizer)
+        self._shown = shown_groups(self._optimizer.param_groups)
 
     def after_step(self) -> None:
         """Store the rate this iteration had, then set that of the next."""
-        lr = self._optimizer.param_groups[self._group]["lr"]
-        self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
+        for name, group in self._shown.items():
+            self.trainer.storage.put_scalar(name, group["lr"], smoothing_hint=False)
         if self.trainer.iter + 1 < self.trainer.max_iter:
             self._scheduler.step()
 
@@ -114,13 +114,20 @@ class LRScheduler(HookBase):
         """Nothing: see `state_dict`."""
 
 
-def _representative_group(optimizer: torch.optim.Optimizer) -> int:
-    """Index of the group with most parameters; of single-parameter groups, one with the commonest rate."""
-    sizes = [len(group["params"]) for group in optimizer.param_groups]
-    if max(sizes) > 1:
-        return sizes.index(max(sizes))
-    rates = [group["lr"] for group in optimizer.param_groups]
-    return rates.index(Counter(rates).most_common(1)[0][0])
+def shown_groups(groups: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The groups whose rates are logged, by the name these get: ``lr``, and of a second optimizer ``lr_adamw``.
+
+    It is the group with most parameters; of single-parameter groups, one with the commonest rate.
+    """
+    shown: dict[str, dict[str, Any]] = {}
+    for kind in dict.fromkeys(group.get("optimizer") for group in groups):
+        own = [group for group in groups if group.get("optimizer") == kind]
+        sizes = [len(group["params"]) for group in own]
+        if max(sizes) == 1:
+            rates = Counter(group["lr"] for group in own)
+            sizes = [rates[group["lr"]] for group in own]
+        shown[f"lr_{kind}" if shown else "lr"] = own[sizes.index(max(sizes))]
+    return shown
 
 
 def is_early(done: int) -> bool:

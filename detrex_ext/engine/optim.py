@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,15 +81,41 @@ def _check_overrides(params: DictConfig, optimizer: torch.optim.Optimizer, names
         logger.warning("optimizer.params.%s: no parameter has such a name", ", ".join(unused))
 
 
-def clipping(clip: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Arguments of ``clip_grad_norm_`` from ``train.clip_grad``.
+def parameters_named(model: nn.Module, parts: Sequence[str], key: str) -> list[nn.Parameter]:
+    """The parameters that have one of the parts in their names.
+
+    Args:
+        model: not wrapped.
+        parts: of names, such as ``encoder.encoder``.
+        key: of the config, for the message.
+
+    Raises:
+        UserError: a part that is in no name.
+    """
+    named = dict(model.named_parameters())
+    for part in parts:
+        if not part or not any(part in name for name in named):
+            parents = {name.rsplit(".", n)[0] for name in named for n in range(name.count(".") + 1)}
+            near = difflib.get_close_matches(str(part), sorted(parents), 1, 0.6)
+            hint = f"did you mean {near[0]}?" if near else f"its parts are {', '.join(dict(model.named_children()))}"
+            raise UserError(f"{key}: no parameter has '{part}' in its name\n  {hint}")
+    return [p for name, p in named.items() if any(part in name for part in parts)]
+
+
+def clipping(clip: Mapping[str, Any], model: nn.Module | None = None) -> dict[str, Any] | None:
+    """Arguments of ``clip_grad_norm_`` from ``train.clip_grad``, with ``parameters`` where not all are clipped.
 
     None where nothing is to be clipped, which ``max_norm=0`` asks for too, as in the official DETR.
+
+    Raises:
+        UserError: a part of ``only`` that no parameter's name has.
     """
+    only = clip.get("only") or ()
+    named = parameters_named(model, only, "train.clip_grad.only") if only else []
     if clip["enabled"] and clip["params"]["max_norm"] == 0:
         logger.info("train.clip_grad.params.max_norm=0: gradients are not clipped")
         return None
-    return dict(clip["params"]) if clip["enabled"] else None
+    return {**clip["params"], **({"parameters": named} if named else {})} if clip["enabled"] else None
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

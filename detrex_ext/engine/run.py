@@ -22,6 +22,7 @@ from . import setup
 from .best_metric import check_metric
 from .checkpoint_hooks import PeriodicCheckpointer
 from .claim import Claim, named
+from .distillation import teaching_hooks
 from .ema import EMAHook, ModelEMA
 from .ending import asked, build_best, build_budget, ended_after, ending_hooks
 from .eval_hook import EvalHook, Period
@@ -112,7 +113,7 @@ class _Run:
             optimizer,
             precision=Precision(cfg.train.device, **cfg.train.amp),
             accumulate_steps=cfg.train.accumulate_steps,
-            clip_grad=clipping(cfg.train.clip_grad),
+            clip_grad=clipping(cfg.train.clip_grad, model),
             log_period=cfg.train.log_period,
         )
         extra = {
@@ -133,8 +134,7 @@ class _Run:
         logger.info(rule(self.ema is not None, self.evaluated))
 
     def _hooks(self) -> list[Any]:
-        t = self.cfg.train
-        data = OmegaConf.to_container(self.cfg.dataloader, resolve=True)
+        t, data = self.cfg.train, OmegaConf.to_container(self.cfg.dataloader, resolve=True)
         key = hashlib.sha1(f"{self.evaluated} {data}".encode()).hexdigest()
         evaluating = None
         if self.evaluation:
@@ -150,6 +150,7 @@ class _Run:
             evaluating,
             self.best,
             *ending_hooks(t, self.best, self.asked),
+            *teaching_hooks(t.get("teacher"), self.model, self.checkpointer.extra["class_names"]),
         ]
 
     def _period(self, iterations: int) -> Period:
@@ -191,8 +192,7 @@ class _Run:
         if not results or not comm.is_main_process():
             return
         t, folder = self.trainer, self.checkpointer.folder
-        done = min(t.storage.iter, t.max_iter - 1)
-        found = from_results(results, done)
+        found = from_results(results, min(t.storage.iter, t.max_iter - 1))
         self.checkpointer.extra.pop(KEY, None)
         if found is not None:
             self.checkpointer.extra[KEY] = found

@@ -183,7 +183,8 @@ def batch_line(cfg: DictConfig) -> str:
     total, steps, world = cfg.dataloader.train.total_batch_size, cfg.train.accumulate_steps, comm.get_world_size()
     unit = "GPU" if str(cfg.train.device).startswith("cuda") else "process"
     plural = "" if world == 1 else "s" if unit == "GPU" else "es"
+    second = OmegaConf.select(cfg, "optimizer.params.adamw_lr")
     return (
         f"batch {total // world // steps} x {world} {unit}{plural} x {steps} accum = {total} "
         f"(reference {cfg.train.reference_batch}), lr {float(cfg.optimizer.lr):g}"
-    )
+    ) + ("" if second is None else f", of AdamW's part {second:g}")

@@ -40,7 +40,7 @@ class Trainer(TrainerBase):
         precision: autocast and loss scaling.
         accumulate_steps: micro-batches a batch is run in. Losses are those of the whole batch where their
             normalizers depend on objects or images only (see ``detrex_ext.criterion.normalizers``).
-        clip_grad: arguments of ``clip_grad_norm_``, or None.
+        clip_grad: arguments of ``clip_grad_norm_``, ``parameters`` where they are not all; or None.
         log_period: iterations between transfers of losses from the device.
 
     Attributes:
@@ -68,7 +68,6 @@ class Trainer(TrainerBase):
         self.accumulate_steps, self.clip_grad, self.log_period = accumulate_steps, clip_grad, log_period
         self.metrics, self.rng = MetricBuffer(self.precision.scaler.is_enabled()), RngState()
         self.stop_signal = self.stopping = 0
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         inner = model.module if isinstance(model, DistributedDataParallel) else model
         self._takes_effective = "effective" in inspect.signature(inner.forward).parameters
         self._batches: Iterator[Batch] | None = None
@@ -172,7 +171,9 @@ class Trainer(TrainerBase):
     def _clip(self) -> Tensor:
         """Clips gradients; their norm before it."""
         self.precision.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_([p for p in self._parameters if p.grad is not None], **self.clip_grad)
+        args = dict(self.clip_grad)
+        clipped = args.pop("parameters", None) or [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_([p for p in clipped if p.grad is not None], **args)
         # free on the CPU; on a GPU a norm is looked at when it is logged, and always before a checkpoint
         if norm.device.type == "cpu" and not self.precision.scaler.is_enabled() and not torch.isfinite(norm):
             raise FloatingPointError(f"iteration {self.iter}: the gradient norm is {norm.item()}")

@@ -30,7 +30,7 @@ class GivenMatcher(Matcher):
         """See :meth:`Matcher.match`; pairs of invalid queries get weight 0.
 
         Raises:
-            ValueError: if queries are there but no pairs were given.
+            ValueError: if queries are there but no pairs were given, or pairs name queries that are not there.
         """
         pairs = stack.given.pairs if self.source == "set" else targets.pairs
         N, _, Q, _ = stack.shape
@@ -39,6 +39,10 @@ class GivenMatcher(Matcher):
                 where = "the set's source" if self.source == "set" else "Targets.pairs"
                 raise ValueError(f"GivenMatcher(source='{self.source}'): no pairs from {where} for {stack.name(0)}")
             pairs = Pairs.empty(stack.device)
+        if self.source == "targets" and len(pairs) and pairs.query_P.device.type == "cpu":
+            last = int(pairs.query_P.max())  # on an accelerator indexing asserts by itself
+            if last >= Q:
+                raise ValueError(f"Targets.pairs name query {last}, but {stack.name(0)} has {Q} queries")
         weight_P = pairs.weight_P
         if stack.given.valid_BQ is not None:
             valid_P = stack.given.valid_BQ[pairs.img_P, pairs.query_P].to(stack.logits_NBQK.dtype)

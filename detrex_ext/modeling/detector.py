@@ -71,6 +71,7 @@ class Detector(nn.Module):
                     )
         check_parts(preprocess=preprocess, backbone=backbone, postprocess=postprocess, **sized)
         self.strategies: dict[str, Strategy] = {k: s for k, s in (strategies or {}).items() if s is not None}
+        self.teacher: Any = None  # no module of this one: (batched inputs, targets) -> pairs, for ``Targets.pairs``
         self.rules: dict[str, Rule] = {}
         self.criterion = None
         if rules:
@@ -181,6 +182,8 @@ class Detector(nn.Module):
         if not self.training:
             return self.predict_sets(batched_inputs)[0]
         images, targets = self.inputs(batched_inputs)
+        if self.teacher is not None:
+            targets.pairs = self.teacher(batched_inputs, targets)
         sets = self.core(images.images_B3HW, images.valid_hw_B2, targets)
         if self.criterion is None:
             raise RuntimeError("this model was built without rules (model.rules), so it can only predict: call .eval()")

@@ -17,6 +17,7 @@ from detrex_ext.modeling.decoders import (
     DETRDecoder,
     FCOSHead,
     RegionHead,
+    TokenHead,
 )
 from detrex_ext.modeling.detector import Detector
 from detrex_ext.modeling.encoders import (
@@ -274,6 +275,7 @@ SET_HOSTS: dict[str, Callable[[], Detector]] = {
     "tsp-fcos, all points": lambda: tsp_fcos(num_tokens=None, token_keep=1.0),
     "tsp-rcnn": tsp_rcnn,
     "tsp-rcnn, one box for all classes": lambda: tsp_rcnn(True, coordinates=4, num_fc=2, fc_dim=16),
+    "detr, encoder only": lambda: dense(TokenQueries(), TokenHead(CLASSES, 32), softmax=True),
 }
 ALL_HOSTS = {**HOSTS, **SET_HOSTS}
 # proposals that do not cover each other: their number is known when they are found, on the host

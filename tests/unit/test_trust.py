@@ -97,6 +97,8 @@ def test_names_are_not_imported_and_come_through_a_copy(tmp_path, monkeypatch):
         ["analyze", "model", "RUN"],
         ["analyze", "stages", "RUN"],
         ["analyze", "queries-per-object", "RUN"],
+        ["analyze", "attention-sparsity", "RUN"],
+        ["analyze", "matching-stability", "RUN"],
         ["analyze", "attention", "RUN", "RUN/a.png"],
         ["convert", "RUN", "RUN/out.pth", "--config-file", "RUN"],
     ],

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ...checkpoint.files import write_json
@@ -18,7 +17,8 @@ from ...matching import stack_sets
 from ...modeling.decoders.staged import StagedDecoder
 from ...runtime import comm
 from ...strategies import Strategy
-from ...structures import Queries, SupervisedSet, Targets, cat
+from ...structures import Queries, SupervisedSet, cat
+from ..truth import targets_of
 from .counting import QueriesPerObject, affinity
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class QueryEvaluator:
         main = sorted((s for s in sets if s.group == "main" and s.stage >= 0), key=lambda s: s.stage)
         stack = stack_sets([s for path in paths for s in main if s.path == path])
         images = [self.truth.index_of(given) for given in inputs]
-        targets = self._targets(images, [output["instances"].image_size for output in outputs])
+        targets = targets_of(self.truth, images, [output["instances"].image_size for output in outputs])
         self.truth.check_classes(stack.shape[-1] - stack.softmax)
         self.queries.add(images, affinity(stack, targets.to(stack.device), self.affinity), targets)
 
@@ -154,13 +154,3 @@ class QueryEvaluator:
             metrics |= {f"{name}>{t:g}": value for t, value in zip(self.thresholds, above[name][-1], strict=True)}
             metrics[f"{name}_best"] = best[name][-1]
         return {"queries": metrics}
-
-    def _targets(self, images: list[int], sizes: list[tuple[int, int]]) -> Targets:
-        labels, boxes = [], []
-        for image, (height, width) in zip(images, sizes, strict=True):
-            xywh_G4, class_G, crowd_G = self.truth.objects_of(image)
-            xywh_G4 = torch.from_numpy(xywh_G4[~crowd_G]).float()
-            labels.append(torch.from_numpy(class_G[~crowd_G]))
-            unit = xywh_G4.new_tensor([width, height, width, height])
-            boxes.append(torch.cat([xywh_G4[:, :2] + xywh_G4[:, 2:] / 2, xywh_G4[:, 2:]], 1) / unit)
-        return Targets(tuple(labels), tuple(boxes), torch.tensor(sizes))

@@ -5,7 +5,7 @@ from .dab import DABDecoder
 from .deformable import DeformableDecoder
 from .detr import DETRDecoder
 from .region_head import RegionHead
-from .set_head import FCOSHead, SetHead
+from .set_head import FCOSHead, SetHead, TokenHead
 from .staged import StagedDecoder
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "RegionHead",
     "SetHead",
     "StagedDecoder",
+    "TokenHead",
 ]

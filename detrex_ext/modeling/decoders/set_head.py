@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from detrex_ext.layers.box_ops import inverse_sigmoid
+from detrex_ext.layers.mlp import MLP
 from detrex_ext.structures import Memory, Queries
 from detrex_ext.structures.placing import placed
 
@@ -41,6 +43,32 @@ class SetHead(StagedDecoder):
     def cross_attend(self, layer: int, x: Queries, kv: None, mem: Memory) -> Queries:
         """See :meth:`StagedDecoder.cross_attend`."""
         return x
+
+
+class TokenHead(SetHead):
+    """Heads on every token of a dense encoder: encoder-only DETR (TSP, arXiv 2011.10881, section 3.3).
+
+    A linear layer for K + 1 classes, the last "no object", and an MLP for boxes, as DETR's; centers are relative
+    to the token's own, before the sigmoid, and sizes are not. Keys: ``class_embed.*``, ``bbox_embed.*``.
+
+    Args:
+        num_classes: K.
+        dim: C.
+    """
+
+    softmax, boxes_in_image = True, True
+
+    def __init__(self, num_classes: int, dim: int = 256) -> None:
+        require_classes(num_classes)
+        super().__init__()
+        self.dim = dim
+        self.class_embed, self.bbox_embed = nn.Linear(dim, num_classes + 1), MLP(dim, dim, 4, 3)
+
+    def predict(self, layer: int, x: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
+        """See :meth:`StagedDecoder.predict`; references stay."""
+        moves_BT4 = self.bbox_embed(x.content_BTC).to(x.ref_BT4.dtype)
+        center = inverse_sigmoid(x.ref_BT4[..., :2]) + moves_BT4[..., :2]
+        return self.class_embed(x.content_BTC), torch.cat([center, moves_BT4[..., 2:]], -1).sigmoid(), x
 
 
 class FCOSHead(SetHead):

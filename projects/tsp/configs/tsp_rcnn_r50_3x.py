@@ -1,31 +1,10 @@
 """TSP-RCNN, ResNet-50, 36 epochs of COCO at batch 16 (270,000 iterations), as its authors' script trains it."""
 
 from detrex_ext import get_config
-from detrex_ext.engine.optim import LrFactor
-from detrex_ext.runtime import LazyCall as L
 
-_data = get_config("common/data/coco_detr.py")
-dataset, dataloader = _data.dataset, _data.dataloader
+from .tsp_fcos_r50_3x import dataloader, dataset, lr_multiplier, optimizer, train
+
 model = get_config("common/models/tsp_rcnn_r50.py").model
-optimizer = get_config("common/optim.py").AdamW
-lr_multiplier = get_config("common/schedule.py").lr_multiplier_36ep
-train = get_config("common/train.py").train
 
+optimizer.lr = 0.02  # the transformer's stays 1e-4
 train.output_dir = "./output/tsp_rcnn_r50_3x"
-train.init_checkpoint = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
-train.max_iter = 270_000
-
-lr_multiplier.warmup_iters = 1000
-lr_multiplier.scheduler.update(milestones=[180_000, 240_000], end=train.max_iter)
-
-_mapper = dataloader.train.mapper
-_mapper.augmentation_with_crop = None
-for _step in _mapper.augmentation:
-    if "short_edge_length" in _step:
-        _step.short_edge_length = [640, 672, 704, 736, 768, 800]
-
-optimizer.lr = 1e-4
-optimizer.weight_decay = 1e-4
-optimizer.params.lr_factor_func = L(LrFactor)(factors={})
-dataloader.train.total_batch_size = 16
-dataloader.train.num_workers = 16
