@@ -81,8 +81,8 @@ class Trainer(TrainerBase):
             self.loader.set_progress(partial(type(self).progress_at, weakref.proxy(self)))
         self._batches = iter(self.loader)
         if self._saved_max_iter not in (None, self.max_iter):
-            text = "resume: train.max_iter %d -> %d: the schedule goes over the new length"
-            logger.warning(text, self._saved_max_iter, self.max_iter)
+            text = f"resume: train.max_iter {self._saved_max_iter} -> {self.max_iter}"
+            logger.warning("%s: the schedule goes over the new length", text)
         self.rng.restore()
         super().before_train()
 
@@ -171,9 +171,8 @@ class Trainer(TrainerBase):
     def _clip(self) -> Tensor:
         """Clips gradients; their norm before it."""
         self.precision.scaler.unscale_(self.optimizer)
-        args = dict(self.clip_grad)
-        clipped = args.pop("parameters", None) or [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_([p for p in clipped if p.grad is not None], **args)
+        args = {"parameters": [p for group in self.optimizer.param_groups for p in group["params"]], **self.clip_grad}
+        norm = nn.utils.clip_grad_norm_(**{**args, "parameters": [p for p in args["parameters"] if p.grad is not None]})
         # free on the CPU; on a GPU a norm is looked at when it is logged, and always before a checkpoint
         if norm.device.type == "cpu" and not self.precision.scaler.is_enabled() and not torch.isfinite(norm):
             raise FloatingPointError(f"iteration {self.iter}: the gradient norm is {norm.item()}")
