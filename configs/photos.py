@@ -36,6 +36,9 @@ dataloader.train.mapper.augmentation = [
     L(RandomAffine)(scale=(0.6, 1.6), aspect=0.15, translate=0.1, min_visible=0.35),
 ]
 
+# a short training leaves several queries at some objects
+model.postprocess.nms = 0.6
+
 train.output_dir = "./output/photos"
 train.minutes = 15
 # where train.minutes is null: from the number of images, and ten evaluations
