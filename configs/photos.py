@@ -20,7 +20,7 @@ from detrex_ext.runtime import LazyCall as L
 
 _small = get_config("small.py")
 if has_pretrained("efficientnet-lite0"):
-    apply_overlay(_small, "lite0")
+    apply_overlay(_small, "lite0", freeze_at=3)
 
 dataset, dataloader, model = _small.dataset, _small.dataloader, _small.model
 optimizer, lr_multiplier, train = _small.optimizer, _small.lr_multiplier, _small.train
