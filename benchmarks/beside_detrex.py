@@ -116,7 +116,8 @@ def cells(suite: str, options: Options) -> Iterator[Cell]:
 
 def _theirs(cell: Cell, options: Options) -> Iterator[tuple[str, Callable[[], Work]]]:
     if cell.suite == "criterion":
-        yield "detrex", partial(losses, cell.build.keywords["sets"], options.device)
+        if "sets" in cell.build.keywords:
+            yield "detrex", partial(losses, cell.build.keywords["sets"], options.device)
     elif cell.suite == "attention":
         if cell.case in attention.SAMPLING:
             yield "detrex", partial(sampling, options.device, **attention.SAMPLING[cell.case])

@@ -281,6 +281,9 @@ ALL_HOSTS = {**HOSTS, **SET_HOSTS}
 # proposals that do not cover each other: their number is known when they are found, on the host
 COUNTED = tuple(host for host in SET_HOSTS if "rcnn" in host)
 
+# matched without restriction, by a solver on the host
+SOLVED = ("detr, encoder only",)
+
 STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "none": lambda host: Strategy(),
     "sqr": lambda host: QueryRecollection(start_stage=2 if host == "deformable, refine" else 1),

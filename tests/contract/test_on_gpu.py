@@ -30,7 +30,7 @@ from detrex_ext.structures.placing import moved, placed
 from detrex_ext.testing import example_batch
 from detrex_ext.testing.invariants import as_found
 
-from .hosts import CHUNKS, COUNTED, HOSTS, SET_HOSTS, STRATEGIES, host_for, restrict
+from .hosts import CHUNKS, COUNTED, HOSTS, SET_HOSTS, SOLVED, STRATEGIES, host_for, restrict
 
 PACKAGE = Path(detrex_ext.__file__).parent
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
@@ -132,7 +132,7 @@ def test_a_batch_without_objects_is_no_other(gpu):
 
 @pytest.mark.parametrize("host", [host for host in SET_HOSTS if host not in COUNTED])
 def test_a_host_of_one_stage_never_waits(host, gpu, monkeypatch):
-    """No assignment is solved on the host; what is drawn is drawn there."""
+    """No assignment is solved on the host, unless it is Hungarian; what is drawn is drawn there."""
     with torch.device("cuda"):
         model = SET_HOSTS[host]().train()
     model.criterion.check_finite = False
@@ -142,7 +142,8 @@ def test_a_host_of_one_stage_never_waits(host, gpu, monkeypatch):
         with Waits() as waits:
             losses = model(example_batch(model.num_classes, objects))
         assert {v.device.type for v in losses.values()} == {"cuda"}
-        assert not waits.found and not any(gpu), "\n".join(waits.found)
+        assert not waits.found and any(gpu) == (host in SOLVED and any(objects)), "\n".join(waits.found)
+        gpu.clear()
     with Waits() as waits, torch.no_grad():
         model.eval().forward_sets(example_batch(model.num_classes, (3, 1)))
     assert not waits.found, "\n".join(waits.found)
@@ -170,10 +171,12 @@ def test_rules_of_sparse_encoders_copy_nothing_to_the_host(rules, counts, gpu):
         outputs |= {name: torch.rand(B, Q, K, 4) for name in ("deltas", "class_boxes")}
         labels = tuple(torch.zeros(n, dtype=torch.int64) for n in counts)
         targets = Targets(labels, tuple(torch.rand(n, 4) for n in counts), torch.ones(B, 2))
-        boxes, softmax = torch.rand(B, Q, 4), "token" not in rules
+        boxes, regions = torch.rand(B, Q, 4), "centerness" not in rules["main"].terms
+        logits = {"main": torch.rand(B, Q, K + regions), "token": torch.rand(B, Q, 1 if regions else K)}
+        one_class = {"deltas": torch.rand(B, Q, 1, 4)}
         sets = [
-            SupervisedSet(torch.rand(B, Q, K + softmax), boxes, 0, group, "plain", given, softmax, outputs=outputs)
-            for group in rules
+            SupervisedSet(logits["main"], boxes, 0, "main", "plain", given, regions, outputs=outputs),
+            SupervisedSet(logits["token"], boxes, -1, "token", "plain", given, outputs={**outputs, **one_class}),
         ]
     with Waits() as waits:
         losses = SetCriterion(rules, check_finite=False)(sets, targets)

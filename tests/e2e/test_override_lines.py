@@ -25,7 +25,7 @@ NAMED = [
     ("lr_multiplier.warmup_iters=-5", "warmup_iters=-5: expected at least 0"),
     ("model.queries.source.num_queries=0", "num_queries=0: expected at least 1"),
     ("dataloader.train.max_unreadable=-1", "max_unreadable=-1: expected at least 0"),
-    ("train.max_iter=null", "train.max_iter=null: expected a whole number"),
+    ("train.log_period=null", "train.log_period=null: expected a whole number"),
     ("train.device=null", "train.device=null: expected a text"),
     ("optimizer.lr=null", "optimizer.lr=null: expected a number"),
     ("optimizer=null", "optimizer=null: expected a section"),

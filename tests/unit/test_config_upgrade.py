@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from detrex_ext.config import LazyConfig, load_config, parts, upgrade
 from detrex_ext.config.renamed import KEYS, TARGETS
 from detrex_ext.config.upgrade import absolute
+from detrex_ext.data import MixUp, Mosaic
 from detrex_ext.inference import build_for_inference
 from detrex_ext.modeling.detector import Detector
 from detrex_ext.runtime import LazyCall as L
@@ -45,8 +46,12 @@ def test_a_config_of_before_means_what_it_meant(name, monkeypatch):
     text = (BEFORE / f"{name}.yaml").read_text()
     assert "builtins.dict" not in text and "${.." in text
     then, now = load_config(BEFORE / f"{name}.yaml"), load_config(name, THEN[name])
-    for since in ("minutes", "early_stop", "teacher"):
+    for since in ("minutes", "early_stop", "teacher", "epochs"):
         now.train.pop(since)
+    steps = now.dataloader.train.mapper.augmentation
+    now.dataloader.train.mapper.augmentation = [s for s in steps if s._target_ not in (Mosaic, MixUp)]
+    for since in ("mosaic", "mixup", "plain_from"):
+        assert not now.dataset.pop(since, 0) or since == "plain_from"
     now.train.best_checkpoint.pop("restore")
     now.train.clip_grad.pop("only")
     now.train.amp.enabled = then.train.amp.enabled  # it is "auto" since

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from detrex_ext.engine import rng
 from detrex_ext.layers.position import sine_map
-from detrex_ext.modeling.encoders import FlattenEncoder, FoIEncoder
+from detrex_ext.modeling.encoders import FoIEncoder
 from detrex_ext.modeling.encoders.flatten import flatten_levels
 from detrex_ext.modeling.encoders.points import Points
 from detrex_ext.modeling.encoders.towers import ModulatedConv
@@ -281,9 +281,6 @@ def test_parts_that_do_not_fit_say_so():
     features.maps.pop()
     with pytest.raises(ValueError, match="4 maps, but strides for 5"):
         encoder()(features)
-    mem, _ = FlattenEncoder()(features)
-    with pytest.raises(ValueError, match="needs an encoder that says where its tokens are"):
-        TokenQueries()(mem)
 
 
 def test_features_that_are_no_numbers_choose_points_all_the_same():
