@@ -21,6 +21,8 @@ import torch
 from fvcore.nn import sigmoid_focal_loss
 from torch import nn
 
+from detrex_ext.checkpoint import to_layout
+
 VARIABLE = "DETREX_EXT_TSP"
 ROOT = Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 CLASSES, TOKENS = 7, 90
@@ -98,3 +100,11 @@ def disturb(model: nn.Module) -> None:
             p.add_(0.05 * torch.randn_like(p))
         elif "tower" in name:
             p.mul_(2.0)
+
+
+def written_back(ours: nn.Module, state: dict[str, torch.Tensor], keys: int) -> None:
+    """A model of ours that was loaded from a file of theirs gives the same file."""
+    back = to_layout(ours, "tsp")
+    assert len(state) == keys and back.keys() == state.keys()
+    for key, value in state.items():
+        assert torch.equal(back[key], value), key

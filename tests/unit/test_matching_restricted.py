@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from by_loops import iou
+from no_values import without_values
 from pyramids import objects, pyramid
 from scipy.optimize import linear_sum_assignment
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detrex_ext.layers.fcos_targets import fcos_targets, level_ranges
 from detrex_ext.layers.roi_targets import roi_targets
@@ -237,7 +237,7 @@ def test_what_cannot_be_is_refused():
 
 @pytest.mark.parametrize("matcher", [FCOSMatcher(), RoIMatcher(), RoIMatcher(take="all")])
 def test_nothing_is_copied_to_the_host(matcher):
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with without_values():
         prior = Prior(*(torch.zeros(2, 5, n, device="cuda") for n in (4, 2)), torch.zeros(2, 5, device="cuda"))
         s = SupervisedSet(*(torch.zeros(2, 5, n, device="cuda") for n in (K, 4)), 0, given=Given(prior=prior))
         labels = tuple(torch.zeros(n, dtype=torch.int64, device="cuda") for n in (3, 0))
