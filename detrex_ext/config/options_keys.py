@@ -82,9 +82,15 @@ KEYS: dict[str, Option] = {
     "train.best_checkpoint.enabled": Option(bool, meaning="keep the best evaluated weights in model_best.pth"),
     "train.best_checkpoint.metric": Option(str, meaning="of the evaluation, such as `bbox/AP50` or `bbox/AP-<class>`"),
     "train.best_checkpoint.mode": Option(str, choices=("max", "min"), meaning="which of two values is better"),
-    "train.best_checkpoint.restore": Option(bool, meaning="at the end model_final.pth becomes the best checkpoint"),
+    "train.best_checkpoint.restore": Option(
+        bool, meaning="at the end model_final.pth becomes the best checkpoint, and evaluation.json its metrics"
+    ),
     "train.early_stop.patience": Option(
-        int, least=0, most=_MAX_ITER, unit="evaluations", meaning="in a row without a gain that end it; 0 = never"
+        int,
+        least=0,
+        most=_MAX_ITER,
+        unit="evaluations",
+        meaning="in a row without a gain that end it, not counted while images are mixed; 0 = never",
     ),
     "train.early_stop.min_delta": Option(float, least=0, most=10**6, meaning="what the metric must gain more than"),
     "train.eval_period": Option(

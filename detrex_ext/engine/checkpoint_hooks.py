@@ -20,6 +20,7 @@ from detrex_ext.errors import UserError
 from detrex_ext.runtime import HookBase, comm
 
 from .eval_hook import Period, at_iteration, falls_on, is_due
+from .evaluation_record import read_record
 from .signals import Interrupted
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,10 @@ class BestCheckpointer(HookBase):
             return
         self.best, self.best_iter = value, self.trainer.iter
         logger.info("best %s so far: %.4f after %d iterations", self.metric, value, self.best_iter + 1)
-        self.checkpointer.save(self.checkpointer.folder.best.stem, tag=False, iteration=self.trainer.iter)
+        folder = self.checkpointer.folder
+        record = read_record(folder.evaluation) or {}
+        metrics = {"evaluation": record} if record.get("iteration") == evaluated else {}
+        self.checkpointer.save(folder.best.stem, tag=False, iteration=self.trainer.iter, **metrics)
 
     def forget(self) -> None:
         """What was best before is not comparable with what comes."""

@@ -20,6 +20,7 @@ from detrex_ext.runtime import HookBase, comm
 from .best_metric import content_of
 from .checkpoint_hooks import BestCheckpointer
 from .eval_hook import Period, at_iteration, is_due
+from .evaluation_record import as_record, write_record
 from .schedule import build_schedule
 from .time_budget import TimeBudget
 
@@ -52,10 +53,14 @@ class EarlyStop(HookBase):
         patience: evaluations in a row without a gain.
         min_delta: a gain is more than this over the best that was one.
         asked: noted in the final checkpoint.
+        begin: progress of the training from which on evaluations without a gain are counted.
     """
 
-    def __init__(self, best: BestCheckpointer, patience: int, min_delta: float, asked: Mapping[str, Any]) -> None:
+    def __init__(
+        self, best: BestCheckpointer, patience: int, min_delta: float, asked: Mapping[str, Any], begin: float = 0.0
+    ) -> None:
         self.best, self.patience, self.min_delta, self.asked = best, patience, min_delta, dict(asked)
+        self.begin = begin
         self.reference: float | None = None
         self.stale = 0
 
@@ -79,7 +84,7 @@ class EarlyStop(HookBase):
         if known and (self.reference is None or value > self.reference + self.min_delta):
             self.reference, self.stale = value, 0
             return
-        self.stale += 1
+        self.stale += trainer.progress_at(trainer.iter) >= self.begin
         if self.stale < self.patience:
             return
         done, checkpointer = trainer.iter + 1, self.best.checkpointer
@@ -104,6 +109,7 @@ class EarlyStop(HookBase):
 class RestoreBest(HookBase):
     """At the end ``model_final.pth`` becomes ``model_best.pth``: its weights, iteration, threshold and optimizer.
 
+    ``evaluation.json`` becomes that of these weights.
     Registered after the best checkpoint's hook. The last weights stay in the last periodic checkpoint, if there is one.
 
     Args:
@@ -129,6 +135,9 @@ class RestoreBest(HookBase):
             return
         write_checkpoint({**data, KEY: {"after": last, "asked": self.asked}}, folder.final)
         folder.tag(folder.final)
+        record = as_record(data.get("evaluation"))
+        if record is not None:
+            write_record(folder.evaluation, last, record["key"], record["results"], best.best_iter)
         logger.info(
             "%s holds the best weights: %s %.4f after %d of %d iterations",
             *(folder.final.name, best.metric, best.best, done, last),
@@ -141,17 +150,18 @@ def build_best(train: Any, checkpointer: Checkpointer, evaluator: Any, period: P
     return BestCheckpointer(checkpointer, period, best.metric, best.mode, data)
 
 
-def ending_hooks(train: Any, best: BestCheckpointer | None, asked: Mapping[str, Any]) -> list[HookBase]:
-    """Those that the config asks for.
+def ending_hooks(cfg: DictConfig, best: BestCheckpointer | None, asked: Mapping[str, Any]) -> list[HookBase]:
+    """Those that the config asks for. While images are mixed no evaluation counts against the training.
 
     Args:
-        train: the config's ``train``.
+        cfg: the whole config.
         best: hook of the best checkpoint.
         asked: see :func:`asked`.
 
     Raises:
         UserError: they need the best checkpoint, and there is none.
     """
+    train, dataset = cfg.train, cfg.get("dataset") or {}
     stop, restore = train.early_stop, train.best_checkpoint.restore
     if best is None and (stop.patience or restore):
         if not train.best_checkpoint.enabled:
@@ -160,7 +170,9 @@ def ending_hooks(train: Any, best: BestCheckpointer | None, asked: Mapping[str, 
         logger.warning("nothing is evaluated: no early stop, and the last weights are the final ones")
     if best is None:
         return []
-    early = [EarlyStop(best, stop.patience, stop.min_delta, asked)] if stop.patience else []
+    mixed = dataset.get("mosaic") or dataset.get("mixup")
+    begin = dataset.get("plain_from", 0.0) if mixed else 0.0
+    early = [EarlyStop(best, stop.patience, stop.min_delta, asked, begin)] if stop.patience else []
     return early + ([RestoreBest(best, asked)] if restore else [])
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from detrex_ext.checkpoint import RunFolder
-from detrex_ext.checkpoint.files import write_json
 from detrex_ext.runtime import HookBase, comm
 
 from . import rng
+from .evaluation_record import flat, read_record, write_record
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +73,7 @@ class EvalHook(HookBase):
         results = self._results(done)
         self._last = done, results
         self._told(results)
-        metrics = {k: v for k, v in _numbers(results).items() if "_f1/threshold-" not in k}  # those are in the file
+        metrics = {k: v for k, v in flat(results).items() if "_f1/threshold-" not in k}  # those are in the file
         self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
         comm.synchronize()
 
@@ -95,24 +93,17 @@ class EvalHook(HookBase):
                 results = self._evaluate() or {}
         if not isinstance(results, Mapping):
             raise AssertionError(f"the evaluation must return a dict, found {type(results).__name__}")
-        _numbers(results)  # refuses what is none
+        flat(results)  # refuses what is none
         if self._path and results and comm.is_main_process():
-            write_json({"iteration": iteration, "key": self._key, "results": _nulls(results)}, self._path)
+            write_record(self._path, iteration, self._key, results)
         return results
 
     def _read(self, iteration: int) -> dict[str, Any] | None:
-        """The metrics in the file, where they are of this iteration and under this key."""
-        if not self._path or not self._path.is_file():
+        """The metrics in the file, where they are of this iteration's weights and under this key."""
+        record = read_record(self._path) if self._path else None
+        if record is None or record["key"] != self._key:
             return None
-        try:
-            saved = json.loads(self._path.read_text(encoding="utf-8"))
-            fits = saved["iteration"] == iteration and saved["key"] == self._key
-            results = _nans(saved["results"])
-            _numbers(results)  # refuses what is none
-            return results if fits else None
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            logger.warning("%s is not as it was written (%s): evaluated again", self._path, type(error).__name__)
-            return None
+        return record["results"] if iteration in (record["iteration"], record.get("best_iteration")) else None
 
 
 Period = int | Callable[[int], bool]
@@ -138,35 +129,3 @@ def at_iteration(trainer: Any, iteration: int) -> Iterator[None]:
         yield
     finally:
         trainer.iter, trainer.storage.iter = before
-
-
-def _numbers(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Nested metrics by their path, as `bbox/AP`.
-
-    Raises:
-        ValueError: one is no number.
-    """
-    flat: dict[str, float] = {}
-    for key, value in results.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= _numbers(value, f"{name}/")
-            continue
-        try:
-            flat[name] = float(value)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"the evaluation must return numbers, found {name} = {value!r}") from error
-    return flat
-
-
-def _nulls(value: Any) -> Any:
-    """Nested metrics with null for what JSON cannot hold."""
-    if isinstance(value, dict):
-        return {k: _nulls(v) for k, v in value.items()}
-    return float(value) if math.isfinite(value) else None
-
-
-def _nans(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _nans(v) for k, v in value.items()}
-    return math.nan if value is None else value

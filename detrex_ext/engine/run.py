@@ -149,7 +149,7 @@ class _Run:
             PeriodicCheckpointer(self.checkpointer, self._period(t.checkpointer.period), t.checkpointer.max_to_keep),
             evaluating,
             self.best,
-            *ending_hooks(t, self.best, self.asked),
+            *ending_hooks(self.cfg, self.best, self.asked),
             *teaching_hooks(t.get("teacher"), self.model, self.checkpointer.extra["class_names"]),
         ]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import re
 import time
 
@@ -12,6 +14,7 @@ from training import Flags, assert_equal, config, die, in_process, metrics, trai
 
 from detrex_ext import load
 from detrex_ext.checkpoint import find_weights, read_checkpoint
+from detrex_ext.engine.evaluation_record import as_record
 
 EARLY = ("train.early_stop.patience=1", "train.best_checkpoint.restore=true", "train.checkpointer.max_to_keep=10")
 
@@ -45,6 +48,13 @@ def check_best(out):
         assert_equal(final[part], best[part], part)
     assert (out / "last_checkpoint").read_text() == "model_final.pth"
     assert not (out / "model_0000009.pth").exists()  # nothing was trained after the stop
+    check_metrics(out)
+
+
+def check_metrics(out):
+    """Those in the folder are of the final weights."""
+    record = json.loads((out / "evaluation.json").read_text())
+    assert record["results"]["bbox"]["AP"] == 7.0 and record["best_iteration"] == 3
 
 
 def test_an_evaluation_without_gain_ends_it_and_the_best_weights_are_the_final_ones(shapes_data, tmp_path):
@@ -82,7 +92,47 @@ def test_without_early_stop_the_best_is_restored_after_the_last_iteration(shapes
     final = read_checkpoint(tmp_path / "model_final.pth")
     assert (final["iteration"], final["ended"]["after"]) == (3, 10)
     assert in_process(train, shapes_data, tmp_path, more, resume=True, sabotage=falling) == 0
-    assert "10 of 10 iterations are done: nothing to train" in (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    assert "10 of 10 iterations are done: nothing to train" in log
+    assert re.findall(r"evaluated at (\d+)", log) == ["3", "7", "10"]  # the figures of a finished run are known
+    check_metrics(tmp_path)
+
+
+def test_a_restored_run_that_is_made_longer_knows_the_figures_of_the_weights_it_goes_on_from(shapes_data, tmp_path):
+    more = ("train.best_checkpoint.restore=true",)
+    assert in_process(train, shapes_data, tmp_path, more, sabotage=falling) == 0
+    longer = (*more, "train.max_iter=12")
+    assert in_process(train, shapes_data, tmp_path, longer, resume=True, sabotage=falling) == 0
+    log = (tmp_path / "log.txt").read_text()
+    assert re.findall(r"evaluated at (\d+)", log) == ["3", "7", "10", "7", "12"]  # it goes on from iteration 3
+    check_metrics(tmp_path)
+
+
+def test_a_record_in_a_checkpoint_that_is_none_is_not_written(tmp_path):
+    good = {"iteration": 3, "key": "k", "results": {"bbox": {"AP": None}}}
+    assert math.isnan(as_record(good)["results"]["bbox"]["AP"])
+    for bad in (
+        None,
+        [],
+        "text",
+        {},
+        {**good, "iteration": "three"},
+        {**good, "iteration": math.inf},
+        {**good, "results": {"bbox": {"AP": "high"}}},
+        {**good, "results": [1.0]},
+        {**good, "results": {"bbox": torch.zeros(2)}},
+        {**good, "best_iteration": []},
+    ):
+        assert as_record(bad) is None, bad
+
+
+def test_while_images_are_mixed_no_evaluation_counts_against_the_training(shapes_data, tmp_path):
+    more = (*EARLY, "dataset.mosaic=0.5", "dataset.plain_from=0.75")
+    assert in_process(train, shapes_data, tmp_path, more, sabotage=falling) == 0
+    assert "ends after" not in (tmp_path / "log.txt").read_text()
+    more = (*EARLY, "dataset.mosaic=0.5", "dataset.plain_from=0.7", "train.overwrite=true")
+    assert in_process(train, shapes_data, tmp_path, more, sabotage=falling) == 0
+    assert "the training ends after 8 of 10 iterations" in (tmp_path / "log.txt").read_text()
 
 
 def test_a_training_of_twelve_seconds(shapes_data, tmp_path):
