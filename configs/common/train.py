@@ -19,8 +19,13 @@ train = dict(
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     # the batch of each process is run in this many parts, with the losses and gradients of the whole
     accumulate_steps=1,
-    # total batch that the learning rate and the schedule were chosen for; only printed beside the batch in use
+    # total batch that the learning rate and the schedule were chosen for, printed beside the batch in use
     reference_batch=16,
+    # learning rates are multiplied by the batch in use over reference_batch
+    scale_lr=False,
+    # a loss or gradient that is not finite: raise ends the training, skip leaves the weights as they are and goes on,
+    # at most so many times in a row; the batch is written into output_dir, and --replay FILE runs it again
+    non_finite=dict(policy="raise", limit=10),
     # only: parts of the names of the parameters that are clipped, by their own norm; [] = all
     clip_grad=dict(enabled=False, only=[], params=dict(max_norm=0.1, norm_type=2)),
     # 20 iterations with an evaluation, to see that everything is in place

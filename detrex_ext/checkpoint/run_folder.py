@@ -20,7 +20,7 @@ from .files import own_iteration, read_checkpoint, write_whole
 logger = logging.getLogger(__name__)
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 # what another run in the folder would write over, and what only belongs to it
-_RESULTS = ("last_checkpoint", "metrics.json", "evaluation.json", "model_*.pth")
+_RESULTS = ("last_checkpoint", "metrics.json", "evaluation.json", "model_*.pth", "non_finite*.pth")
 _EVENTS = "events.out.tfevents.*"
 _LOGS = ("log.txt", "log.txt.rank*")
 _OTHERS = (*_LOGS, "config.yaml*", ".lock")
@@ -61,6 +61,10 @@ class RunFolder:
     def periodic(self, iteration: int) -> Path:
         """The periodic checkpoint written after an iteration (from 0)."""
         return self.path / f"model_{iteration:07d}.pth"
+
+    def non_finite(self, rank: int = 0) -> Path:
+        """The last batch of a process whose loss was not finite."""
+        return self.path / (f"non_finite_rank{rank}.pth" if rank else "non_finite.pth")
 
     def periodic_files(self) -> list[Path]:
         """All periodic checkpoints, oldest iteration first."""

@@ -72,6 +72,7 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
     add("--resume", action="store_true", help="go on from the last checkpoint of train.output_dir")
     add("--eval-only", action="store_true", help="evaluate train.init_checkpoint (or the last one, with --resume)")
     add("--no-average", action="store_true", help="with --eval-only: the trained weights, not the averaged ones")
+    add("--replay", default="", metavar="FILE", help="run the step again that a training left in non_finite.pth")
     add("--num-gpus", type=int, default=1, help="processes on this machine (with train.device=cpu too)")
     add("--num-machines", type=int, default=1, help="machines of the job")
     add("--machine-rank", type=int, default=0, help="rank of this machine, from 0")

@@ -20,6 +20,7 @@ examples:
     python -m detrex_ext train --config-file small dataset.train_json=train.json dataset.val_json=val.json
   go on with a run, evaluate it: --config-file output/run --resume, --config-file output/run --eval-only
   evaluate a checkpoint:        the first one with --eval-only train.init_checkpoint=model_final.pth
+  a loss that was not finite:   --replay output/run/non_finite.pth
   several GPUs:                 --num-gpus 8, or torchrun --nproc-per-node=8 -m detrex_ext train ...
 """
 
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = default_argument_parser(EPILOG)
     parser.prog = "python -m detrex_ext train"
     args = parser.parse_args(argv)
+    if args.replay:
+        return _replay(args)
     from torch.multiprocessing import ProcessExitedException
 
     from detrex_ext.config import Carried
@@ -52,6 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return error.exit_code  # stopped by a signal after a checkpoint, as its log says
     return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    """``--replay``: exit code 1 where the step is not finite again."""
+    from detrex_ext.config import load_config
+    from detrex_ext.engine.replay import replay
+
+    check_overrides(args.opts)
+    if args.resume or args.eval_only:
+        raise UserError("--replay runs one step of a training: it goes without --resume and --eval-only")
+    if args.overlay and not args.config_file:
+        raise UserError("--replay with --overlay: name the config that it is laid over, --config-file FILE")
+    cfg = load_config(args.config_file, args.overlay, args.opts) if args.config_file else None
+    return 0 if replay(args.replay, cfg, args.opts) else 1
 
 
 def _config(args: argparse.Namespace) -> DictConfig:

@@ -57,6 +57,11 @@ KEYS: dict[str, Option] = {
     "train.accumulate_steps": Option(
         int, least=1, most=65536, meaning="parts that the batch of a process is run in, with the gradients of the whole"
     ),
+    "train.scale_lr": Option(bool, meaning="multiplies learning rates by the batch in use over train.reference_batch"),
+    "train.non_finite.policy": Option(
+        str, choices=("raise", "skip"), meaning="what a loss or gradient that is not finite does: ends it, or no step"
+    ),
+    "train.non_finite.limit": Option(int, least=0, most=_MAX_ITER, unit="steps", meaning="skipped in a row at most"),
     "train.reference_batch": Option(
         int, least=1, most=10**6, unit="images", meaning="batch that the learning rate was chosen for; only printed"
     ),

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detrex_ext.checkpoint import RunFolder, find_weights, load_state
+from detrex_ext.checkpoint import Checkpointer, RunFolder, find_weights, load_state
+from detrex_ext.checkpoint.threshold import KEY, from_results, put_threshold
 from detrex_ext.checkpoint.weights import AVERAGE_KEY
 from detrex_ext.config.options import check_options
 from detrex_ext.errors import UserError
@@ -38,6 +39,19 @@ def run_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> dict[str, A
     if comm.is_main_process() and isinstance(results, Mapping):
         print_csv_format(results)
     return results
+
+
+def keep_threshold(trainer: Any, checkpointer: Checkpointer, results: Mapping[str, Any]) -> None:
+    """The threshold of an evaluation goes into later checkpoints, and into the final one if it is of it."""
+    if not results or not comm.is_main_process():
+        return
+    found = from_results(results, min(trainer.storage.iter, trainer.max_iter - 1))
+    checkpointer.extra.pop(KEY, None)
+    if found is not None:
+        checkpointer.extra[KEY] = found
+    final = checkpointer.folder.final
+    if trainer.storage.iter >= trainer.max_iter and final.is_file():
+        put_threshold(final, found)
 
 
 def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:

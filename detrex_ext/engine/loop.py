@@ -64,8 +64,9 @@ class TrainerBase(host().TrainerBase):
                     self.iter += 1
                 # hooks tell by it that the training ended well
                 self.iter = max(start_iter, self.max_iter)
-            except Exception:
-                _log.error(f"training stopped by an error in iteration {self.iter}")
+            except Exception as error:  # told whole at the end of the program, which the log does not hold
+                reason = (str(error).splitlines() or [""])[0]
+                _log.error(f"training stopped by an error in iteration {self.iter}: {type(error).__name__}: {reason}")
                 raise
             finally:
                 self.after_train()

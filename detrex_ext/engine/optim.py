@@ -55,12 +55,27 @@ def slow_down(cfg: Any, part: str, factor: float) -> None:
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of ``cfg.optimizer`` over a model; the config is left as it was."""
+    """The optimizer of ``cfg.optimizer`` over a model; the config is left as it was.
+
+    Under ``train.scale_lr`` every learning rate is that of the config times :func:`lr_scale`.
+    """
     node = copy.deepcopy(cfg.optimizer)  # detectron2 writes into the overrides that it is given
     node.params.model = model
     optimizer = build(node, "optimizer", torch.optim.Optimizer)
     _check_overrides(node.params, optimizer, [name for name, _ in model.named_parameters()])
+    scale = lr_scale(cfg)
+    for group in optimizer.param_groups if scale != 1 else ():
+        group["lr"] *= scale
     return optimizer
+
+
+def lr_scale(cfg: Any) -> float:
+    """What learning rates are multiplied by: 1, or under ``train.scale_lr`` the batch over that they were chosen for.
+
+    Linear scaling (Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.1).
+    """
+    train = cfg.get("train") or {}
+    return cfg.dataloader.train.total_batch_size / train["reference_batch"] if train.get("scale_lr") else 1.0
 
 
 def _check_overrides(params: DictConfig, optimizer: torch.optim.Optimizer, names: list[str]) -> None:

@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from detrex_ext.checkpoint import Checkpointer, RunFolder
-from detrex_ext.checkpoint.threshold import KEY, from_results, put_threshold
+from detrex_ext.checkpoint.threshold import KEY
 from detrex_ext.checkpoint.weights import AVERAGE, EVALUATED, TRAINED, WORDS, evaluated_by, rule
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, create_ddp_model
@@ -26,8 +26,9 @@ from .distillation import teaching_hooks
 from .ema import EMAHook, ModelEMA
 from .ending import asked, build_best, build_budget, ended_after, ending_hooks
 from .eval_hook import EvalHook, Period
-from .evaluation import run_evaluation
+from .evaluation import keep_threshold, run_evaluation
 from .hooks import IterationTimer, LRScheduler
+from .non_finite import NonFinite
 from .optim import build_optimizer, clipping
 from .precision import Precision
 from .progress import writer_hooks
@@ -115,6 +116,7 @@ class _Run:
             accumulate_steps=cfg.train.accumulate_steps,
             clip_grad=clipping(cfg.train.clip_grad, model),
             log_period=cfg.train.log_period,
+            non_finite=NonFinite(**cfg.train.non_finite, folder=cfg.train.output_dir),
         )
         extra = {
             "class_names": classes.names,
@@ -125,6 +127,7 @@ class _Run:
         }
         parts = {"trainer": self.trainer, "rng": self.trainer.rng, **({AVERAGE: self.ema} if self.ema else {})}
         self.checkpointer = Checkpointer(model, cfg.train.output_dir, extra=extra, **parts)
+        self.trainer.non_finite.extra = self.checkpointer.extra
         self.budget = build_budget(cfg, began, evaluation) if cfg.train.minutes else None
         self.best = None
         if evaluation is not None and cfg.train.best_checkpoint.enabled:
@@ -138,8 +141,8 @@ class _Run:
         key = hashlib.sha1(f"{self.evaluated} {data}".encode()).hexdigest()
         evaluating = None
         if self.evaluation:
-            period = self._period(t.eval_period)
-            evaluating = EvalHook(period, self.evaluate, folder=t.output_dir, key=key, told=self.keep_threshold)
+            period, told = self._period(t.eval_period), partial(keep_threshold, self.trainer, self.checkpointer)
+            evaluating = EvalHook(period, self.evaluate, folder=t.output_dir, key=key, told=told)
         return [
             SignalHook(),
             IterationTimer(),
@@ -186,15 +189,3 @@ class _Run:
         with self.ema.applied() if self.evaluated == AVERAGE else contextlib.nullcontext():
             self.results = run_evaluation(self.model, *self.evaluation)
         return self.results
-
-    def keep_threshold(self, results: Mapping[str, Any]) -> None:
-        """The threshold of an evaluation goes into later checkpoints, and into the final one if it is of it."""
-        if not results or not comm.is_main_process():
-            return
-        t, folder = self.trainer, self.checkpointer.folder
-        found = from_results(results, min(t.storage.iter, t.max_iter - 1))
-        self.checkpointer.extra.pop(KEY, None)
-        if found is not None:
-            self.checkpointer.extra[KEY] = found
-        if t.storage.iter >= t.max_iter and folder.final.is_file():
-            put_threshold(folder.final, found)

@@ -19,6 +19,7 @@ from detrex_ext.runtime import comm
 from detrex_ext.runtime.devices import own_device
 
 from .from_data import check_length, choose_length, choose_size
+from .optim import lr_scale
 
 logger = logging.getLogger(__name__)
 _SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
@@ -183,8 +184,9 @@ def batch_line(cfg: DictConfig) -> str:
     total, steps, world = cfg.dataloader.train.total_batch_size, cfg.train.accumulate_steps, comm.get_world_size()
     unit = "GPU" if str(cfg.train.device).startswith("cuda") else "process"
     plural = "" if world == 1 else "s" if unit == "GPU" else "es"
-    second = OmegaConf.select(cfg, "optimizer.params.adamw_lr")
+    second, scale = OmegaConf.select(cfg, "optimizer.params.adamw_lr"), lr_scale(cfg)
+    scaled = f", {scale:g} times that of the config" if scale != 1 else ""
     return (
         f"batch {total // world // steps} x {world} {unit}{plural} x {steps} accum = {total} "
-        f"(reference {cfg.train.reference_batch}), lr {float(cfg.optimizer.lr):g}"
-    ) + ("" if second is None else f", of AdamW's part {second:g}")
+        f"(reference {cfg.train.reference_batch}), lr {scale * cfg.optimizer.lr:g}"
+    ) + ("" if second is None else f", of AdamW's part {scale * second:g}") + scaled

@@ -12,16 +12,14 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-
-from detrex_ext.runtime import comm
 
 from .batches import Batch, out_of_memory, split, totals
 from .hooks import is_early
 from .loop import TrainerBase
 from .metrics import MetricBuffer
+from .non_finite import NonFinite, NotFiniteError, agree
 from .optim import load_optimizer_state
 from .precision import Precision
 from .rng import RngState
@@ -42,6 +40,7 @@ class Trainer(TrainerBase):
             normalizers depend on objects or images only (see ``detrex_ext.criterion.normalizers``).
         clip_grad: arguments of ``clip_grad_norm_``, ``parameters`` where they are not all; or None.
         log_period: iterations between transfers of losses from the device.
+        non_finite: what is done about a loss that is not finite; default: an error.
 
     Attributes:
         stop_signal: number of a signal that asked this process to stop, 0 = none.
@@ -59,6 +58,7 @@ class Trainer(TrainerBase):
         accumulate_steps: int = 1,
         clip_grad: Mapping[str, Any] | None = None,
         log_period: int = 20,
+        non_finite: NonFinite | None = None,
     ) -> None:
         super().__init__()
         model.train()
@@ -68,8 +68,9 @@ class Trainer(TrainerBase):
         self.accumulate_steps, self.clip_grad, self.log_period = accumulate_steps, clip_grad, log_period
         self.metrics, self.rng = MetricBuffer(self.precision.scaler.is_enabled()), RngState()
         self.stop_signal = self.stopping = 0
-        inner = model.module if isinstance(model, DistributedDataParallel) else model
-        self._takes_effective = "effective" in inspect.signature(inner.forward).parameters
+        self._inner = model.module if isinstance(model, DistributedDataParallel) else model
+        self._takes_effective = "effective" in inspect.signature(self._inner.forward).parameters
+        self.non_finite = non_finite or NonFinite()
         self._batches: Iterator[Batch] | None = None
         self._saved_max_iter: int | None = None
 
@@ -92,21 +93,31 @@ class Trainer(TrainerBase):
         batch = next(self._batches)
         data_time = time.perf_counter() - start
         self.optimizer.zero_grad(set_to_none=True)
+        self.non_finite.begin(self._inner)
         try:
-            scalars = self._forward_backward(batch)
+            scalars = self._gradients(batch)
         except torch.cuda.OutOfMemoryError as error:
             raise out_of_memory(batch, self.iter, self.accumulate_steps) from error
-        self.after_backward()
-        if self.clip_grad is not None:
-            scalars["grad_norm"] = self._clip()
-        self.precision.scaler.step(self.optimizer)
-        self.precision.scaler.update()
-        self.metrics.add(self.iter, scalars, data_time)
+        except NotFiniteError as error:
+            self.non_finite.met(error, self.iter, batch, self._inner)
+        else:
+            self.non_finite.passed()
+            self.precision.scaler.step(self.optimizer)
+            self.precision.scaler.update()
+            self.metrics.add(self.iter, scalars, data_time)
         done = self.iter + 1
         if done % self.log_period == 0 or done == self.max_iter or is_early(done):
             self.metrics.flush(self.storage)
             if self.precision.scaler.is_enabled():
                 self.storage.put_scalar("[metric]grad_scaler", self.precision.scaler.get_scale())
+
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Leaves the gradients of the whole batch, clipped; returns losses, statistics and the norm."""
+        scalars = self._forward_backward(batch)
+        self.after_backward()
+        if self.clip_grad is not None:
+            scalars["grad_norm"] = self._clip()
+        return scalars
 
     def _forward_backward(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients of the whole batch; returns its losses and statistics, summed over micro-batches."""
@@ -127,10 +138,10 @@ class Trainer(TrainerBase):
                 for name, value in {"total_loss": total, **losses, **stats}.items():
                     sums[name] = sums[name] + value.detach() if name in sums else value.detach()
                 if last:
-                    self._agree(finite, failure, sums, batch)
+                    self.stopping = agree(self.iter, finite, failure, sums, batch, self.stop_signal)
                 self.precision.scaler.scale(total).backward()
         if failure:
-            self._agree(~finite & finite, failure, sums, batch)
+            self.stopping = agree(self.iter, ~finite & finite, failure, sums, batch, self.stop_signal)
         return sums
 
     def _forward(self, part: Batch, effective: tuple[float, float] | None, parts: int):
@@ -147,27 +158,6 @@ class Trainer(TrainerBase):
             return self.model.no_sync()
         return contextlib.nullcontext()
 
-    def _agree(self, finite: Tensor, failure: str, losses: Mapping[str, Tensor], batch: Batch) -> None:
-        """All ranks go on, or all raise: one small reduction before the backward pass that needs all of them.
-
-        Raises:
-            FloatingPointError: on every rank, where a loss of any rank is not finite; no weight was changed.
-        """
-        flags = torch.stack([(~finite).long(), torch.tensor(self.stop_signal, device=self.device)])
-        if comm.get_world_size() > 1:
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        bad, self.stopping = flags.tolist()
-        if not bad and not failure:
-            return
-        names = [name for name, value in losses.items() if "/" not in name and not torch.isfinite(value)]
-        reason = failure or (f"{', '.join(names)} not finite" if names else "a loss of another process is not finite")
-        files = ", ".join(str(sample.get("file_name", "?")) for sample in batch)
-        raise FloatingPointError(
-            f"iteration {self.iter}: {reason}\n  batch: {files}\n"
-            "  the weights are as before this step; try a lower optimizer.lr, train.clip_grad.enabled=true, or "
-            "train.amp.enabled=false"
-        )
-
     def _clip(self) -> Tensor:
         """Clips gradients; their norm before it."""
         self.precision.scaler.unscale_(self.optimizer)
@@ -175,7 +165,7 @@ class Trainer(TrainerBase):
         norm = nn.utils.clip_grad_norm_(**{**args, "parameters": [p for p in args["parameters"] if p.grad is not None]})
         # free on the CPU; on a GPU a norm is looked at when it is logged, and always before a checkpoint
         if norm.device.type == "cpu" and not self.precision.scaler.is_enabled() and not torch.isfinite(norm):
-            raise FloatingPointError(f"iteration {self.iter}: the gradient norm is {norm.item()}")
+            raise NotFiniteError(f"iteration {self.iter}: the gradient norm is {norm.item()}")
         return norm
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from training import Flags, config, in_process, metrics, overrides
 
+from detrex_ext.checkpoint import read_checkpoint
+
 # Without statistics of the batch, dropout or denoising a batch's loss does not depend on how it is cut.
 STEADY = (
     "model.backbone.norm=FrozenBN",
@@ -113,12 +115,12 @@ def bad_loss_in_step_1():
     Trainer._forward = forward
 
 
-def spoilt(sabotage, data, out):
+def spoilt(sabotage, data, out, *more):
     """Two processes, of which ``sabotage`` spoils one; ends with the exit code of a process that failed."""
     from detrex_ext.runtime import launch
 
     try:
-        launch(_spoilt, 2, args=(sabotage, data, out), device="cpu")
+        launch(_spoilt, 2, args=(sabotage, data, out, more), device="cpu")
     except torch.multiprocessing.ProcessExitedException as error:
         sys.exit(error.exit_code)
     except torch.multiprocessing.ProcessRaisedException as error:
@@ -126,12 +128,12 @@ def spoilt(sabotage, data, out):
         sys.exit(1)
 
 
-def _spoilt(sabotage, data, out):
+def _spoilt(sabotage, data, out, more):
     from detrex_ext import engine
 
     torch.set_num_threads(1)
     sabotage()
-    engine.train(config(data, out, *STEADY), Flags())
+    engine.train(config(data, out, *STEADY, *more), Flags())
 
 
 def test_a_signal_to_one_process_stops_all_with_a_checkpoint(shapes_data, tmp_path):
@@ -143,4 +145,16 @@ def test_a_bad_loss_of_one_process_ends_all_at_once(shapes_data, tmp_path):
     assert in_process(spoilt, bad_loss_in_step_1, shapes_data, tmp_path) == 1
     assert "iteration 1: " in (tmp_path / "error.txt").read_text()
     for log in ("log.txt", "log.txt.rank1"):
-        assert "training stopped by an error in iteration 1" in (tmp_path / log).read_text()
+        text = (tmp_path / log).read_text()
+        assert "training stopped by an error in iteration 1" in text
+        assert "iteration 1: process 1: total_loss, loss_class not finite" in text  # the reason is told by all
+    assert read_checkpoint(tmp_path / "non_finite_rank1.pth")["step"]["rank"] == 1
+    assert not (tmp_path / "non_finite.pth").exists()
+
+
+def test_a_bad_loss_of_one_process_is_skipped_by_all(shapes_data, tmp_path):
+    assert in_process(spoilt, bad_loss_in_step_1, shapes_data, tmp_path, "train.non_finite.policy=skip") == 0
+    state = read_checkpoint(tmp_path / "model_final.pth")["trainer"]["optimizer"]["state"]
+    assert {int(entry["step"]) for entry in state.values()} == {3}  # four less that one
+    for log in ("log.txt", "log.txt.rank1"):
+        assert "step skipped (1 in a row, 1 in all): iteration 1: process 1: " in (tmp_path / log).read_text()

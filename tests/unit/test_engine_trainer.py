@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from detrex_ext.config import load_config
 from detrex_ext.engine import LrFactor, LRScheduler, ModelEMA, Precision, Trainer
-from detrex_ext.engine.optim import load_optimizer_state
+from detrex_ext.engine.non_finite import NonFinite
+from detrex_ext.engine.optim import build_optimizer, load_optimizer_state
 from detrex_ext.engine.schedule import constant_then_cosine, multistep_schedule, warmed_up
+from detrex_ext.engine.setup import batch_line
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import HookBase
 from detrex_ext.structures import LossDict
@@ -177,6 +180,33 @@ def test_a_bad_gradient_stops_before_the_weights_change():
     assert torch.equal(model.line.weight, before)
 
 
+def test_a_skipped_step_leaves_weights_and_statistics_of_norms(caplog):
+    class Normed(Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, batch, effective=None):
+            return {"loss": self.line(self.norm(torch.stack([sample["image"] for sample in batch]))).square().sum()}
+
+    model = Normed()
+    statistics = []
+
+    class Keep(HookBase):
+        def after_step(self):
+            statistics.append((model.norm.running_var.clone(), model.norm.num_batches_tracked.clone(), weights(t)))
+
+    t = trainer(model=model, loader=Loader(poison_at=1), non_finite=NonFinite("skip", 1))
+    t.register_hooks([Keep()])
+    t.train(0, 3)
+    first, second, third = statistics
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert third[1] == 2 and torch.isfinite(third[0]).all() and not torch.equal(third[2], second[2])
+    assert "step skipped (1 in a row, 1 in all): iteration 1" in caplog.text
+    with pytest.raises(UserError, match="train.non_finite.policy=ignore: expected one of raise, skip"):
+        NonFinite("ignore")
+
+
 def test_clipping_bounds_the_step_and_logs_the_norm_before_it():
     free, clipped = trained(steps=1), trained(steps=1, clip_grad={"max_norm": 1e-3, "norm_type": 2})
     start = weights(trainer())
@@ -320,3 +350,13 @@ class TestEMA:
             assert torch.equal(model.weight, averaged)
             raise RuntimeError("evaluation failed")
         assert torch.equal(model.weight, own) and torch.equal(ema.state_dict()["weight"], averaged)
+
+
+def test_learning_rates_scale_with_the_batch_where_that_is_asked_for():
+    cfg = load_config("small", (), ["dataloader.train.total_batch_size=4", "train.scale_lr=true"])
+    plain = load_config("small", (), ["dataloader.train.total_batch_size=4"])
+    model = Model()
+    rates = [[group["lr"] for group in build_optimizer(c, model).param_groups] for c in (cfg, plain)]
+    assert rates[0] == [rate / 2 for rate in rates[1]]  # the recipe's batch is 8
+    assert "lr 0.00075, 0.5 times that of the config" in batch_line(cfg)
+    assert "times" not in batch_line(plain)
