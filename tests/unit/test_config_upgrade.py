@@ -46,7 +46,7 @@ def test_a_config_of_before_means_what_it_meant(name, monkeypatch):
     text = (BEFORE / f"{name}.yaml").read_text()
     assert "builtins.dict" not in text and "${.." in text
     then, now = load_config(BEFORE / f"{name}.yaml"), load_config(name, THEN[name])
-    for since in ("minutes", "early_stop", "teacher", "epochs"):
+    for since in ("minutes", "early_stop", "teacher", "epochs", "non_finite", "scale_lr"):
         now.train.pop(since)
     steps = now.dataloader.train.mapper.augmentation
     now.dataloader.train.mapper.augmentation = [s for s in steps if s._target_ not in (Mosaic, MixUp)]
