@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from detrex_ext.layers.attention import attention
 from detrex_ext.layers.ms_deform_attn import ms_deform_attn
 from detrex_ext.layers.ms_deform_backends import Shapes, choose, load
+from detrex_ext.runtime import peers
 
 from .measure import Work
 
@@ -31,8 +32,10 @@ DENSE_IMPLEMENTATIONS = ("fused", "map", "detrex_ext")
 
 
 def samplers(device: str) -> list[str]:
-    """Backends of deformable sampling that are compared: the reference, and what the models use there."""
-    return list(dict.fromkeys(("torch", choose(torch.zeros(1, device=device)))))
+    """Backends of deformable sampling that are compared: the reference, what the models use there, detrex's if any."""
+    has_detrex = torch.device(device).type == "cuda" and peers.detrex_msda_op() is not None
+    used = choose(torch.zeros(1, device=device))
+    return list(dict.fromkeys(("torch", used, *(["detrex"] if has_detrex else []))))
 
 
 def points(device: str, side: int, queries: int | None = None) -> tuple[list[Tensor], Shapes, Tensor]:

@@ -13,7 +13,8 @@ from .measure import Options, medians, peak_alone, work_of
 from .suites import Cell
 
 Row = dict[str, Any]
-REPEATS = {"criterion": 15, "step": 5, "attention": 15, "inference": 7}
+REPEATS = {"criterion": 15, "step": 5, "attention": 15, "inference": 7, "sampling": 15, "tiles": 15}
+TIMES_ONLY = ("sampling", "tiles")  # so many cells that a process for each would take an hour
 HEAD = ("implementation", "type", "median", "ratio", "peak MiB", "ratio")
 HEAD += ("GFLOP", "at GEMM rate", "GiB moved", "at bandwidth")  # of whole models
 
@@ -33,7 +34,7 @@ def run(
         options: how they were made.
         machine: from :func:`~detrex_ext.benchmark.measure.machine`.
         repeats: of each cell; the median is taken.
-        memory: whether to start a process for each cell to measure its peak.
+        memory: whether to start a process for each cell to measure its peak, but in the suites ``TIMES_ONLY``.
         say: told what is going on.
     """
     for case, group in groupby(cells, key=lambda c: c.case):
@@ -44,7 +45,7 @@ def run(
         taken = medians(works, repeats or REPEATS[suite], options.device)
         counted = [work_of(w) if suite in ("step", "inference") else None for w in works]
         del works
-        peaks = [peak_alone(c.build, options.device) if memory else None for c in members]
+        peaks = [peak_alone(c.build, options.device) if memory and suite not in TIMES_ONLY else None for c in members]
         yield [
             _row(cell, members[0], taken[i], taken[0], peaks[i], peaks[0], _limits(counted[i], cell.dtype, machine))
             for i, cell in enumerate(members)

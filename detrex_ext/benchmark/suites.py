@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from . import attention, criterion, models, targets
+from . import attention, criterion, models, sampling, targets
 from .measure import Options, Work
 
 
@@ -17,7 +17,7 @@ class Cell:
     Attributes:
         suite, case: where it belongs; cells of a case are compared.
         impl: who does it.
-        dtype: ``fp32``, or ``bf16`` = autocast.
+        dtype: ``fp32``, or ``bf16`` = autocast; of the suites ``sampling`` and ``tiles``: of the values.
         build: makes the work, as a partial of a function of a module; what it takes is not measured, except as memory.
         host, side: of the suites ``step`` and ``inference``: a name of ``models.HOSTS`` or a config, pixels.
     """
@@ -33,8 +33,15 @@ class Cell:
 
 def cells(suite: str, options: Options) -> list[Cell]:
     """The cells of a suite, one of ``SUITES``."""
-    make = {"criterion": _criterion, "step": _models, "attention": _attention, "inference": _models}[suite]
-    return list(make(suite, options))
+    make = {
+        "criterion": _criterion,
+        "step": _models,
+        "attention": _attention,
+        "inference": _models,
+        "sampling": _sampling,
+        "tiles": _tiles,
+    }
+    return list(make[suite](suite, options))
 
 
 def _criterion(suite: str, options: Options) -> Iterator[Cell]:
@@ -54,6 +61,19 @@ def _attention(suite: str, options: Options) -> Iterator[Cell]:
     for case, sizes in attention.DENSE.items():
         for impl in attention.DENSE_IMPLEMENTATIONS:
             yield Cell(suite, case, impl, "fp32", partial(attention.dense, impl=impl, device=device, **sizes))
+
+
+def _sampling(suite: str, options: Options) -> Iterator[Cell]:
+    for case, given in sampling.cases(options.device):
+        work = partial(sampling.work, device=options.device, **given)
+        yield Cell(suite, case, given["impl"], given["dtype"], work)
+
+
+def _tiles(suite: str, options: Options) -> Iterator[Cell]:
+    for case, given in sampling.tile_cases(options.device):
+        name = "in use" if given["cut"] is None else "{} rows, {} warps".format(*given["cut"])
+        work = partial(sampling.tile_work, device=options.device, **given)
+        yield Cell(suite, case, name, given["dtype"], work)
 
 
 def _models(suite: str, options: Options) -> Iterator[Cell]:

@@ -5,6 +5,7 @@ For example::
     python -m detrex_ext benchmark step --config-file small --strategies sqr,dac+sqr
     python -m detrex_ext benchmark step --only "480 px" --repeats 3
     python -m detrex_ext benchmark criterion --json criterion.json
+    python -m detrex_ext benchmark sampling --device cuda
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def ms_deform_attn(
 ) -> Tensor:
     """Weighted sum of values sampled bilinearly at points of every level; zero outside a map.
 
-    Sampling runs in at least fp32 whatever the autocast type; values may stay in half precision.
+    Sampling runs in at least fp32 whatever the autocast type; values may stay in half precision. A level without cells
+    adds nothing or is refused, as the backend has it.
 
     Args:
         value_BSHD: projected memory, levels side by side.
@@ -34,7 +35,7 @@ def ms_deform_attn(
             ``DETREX_EXT_MS_DEFORM`` says, or the fastest for the device.
 
     Returns:
-        (B, T, C), in at least fp32.
+        (B, T, C), in at least fp32; ``triton`` rounds it to values' type where that is half precision.
 
     Raises:
         ValueError: for an unknown backend.
@@ -46,7 +47,7 @@ def ms_deform_attn(
         if not at_BTHLK2.shape[1]:
             # no query, as on a rank without denoising: an empty result that keeps its inputs in the graph
             empty = (value_BSHD.sum() + at_BTHLK2.sum() + weight_BTHLK.sum()).to(dtype)
-            return empty.expand(len(value_BSHD), 0, value_BSHD[0, 0].numel())
+            return empty.expand(len(value_BSHD), 0, value_BSHD.shape[2] * value_BSHD.shape[3])
         return sample(value_BSHD, shapes, at_BTHLK2.to(dtype), weight_BTHLK.to(dtype))
 
 

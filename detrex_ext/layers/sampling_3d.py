@@ -47,7 +47,7 @@ def sample_3d(
         backend: of :func:`~detrex_ext.layers.ms_deform_attn.ms_deform_attn`.
 
     Returns:
-        (B, T, G, P, C), in at least fp32.
+        (B, T, G, P, C), in the type that :func:`~detrex_ext.layers.ms_deform_attn.ms_deform_attn` gives.
     """
     B, T, G, P, _ = points_BTGP3.shape
     points = points_BTGP3.transpose(2, 3)

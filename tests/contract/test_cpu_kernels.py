@@ -138,11 +138,11 @@ def test_the_environment_turns_them_off():
 
 
 def test_backward_passes_by_hand_stand_nowhere_else():
-    """Whoever reads a layer reads plain torch; Triton's kernel is the backend of another device."""
+    """Whoever reads a layer reads plain torch; a sampling is by hand on every device."""
     found = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "detrex_ext").rglob("*.py")
         if "autograd.Function)" in path.read_text(encoding="utf-8")
     }
     elsewhere = {name for name in found if not name.startswith("detrex_ext/layers/cpu/")}
-    assert found > elsewhere == {"detrex_ext/layers/ms_deform_backends/triton_backend.py"}
+    assert found > elsewhere == {"detrex_ext/layers/sampling_operator.py"}

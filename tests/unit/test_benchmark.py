@@ -13,11 +13,12 @@ from functools import partial
 import pytest
 import torch
 
-from detrex_ext.benchmark import measure, models, report, suites, targets
+from detrex_ext.benchmark import measure, models, report, sampling, suites, targets
 from detrex_ext.benchmark.measure import Options
 from detrex_ext.benchmark.suites import Cell
 from detrex_ext.cli import run
 from detrex_ext.cli.benchmark import main
+from detrex_ext.errors import UserError
 
 MACHINE = {"processor": "p", "threads": 1, "torch": "t", "gemm_fp32": 1e9, "gemm_bf16": 2e9, "bandwidth": 2**30}
 
@@ -39,6 +40,34 @@ def test_rows_compare_with_the_first_cell(fast_machine, tmp_path, capsys):
     out = capsys.readouterr().out
     assert all(f"| {r['impl']} " in out for r in rows)
     assert "assignment solver is" in document["notes"][0] and document["notes"][0] in out
+
+
+def test_passes_of_sampling_by_backend_and_type(fast_machine, monkeypatch, capsys):
+    monkeypatch.setattr(sampling, "SIZE", (40, 70))
+    assert main(["sampling", "--only", "DINO", "--repeats", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line for line in lines if line.startswith("**sampling: decoder of DINO")]
+    assert [title.split(",")[-1].split("**")[0] for title in titles] == [" forward", " backward"]
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:3]) for line in lines if line.startswith("| ")]
+    expected = [(impl, dtype) for dtype in ("fp32", "bf16", "fp16") for impl in ("torch", "cpu")]
+    assert [row for row in rows if row[1] in sampling.TYPES] == 2 * expected
+
+
+def test_an_encoder_samples_around_each_token(monkeypatch):
+    monkeypatch.setattr(sampling, "SIZE", (40, 70))
+    (value, at, weight), shapes, upstream = sampling.inputs_of("cpu", "bf16", 3, None)
+    assert shapes[0] == (5, 9) and value.dtype == torch.bfloat16 and at.dtype == weight.dtype == torch.float32
+    assert value.shape[:2] == at.shape[:2] == weight.shape[:2] == upstream.shape[:2] == (3, 45 + 15 + 6 + 2)
+    assert (at[0, 12, :, 0].mean((0, 1)) - torch.tensor([3.5 / 9, 1.5 / 5])).abs().max() < 0.3
+
+
+def test_tiles_are_of_a_gpu():
+    with pytest.raises(UserError, match="--device cuda"):
+        suites.cells("tiles", Options())
+    work = sampling.tile_work
+    for which, cuts in sampling.TILES.items():
+        for cut in cuts:  # as another process builds it
+            pickle.loads(pickle.dumps(partial(work, "cuda", cut, "bf16", which, 300)))
 
 
 def test_medians_take_turns():

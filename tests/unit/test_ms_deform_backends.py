@@ -2,55 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
-from importlib import metadata
-from importlib.util import find_spec
-from unittest import mock
-
 import pytest
 import torch
+from sampled import SHAPES, assert_same, case, not_a_number_stays_where_it_is, outcome
 
 from detrex_ext.layers import ms_deform_backends
 from detrex_ext.layers.cpu import sampling, switched
 from detrex_ext.layers.ms_deform_attn import MSDeformAttn, ms_deform_attn
-
-SHAPES = {
-    "square": ((8, 8), (4, 4), (2, 2), (1, 1)),
-    "odd": ((5, 11), (3, 6), (7, 2)),
-    "grows": ((1, 1), (1, 9), (9, 1), (6, 12)),
-    "one": ((3, 4),),
-}
-
-
-def case(shapes, B=2, T=13, H=2, D=8, K=3, dtype=torch.float64, spread=0.4, seed=0):
-    make = torch.Generator().manual_seed(seed)
-    S, L = sum(h * w for h, w in shapes), len(shapes)
-    value = torch.randn(B, S, H, D, dtype=dtype, generator=make)
-    # a good part of the points lies outside the maps, some far away
-    at = 0.5 + spread * torch.randn(B, T, H, L, K, 2, dtype=dtype, generator=make)
-    if T:
-        at[:, :2] = 40 * at[:, :2]
-    weight = torch.randn(B, T, H, L, K, dtype=dtype, generator=make)
-    return [x.requires_grad_() for x in (value, at, weight)]
-
-
-def outcome(backend, shapes, inputs, seed=1):
-    value, at, weight = inputs
-    out = ms_deform_attn(value, shapes, at, weight, backend)
-    upstream = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(seed))
-    return [out, *torch.autograd.grad(out, inputs, upstream.to(out.device))]
-
-
-def assert_same(backend, shapes, inputs, tolerance):
-    expected = outcome("torch", shapes, inputs)
-    computed = outcome(backend, shapes, inputs)
-    for name, want, got in zip(("out", "value", "at", "weight"), expected, computed, strict=True):
-        scale = want.abs().max().clamp(min=1e-3) if want.numel() else 1.0
-        assert got.shape == want.shape and got.dtype == want.dtype, name
-        assert not want.numel() or (got - want).abs().max() <= tolerance * scale, name
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gather"])
@@ -109,17 +67,6 @@ def test_cpu_gradient_of_one_input_only():
         torch.testing.assert_close(*grads)
 
 
-def not_a_number_stays_where_it_is(backend):
-    value, at, weight = (x.detach() for x in case(SHAPES["odd"]))
-    at[0, 3, 1, 0, 0, 0] = float("nan")
-    at[1, 4, 0, 0, 0, 1] = float("inf")
-    at[1, 5, 0, 0, 0] = 1e30
-    out = ms_deform_attn(value, SHAPES["odd"], at, weight, backend).view(2, 13, 2, 8)
-    assert out[0, 3, 1].isnan().all()
-    out[0, 3, 1] = 0
-    assert out.isfinite().all()
-
-
 @pytest.mark.parametrize("backend", ["cpu", "gather"])
 def test_cpu_not_a_number_stays_where_it_is(backend):
     not_a_number_stays_where_it_is(backend)
@@ -172,64 +119,6 @@ def test_padding_never_reaches_a_query():
     other[pad] = 7.0
     outs = [layer(x, None, center, unit, layer.project(m, pad), ((3, 4),)) for m in (memory, other)]
     assert torch.equal(*outs)
-
-
-def interpreted():
-    """Run by :func:`test_triton_equals_torch` in a process of its own."""
-    with torch.inference_mode():  # as a first call may be; the answer is kept
-        assert ms_deform_backends._triton_works(torch.device("cpu"))
-    assert_same("triton", SHAPES["grows"], case(SHAPES["grows"], T=3, D=5, K=2), 1e-12)
-    assert_same("triton", SHAPES["one"], case(SHAPES["one"], B=3, T=17, dtype=torch.float32), 3e-5)
-    frozen = [x.detach().requires_grad_(i == 2) for i, x in enumerate(case(SHAPES["one"]))]
-    grads = [
-        torch.autograd.grad(ms_deform_attn(frozen[0], SHAPES["one"], *frozen[1:], b).sum(), frozen[2])[0]
-        for b in ("triton", "torch")
-    ]
-    torch.testing.assert_close(*grads)
-    not_a_number_stays_where_it_is("triton")
-    with mock.patch("torch.cuda.device_of", return_value=contextlib.nullcontext()) as chosen:
-        value, at, weight = frozen
-        ms_deform_attn(value, SHAPES["one"], at, weight, "triton").sum().backward()
-    assert [call.args[0] is value for call in chosen.call_args_list] == [True, True]
-    print("equal")
-
-
-def triton_before(*version):
-    """Whether there is no Triton, or an older one."""
-    return find_spec("triton") is None or tuple(map(int, metadata.version("triton").split(".")[:2])) < version
-
-
-@pytest.mark.skipif(triton_before(3, 2), reason="needs triton 3.2, whose interpreter takes numpy 2")
-def test_triton_equals_torch():
-    """The kernels, in Triton's interpreter, which must be on before triton is imported."""
-    run = subprocess.run(
-        [sys.executable, "-c", f"import runpy; runpy.run_path({__file__!r})['interpreted']()"],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.split() == ["equal"]
-
-
-@pytest.mark.skipif(triton_before(3, 3), reason="needs triton 3.3, whose compiler takes these constants")
-@pytest.mark.parametrize("values, points", [("bf16", "fp32"), pytest.param("fp64", "fp64", marks=pytest.mark.slow)])
-def test_triton_compiles_for_a_gpu(values, points):
-    """No GPU is needed to find out whether the kernels are ones of its language."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from detrex_ext.layers.ms_deform_backends import triton_backend
-
-    fixed, target = {"BT": 16, "BD": 32, "WANT_VALUE": True}, GPUTarget("cuda", 80, 32)
-    pointers = {"value": f"*{values}", "levels": "*i32"}
-    for kernel in (triton_backend._forward, triton_backend._backward):
-        signature = {p.name: "i32" if p.name.isupper() else pointers.get(p.name, f"*{points}") for p in kernel.params}
-        signature |= {p.name: "constexpr" for p in kernel.params if p.is_constexpr}
-        constants = {(p.num,): fixed[p.name] for p in kernel.params if p.is_constexpr}
-        made = triton.compile(ASTSource(kernel, signature, constants), target=target)
-        assert ("atom." in made.asm["ptx"]) == (kernel is triton_backend._backward)
 
 
 @pytest.mark.parametrize("points", [0, 2 * 13 * 2 * 3 * 3, 1 << 16])

@@ -13,13 +13,13 @@ N cells of the canvas.
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ..sampling_operator import Levels, Passes, sampling
 from .canvas import Canvas, canvas_of, levels, spread
 from .common import Shapes
 
@@ -132,33 +132,32 @@ def _blocks(at_BTX: Tensor, heads: int, canvas: Canvas) -> list[slice]:
     return [slice(b, b + count) for b in range(0, len(at_BTX), count)]
 
 
-class _Sample(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, at: Tensor, weight: Tensor, shapes: tuple[tuple[int, int], ...]) -> Tensor:
-        ctx.save_for_backward(value, at, weight)
-        ctx.canvas = canvas_of(shapes, value.shape[2], weight.shape[-1], at.dtype)
-        at, weight = at.flatten(2), weight.flatten(2)
-        blocks = _blocks(at, value.shape[2], ctx.canvas)
-        return torch.cat([_forward(ctx.canvas, value[b], at[b], weight[b]) for b in blocks])
+def forward(value: Tensor, at: Tensor, weight: Tensor, shapes: Levels) -> Tensor:
+    """(B, T, C)."""
+    canvas = canvas_of(shapes, value.shape[2], weight.shape[-1], at.dtype)
+    at, weight = at.flatten(2), weight.flatten(2)
+    return torch.cat([_forward(canvas, value[b], at[b], weight[b]) for b in _blocks(at, value.shape[2], canvas)])
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BTC: Tensor) -> tuple[Tensor | None, ...]:
-        value, at, weight = ctx.saved_tensors
-        canvas, heads = ctx.canvas, value.shape[2]
-        of_value, *of_points = ctx.needs_input_grad[:3]
-        grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (value, at, weight)]
-        at_BTX, weight_BTR = at.flatten(2), weight.flatten(2)
-        for b in _blocks(at_BTX, heads, canvas):
-            grad_XD = grad_BTC[b].unflatten(-1, (heads, -1)).reshape(-1, value.shape[3])
-            located = _locate(canvas, at_BTX[b], heads, any(of_points))
-            if any(of_points):
-                table = spread(canvas, value[b], at.dtype)
-                of_at, of_weight = _point_grads(canvas, located, table, grad_XD, weight_BTR[b])
-                grads[1][b], grads[2][b] = of_at.view_as(at[b]), of_weight.view_as(weight[b])
-            if of_value:
-                grads[0][b] = _value_grad(canvas, located, grad_XD, weight_BTR[b], heads)
-        return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), None
+
+def backward(
+    value: Tensor, at: Tensor, weight: Tensor, grad_BTC: Tensor, shapes: Levels, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of values, locations and weights."""
+    heads = value.shape[2]
+    canvas = canvas_of(shapes, heads, weight.shape[-1], at.dtype)
+    of_value, *of_points = wanted
+    grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (value, at, weight)]
+    at_BTX, weight_BTR = at.flatten(2), weight.flatten(2)
+    for b in _blocks(at_BTX, heads, canvas):
+        grad_XD = grad_BTC[b].unflatten(-1, (heads, -1)).reshape(-1, value.shape[3])
+        located = _locate(canvas, at_BTX[b], heads, any(of_points))
+        if any(of_points):
+            table = spread(canvas, value[b], at.dtype)
+            of_at, of_weight = _point_grads(canvas, located, table, grad_XD, weight_BTR[b])
+            grads[1][b], grads[2][b] = of_at.view_as(at[b]), of_weight.view_as(weight[b])
+        if of_value:
+            grads[0][b] = _value_grad(canvas, located, grad_XD, weight_BTR[b], heads)
+    return [g if want else None for g, want in zip(grads, wanted, strict=True)]
 
 
 def fits(value_BSHD: Tensor, at_BTHLK2: Tensor | None = None) -> bool:
@@ -174,4 +173,7 @@ def sample(value_BSHD: Tensor, shapes: Shapes, at_BTHLK2: Tensor, weight_BTHLK: 
     """
     if value_BSHD.device.type != "cpu":
         raise RuntimeError("the cpu backend of ms_deform_attn runs on a CPU only; choose another")
-    return _Sample.apply(value_BSHD, at_BTHLK2, weight_BTHLK, tuple((int(h), int(w)) for h, w in shapes))
+    return _sample(value_BSHD, shapes, at_BTHLK2, weight_BTHLK)
+
+
+_sample = sampling("ms_deform_cpu", Passes(forward, backward, lambda value, at: at.dtype))
