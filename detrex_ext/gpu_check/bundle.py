@@ -56,7 +56,13 @@ def sources() -> list[Path]:
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
     if done.returncode or not done.stdout:
         raise UserError(f"gpu bundle: {ROOT} is no checkout: the folder is made from one")
-    return [path for name in done.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+    files = [Path(name) for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+    return [ROOT / path for path in files if path.parts[0] != "projects" or path.parts[2:3] == ("configs",)]
+
+
+def place(path: Path) -> Path:
+    """Where a file of the checkout lies in an installation: configs inside the package, as in its wheel."""
+    return Path("detrex_ext", f"_{path}") if path.parts[0] in ("configs", "projects") else path
 
 
 def make(out: Path, pythons: Sequence[str], machine: str, have: Sequence[str]) -> int:
@@ -80,7 +86,7 @@ def make(out: Path, pythons: Sequence[str], machine: str, have: Sequence[str]) -
                 pure = found.name.endswith("-none-any.whl")
                 unpack(found, new / ("site" if pure else f"site-{python}"))
         for path in files:
-            target = new / "site" / path.relative_to(ROOT)
+            target = new / "site" / place(path.relative_to(ROOT))
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         (new / "commit.txt").write_text(commit() + "\n")

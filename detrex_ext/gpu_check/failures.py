@@ -29,7 +29,7 @@ def _batches(net: Detector, size: tuple[int, int]) -> Iterator[list[dict[str, An
 
 
 def _trainer(options: Options, size: tuple[int, int], precision: Precision) -> Trainer:
-    cfg, net = built(_HOST)
+    cfg, net = built(_HOST, quick=options.quick)
     net.to(options.device)
     return Trainer(net, _batches(net, size), build_optimizer(cfg, net), precision=precision, log_period=1)
 

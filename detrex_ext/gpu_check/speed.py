@@ -22,7 +22,7 @@ from .table import Case, NotHere, Options, Row, found
 from .timing import kernels_of, seconds_of
 
 _HOST = "DINO R50"
-_TIME = {False: 2.0, True: 0.0}  # seconds of each measurement, after what warms up
+_TIME, _SAMPLING_TIME = 1.5, 0.5  # seconds of each measurement, after what warms up
 _FULL, _LESS, _QUICK = (800, 1333), (480, 640), (96, 128)
 _OBJECTS = (7, 12)
 _taken: dict[tuple, float] = {}  # what this process measured before, for ratios
@@ -48,9 +48,14 @@ def sampled(what: str, sizes: Sizes, backend: str, dtype: str, options: Options)
     """Milliseconds, and how many times as fast as grid_sample that is."""
     leaves = [x.detach().to(options.device).requires_grad_() for x in inputs(sizes, DTYPES[dtype])]
     upstream = torch.randn(sizes.B, sizes.T, sizes.H * sizes.D, device=options.device)
-    seconds = seconds_of(lambda: outcome(backend, sizes.shapes, leaves, upstream), options.device, _TIME[options.quick])
+    time = _time(options, _SAMPLING_TIME)
+    seconds = seconds_of(lambda: outcome(backend, sizes.shapes, leaves, upstream), options.device, time)
     key = ("sampling", what, dtype)
     return found(None, ms=1e3 * seconds, as_fast_as_grid_sample=_ratio(key, backend == "torch", seconds))
+
+
+def _time(options: Options, seconds: float) -> float:
+    return 0.0 if options.quick else seconds
 
 
 def _ratio(key: tuple, first: bool, seconds: float) -> float | str:
@@ -100,12 +105,15 @@ def trained(
     overlays: tuple[str, ...], size: tuple[int, int], batch: int, dtype: str, backend: str, options: Options
 ) -> Row:
     """A whole step: forward, losses, backward, optimizer."""
-    cfg, net = built(_HOST, overlays, small=options.quick)
+    cfg, net = built(_HOST, overlays, False, options.quick)
     net.to(options.device)
     net.criterion.check_finite = False
     work = _step(net, build_optimizer(cfg, net), images(net, (_OBJECTS * batch)[:batch], size), options.device, dtype)
-    with _sampling_by(backend):
-        row = _measured(work, batch, options)
+    try:
+        with _sampling_by(backend):
+            row = _measured(work, batch, options)
+    except torch.cuda.OutOfMemoryError as error:
+        raise NotHere(f"it does not fit: {error}") from error
     key = ("step", size, batch, dtype)
     return {**row, "times_of_bare": _slower(key, not overlays and backend == "auto", row["ms"])}
 
@@ -132,7 +140,7 @@ def _measured(work: Work, batch: int, options: Options) -> Row:
     on_gpu = torch.device(options.device).type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(options.device)
-    seconds = seconds_of(work, options.device, _TIME[options.quick])
+    seconds = seconds_of(work, options.device, _time(options, _TIME))
     values = {"images_per_second": batch / seconds, "ms": 1e3 * seconds}
     if on_gpu:
         values["peak_gib"] = peak_mib(options.device) / 1024
@@ -150,7 +158,7 @@ def inference(options: Options) -> list[Case]:
 
 
 def _predictor(size: tuple[int, int], batch: int, dtype: str, options: Options) -> tuple[Any, Work]:
-    _, net = built(_HOST, small=options.quick)
+    _, net = built(_HOST, (), False, options.quick)
     net.to(options.device).eval().requires_grad_(False)
     items = images(net, (0,) * batch, size)
 

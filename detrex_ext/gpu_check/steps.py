@@ -35,7 +35,7 @@ def cases(options: Options) -> list[Case]:
 def compare(host: str, strategy: str, options: Options, small: bool = True) -> Row:
     """Losses and gradients of both devices in fp32, then whether those in bf16 are finite."""
     overlays = () if strategy == "bare" else (_OVERLAYS.get(strategy, strategy),)
-    _, net = built(host, overlays, small=small)
+    _, net = built(host, overlays, small, options.quick)
     _perturb(net)
     batch = images(net, size=(96, 128) if options.quick else (256, 320))
     with as_found(net) as still, in_full_fp32():

@@ -39,7 +39,7 @@ def count(host: str, overlays: tuple[str, ...], options: Options) -> Row:
     """Of one step, forward, backward and optimizer, after one that fills caches."""
     if torch.device(options.device).type != "cuda":
         raise NotHere("nobody waits for a GPU on a CPU")
-    cfg, net = built(host, overlays)
+    cfg, net = built(host, overlays, quick=options.quick)
     net.to(options.device)
     net.criterion.check_finite = False  # waits, and says so
     optimizer, batch = build_optimizer(cfg, net), images(net)
@@ -65,7 +65,7 @@ def waits(counted: bool = True) -> Iterator[Counter[str]]:
     places: Counter[str] = Counter()
 
     def note(message: Warning | str, *args: object) -> None:
-        if "synchroniz" in str(message):
+        if "called a synchronizing" in str(message):
             places[_place()] += 1
 
     if not counted:

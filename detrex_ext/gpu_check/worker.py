@@ -32,6 +32,10 @@ def main() -> int:
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_input, daemon=True).start()
     options = Options(**task["options"])
+    if options.device.startswith("cuda:"):  # the current one is waited for
+        import torch
+
+        torch.cuda.set_device(options.device)
     table = {step.name: step for step in resolve(task["table"])}
     done = {tuple(pair) for pair in task["done"]}
     with open(task["events"], "a", encoding="utf-8") as file:

@@ -23,7 +23,7 @@ def cases() -> Iterator:
             yield pytest.param(None, id=step.name)
 
 
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", list(cases()))
 def test_it_holds(case):
     try:
         row = case.run()

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import gpu_check_steps
@@ -17,8 +19,21 @@ import torch
 
 from detrex_ext.cli import dispatch, gpu_check
 from detrex_ext.cli import run as run_verb
-from detrex_ext.gpu_check import report, session, steps, table, timing, waits, worker
+from detrex_ext.gpu_check import (
+    failures,
+    report,
+    resume,
+    sampling_cases,
+    session,
+    steps,
+    table,
+    timing,
+    waits,
+    worker,
+)
+from detrex_ext.gpu_check.same_random import SameRandom
 from detrex_ext.gpu_check.table import Case, NotHere, Options, found
+from detrex_ext.layers import ms_deform_backends
 
 TABLE = "gpu_check_steps:STEPS"
 BY_NAME = {step.name: step for step in gpu_check_steps.STEPS}
@@ -230,8 +245,6 @@ def test_a_step_that_differs_is_seen(losses, grads, half, words):
 
 
 def test_places_that_wait_are_counted_by_the_warnings_of_torch(monkeypatch):
-    import warnings
-
     modes = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
@@ -239,11 +252,108 @@ def test_places_that_wait_are_counted_by_the_warnings_of_torch(monkeypatch):
         for _ in range(2):
             warnings.warn("called a synchronizing CUDA operation", UserWarning, stacklevel=1)
         warnings.warn("another thing", UserWarning, stacklevel=1)
+        warnings.warn("a prototype that does not yet detect all synchronizing operations", UserWarning, stacklevel=1)
     assert sum(places.values()) == 2 and modes == ["warn", "default"]
     assert waits.row_of(places)["held"] is False and waits.row_of(places)["waits"] == 2
     assert waits.row_of(Counter({"a": 1}))["held"] is True
     with pytest.raises(NotHere):
         waits.count("DINO R50", (), Options("cpu"))
+
+
+def test_numbers_are_drawn_on_the_host_whatever_the_device():
+    torch.manual_seed(3)
+    wanted = [torch.rand(2, 3), torch.randint(9, (4,)), torch.rand(5), torch.zeros(6).bernoulli_(0.5)]
+    torch.manual_seed(3)
+    with SameRandom():
+        away = torch.rand(2, 3, device="meta")
+        got = [torch.randint(9, (4,)), torch.rand_like(torch.ones(5)), torch.zeros(6).bernoulli_(0.5)]
+    assert away.device.type == "meta" and away.shape == (2, 3)
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted[1:], strict=True))
+
+
+@pytest.mark.parametrize("spoil, word", [
+    (lambda outs: [outs[0] * (1 + 1e-3), *outs[1:]], "out"), (lambda outs: [*outs[:3], outs[3][:, :1]], "weight"),
+    (lambda outs: [outs[0], outs[1].fill_(float("nan")), *outs[2:]], "value"),
+    (lambda outs: [*outs[:2], outs[2].neg(), outs[3]], "at"),
+])  # fmt: skip
+def test_a_kernel_that_is_wrong_is_seen(spoil, word, monkeypatch):
+    sizes, inner = sampling_cases.SIZES["odd maps"], sampling_cases.outcome
+    assert sampling_cases.compare("cpu", sizes, "fp32", "cpu")["held"] is True
+    monkeypatch.setattr(sampling_cases, "outcome", lambda backend, *args: (
+        spoil(inner(backend, *args)) if backend == "cpu" else inner(backend, *args)))  # fmt: skip
+    row = sampling_cases.compare("cpu", sizes, "fp32", "cpu")
+    assert row["held"] is False and row["note"].startswith(f"{word} is off by")
+
+
+@pytest.mark.parametrize("case", ["values", "queries"])
+def test_a_kernel_that_counts_in_32_bits_is_seen(case, monkeypatch):
+    """What lies behind the last number that it can count is read from the front, in small."""
+    many = {"values": partial(sampling_cases.many_values, "cpu", "fp32"),
+            "queries": partial(sampling_cases.many_queries, "cpu")}[case]  # fmt: skip
+    assert many(Options("cpu", True))["held"] is True
+    load = ms_deform_backends.load
+
+    def short(name):
+        def sample(value, shapes, at, weight):
+            if case == "values":
+                return load(name)(torch.cat([value[:, :100], value[:, :-100]], 1), shapes, at, weight)
+            return load(name)(value, shapes, torch.cat([at[:, :64], at[:, :-64]], 1), weight)
+
+        return sample if name == "cpu" else load(name)
+
+    monkeypatch.setattr(ms_deform_backends, "load", short)
+    assert many(Options("cpu", True))["held"] is False
+
+
+def test_points_that_are_no_numbers(monkeypatch):
+    assert sampling_cases.no_numbers("cpu", "fp32", Options("cpu"))["held"] is True
+    load = ms_deform_backends.load
+
+    def clamped(value, shapes, at, weight):
+        return load("cpu")(value, shapes, at.nan_to_num(0.5, 0.5).clamp(-9, 1), weight)
+
+    monkeypatch.setattr(ms_deform_backends, "load", lambda name: clamped)
+    row = sampling_cases.no_numbers("cpu", "fp32", Options("cpu"))
+    assert row["held"] is False and "a NaN is gone" in row["note"] and "at infinity reads" in row["note"]
+
+
+def test_a_resumed_run_is_as_far_as_two_whole_ones():
+    whole = torch.ones(10, dtype=torch.float64)
+    assert resume.judged(whole, whole, whole) | {"held": True} == resume.judged(whole, whole, whole)
+    assert resume.judged(whole, whole, whole + 1e-9)["held"] is False
+    assert resume.judged(whole, whole + 1e-9, whole - 2e-9)["held"] is True
+    assert resume.judged(whole, whole + 1e-9, whole * float("nan"))["held"] is False
+
+
+def test_an_overflow_that_never_ends_or_never_was(monkeypatch):
+    """The rows of trainings that take no step, and that take the first."""
+    monkeypatch.setattr(failures, "_trainer", lambda options, size, precision: Line(precision))
+    assert failures.overflowed(Options("cpu", True), 2.0**8)["note"].startswith("the first step was taken")
+    row = failures.overflowed(Options("cpu", True), 2.0**120)
+    assert row["held"] is False and row["note"].startswith("no step was taken")
+
+
+class Line:
+    """Stands for a trainer: its step overflows above a scale of 2^16."""
+
+    def __init__(self, precision):
+        self.precision, self.model = precision, torch.nn.Linear(2, 2)
+
+    def register_hooks(self, hooks):
+        self.hooks = hooks
+
+    def train(self, start, end):
+        optimizer, scaler = torch.optim.SGD(self.model.parameters(), 0.1), self.precision.scaler
+        for _ in range(start, end):
+            loss = scaler.scale(self.model(torch.ones(1, 2)).sum())
+            loss.backward()
+            if scaler.get_scale() > 2**16:
+                self.model.weight.grad.fill_(float("inf"))
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            for hook in self.hooks:
+                hook.after_step()
 
 
 def test_busy_time_is_what_spans_cover():
