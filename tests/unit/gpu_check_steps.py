@@ -71,6 +71,6 @@ def noisy(options: Options) -> list[Case]:
 
 
 STEPS = tuple(
-    Step(f.__name__, f"What of {f.__name__}?", f"{__name__}:{f.__name__}", 1.5 if f is slow else 30, 0.5, f is hangs)
+    Step(f.__name__, f"What of {f.__name__}?", f"{__name__}:{f.__name__}", 1.5 if f is slow else 30, 1.5, f is hangs)
     for f in (good, wrong, away, crashes, always_crashes, hangs, slow, not_there, noisy)
 )

@@ -84,7 +84,7 @@ def test_a_hang_and_a_slow_step_lose_no_result(tmp_path):
     found_here = checked(tmp_path, "hangs", "slow", "good")
     rows = found_here["hangs"].rows
     assert [rows[name]["held"] for name in ("before", "hangs", "after")] == [True, False, True]
-    assert rows["hangs"]["note"] == "no end after 0.5 s" and found_here["hangs"].state == "failed"
+    assert rows["hangs"]["note"] == "no end after 1.5 s" and found_here["hangs"].state == "failed"
     slow = found_here["slow"]
     assert slow.state == "overran" and slow.note == "not through after its 1.5 s" and slow.seconds < 4
     assert slow.rows["0"]["held"] is True and len(slow.rows) < 9
