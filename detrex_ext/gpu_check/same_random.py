@@ -20,7 +20,7 @@ class SameRandom(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
+        name = getattr(getattr(func, "overloadpacket", None), "__name__", "")
         if name not in _DRAWING:
             return func(*args, **kwargs)
         tensors = [x for x in args if isinstance(x, Tensor)]
