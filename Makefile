@@ -1,4 +1,4 @@
-# make quickstart | test | lint | bench. The first target run creates .venv and installs into it; later ones start at once.
+# make quickstart | test | lint | bench | gpu-bundle. The first one run creates .venv and installs; later ones start at once.
 #   make test VENV=path/to/venv     uses another virtual environment (created when absent)
 #   make quickstart PYTHON=python3.12 SEED=1
 
@@ -17,7 +17,12 @@ LINTER := $(VENV)/.detrex_ext-linter
 # This checkout is what runs, also where VENV is shared with another one.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help install quickstart test lint bench
+# Of the machine that gpu-bundle is for: versions of its Python with commas, its processor.
+GPU_PYTHON ?= 3.12
+GPU_MACHINE ?= x86_64
+GPU_BUNDLE ?= dist/gpu-bundle
+
+.PHONY: help install quickstart test lint bench gpu-bundle
 .DELETE_ON_ERROR:
 
 help:
@@ -57,3 +62,7 @@ lint: $(LINTER)
 
 bench: $(INSTALLED)
 	@$(PY) tools/benchmark.py $(or $(SUITE),criterion) $(ARGS)
+
+# For a machine with a GPU and without a package index: copy the folder, then `sh run.sh` there.
+gpu-bundle: $(INSTALLED)
+	@$(PY) -m detrex_ext.gpu_check.bundle $(GPU_BUNDLE) --python $(GPU_PYTHON) --machine $(GPU_MACHINE) $(ARGS)

@@ -13,6 +13,7 @@ from typing import Any
 from detrex_ext.errors import UserError
 
 from . import doctor_findings as findings
+from . import gpu_check
 from .arguments import Parser
 from .doctor_text import text_of
 from .outputs import check_file, show
@@ -27,6 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Versions, processor and GPU; precision, threads and kernels chosen for them, and their measured "
         "speed; what is missing for what. Exit code 0 where a training can run, 1 where it cannot.",
     )
+    parser.add_argument("--gpu", action="store_true", help="check on a GPU what needs one, in minutes; doctor --gpu "
+                        "--help says more")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write all of it; - for standard output")
     parser.add_argument("--seconds", type=float, default=0.3, metavar="S", help="of each of about ten measurements "
                         "(default 0.3); 0 measures nothing")  # fmt: skip
@@ -37,11 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Look, print it, and write the JSON where ``--json`` says.
 
     Returns:
-        0 where a training can run, 1 where it cannot.
+        0 where a training can run, 1 where it cannot; with ``--gpu`` see :mod:`detrex_ext.cli.gpu_check`.
 
     Raises:
         UserError: a number of seconds that is none, or a file that cannot be written.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--gpu" in argv:
+        return gpu_check.main([word for word in argv if word != "--gpu"])
     args = build_parser().parse_args(argv)
     if not 0 <= args.seconds <= _MOST:
         raise UserError(f"--seconds {args.seconds}: expected 0 to {_MOST:g}")

@@ -467,4 +467,25 @@ FAULTS = (
         "level(results[-1])",
         ("tests/unit/test_set_encoder.py",),
     ),
+    Fault(
+        "a case that hangs keeps its process",
+        "gpu_check/watch.py",
+        "now - self.case_since >= step.case_seconds",
+        "now - self.case_since >= 1e9",
+        ("tests/unit/test_gpu_check.py",),
+    ),
+    Fault(
+        "a loss that is not a number is not the largest difference",
+        "gpu_check/steps.py",
+        'float("inf") if math.isnan(values[name]) else values[name]',
+        "values[name]",
+        ("tests/unit/test_gpu_check.py",),
+    ),
+    Fault(
+        "what a kernel did to the GPU is told of the next case",
+        "gpu_check/worker.py",
+        "        row = case.run()\n        _wait()  # what the GPU has to object belongs to this case\n",
+        "        row = case.run()\n",
+        ("tests/unit/test_gpu_check.py",),
+    ),
 )

@@ -16,7 +16,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
                     *ROOT.glob("benchmarks/**/*.md")])  # fmt: skip
 VERB_OF_TOOL = {"train_net.py": "train", "check_dataset.py": "check", "plot_curves.py": "plot",
                 "convert_checkpoint.py": "convert"}  # fmt: skip
-TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def commands(document: Path) -> list[list[str]]:

@@ -22,6 +22,7 @@ ORDER = [
     {"strategies", "checkpoint", "visualization", "integrations"},
     {"analysis"},
     {"engine", "evaluation", "inference", "testing", "benchmark"},
+    {"gpu_check"},
     {"api", "predictor"},
     {"cli", "__main__"},
 ]
