@@ -49,3 +49,20 @@ def out_of_memory(batch: Batch, iteration: int, accumulate_steps: int) -> UserEr
         f"{width} x {height}, up to {objects} objects in one\n"
         f"  use {fewer}train.amp.enabled=true, or smaller images (max_size of the transforms)"
     )
+
+
+def not_finite(batch: Batch, iteration: int, reason: str) -> FloatingPointError:
+    """The error of the first rank that has a reason, which all ranks raise. Collective.
+
+    Args:
+        batch: of this rank.
+        iteration: of the step.
+        reason: what of this rank is not finite; "" = nothing.
+    """
+    files = ", ".join(str(sample.get("file_name", "?")) for sample in batch)
+    reasons = comm.all_gather(f"{reason}\n  batch: {files}" if reason else "")
+    return FloatingPointError(
+        f"iteration {iteration}: {next(filter(None, reasons), 'a loss is not finite')}\n"
+        "  the weights are as before this step; try a lower optimizer.lr, train.clip_grad.enabled=true, or "
+        "train.amp.enabled=false"
+    )

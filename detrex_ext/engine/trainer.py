@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detrex_ext.runtime import comm
 
-from .batches import Batch, out_of_memory, split, totals
+from .batches import Batch, not_finite, out_of_memory, split, totals
 from .hooks import is_early
 from .loop import TrainerBase
 from .metrics import MetricBuffer
@@ -82,7 +82,7 @@ class Trainer(TrainerBase):
         self._batches = iter(self.loader)
         if self._saved_max_iter not in (None, self.max_iter):
             text = f"resume: train.max_iter {self._saved_max_iter} -> {self.max_iter}"
-            logger.warning("%s: the schedule goes over the new length", text)
+            logger.warning("%s: the schedule goes over the new length", text, extra={"only": "file"})
         self.rng.restore()
         super().before_train()
 
@@ -160,13 +160,7 @@ class Trainer(TrainerBase):
         if not bad and not failure:
             return
         names = [name for name, value in losses.items() if "/" not in name and not torch.isfinite(value)]
-        reason = failure or (f"{', '.join(names)} not finite" if names else "a loss of another process is not finite")
-        files = ", ".join(str(sample.get("file_name", "?")) for sample in batch)
-        raise FloatingPointError(
-            f"iteration {self.iter}: {reason}\n  batch: {files}\n"
-            "  the weights are as before this step; try a lower optimizer.lr, train.clip_grad.enabled=true, or "
-            "train.amp.enabled=false"
-        )
+        raise not_finite(batch, self.iter, failure or (f"{', '.join(names)} not finite" if names else ""))
 
     def _clip(self) -> Tensor:
         """Clips gradients; their norm before it."""

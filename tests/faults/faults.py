@@ -337,8 +337,8 @@ FAULTS = (
     Fault(
         "a run that was made longer is predicted with as it was before",
         "checkpoint/run_folder.py",
-        "                yield self.path / name\n",
-        "                yield self.final\n",
+        "            yield tagged\n",
+        "            yield self.final\n",
         ("tests/unit/test_run_folder.py",),
     ),
     Fault(
