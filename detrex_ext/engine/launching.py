@@ -67,14 +67,7 @@ def launch(
     device = _check_device(device, num_gpus_per_machine, num_gpus_per_machine * num_machines)
     if num_gpus_per_machine * num_machines == 1:
         return main_func(*args)
-    if dist_url in (None, "", "auto"):
-        if num_machines > 1:
-            raise UserError(
-                f"--num-machines {num_machines} without --dist-url\n"
-                "  give all machines the same --dist-url tcp://<address of machine 0>:<port>"
-            )
-        dist_url = "tcp://127.0.0.1:0"
-    store, dist_url = _store(dist_url, machine_rank, timeout)
+    store, dist_url = _store(dist_url, num_machines, machine_rank, timeout)
     where = (num_gpus_per_machine, num_machines, machine_rank, dist_url)
     job = Job(main_func, tuple(args), *where, timeout, device, watchdog)
     run_processes(num_gpus_per_machine, run_rank, (job,), watchdog, machine_rank * num_gpus_per_machine)
@@ -82,14 +75,23 @@ def launch(
     return None
 
 
-def _store(dist_url: str, machine_rank: int, timeout: timedelta) -> tuple[dist.Store | None, str]:
+def _store(
+    dist_url: str | None, num_machines: int, machine_rank: int, timeout: timedelta
+) -> tuple[dist.Store | None, str]:
     """Opens the store that all ranks meet in, on machine 0; and the address of it.
 
     It is of the process that starts the others: so a free port cannot be taken by another job before they use it, and a
     port that is in use is told before anything is started.
     """
-    url = urlsplit(dist_url)
+    if dist_url in (None, "", "auto"):
+        if num_machines > 1:
+            raise UserError(
+                f"--num-machines {num_machines} without --dist-url\n"
+                "  give all machines the same --dist-url tcp://<address of machine 0>:<port>"
+            )
+        dist_url = "tcp://127.0.0.1:0"
     try:
+        url = urlsplit(dist_url)
         host, port = url.hostname, url.port
     except ValueError as error:
         raise UserError(f"--dist-url {dist_url}: {error}\n  expected tcp://<address of machine 0>:<port>") from error

@@ -167,7 +167,7 @@ class Watch:
         """May wait on the store, so it is a thread of its own."""
         try:
             while not failed():
-                if self._done.wait(2 * _PERIOD):
+                if self._done.wait(2 * _PERIOD) or not self._started():
                     return
         except Exception:  # the store is gone, and its process was a rank or started one
             return
