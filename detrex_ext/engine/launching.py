@@ -49,7 +49,7 @@ def launch(
         device: "cuda" or "cpu", as the config says; None takes the GPUs there are.
         watchdog: seconds that a process may be stopped (SIGSTOP) before the job ends; 0 = as long as it is.
 
-    Returns: what `main_func` returned, where it ran in this process.
+    Returns: what `main_func` returned, where it ran in this process; else None.
 
     Raises:
         UserError: fewer GPUs than asked for, a missing or busy dist_url, or what `main_func` raised in a child.
@@ -60,10 +60,8 @@ def launch(
         device = _check_device(device, int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"]))
         return run_under_torchrun(main_func, args, timeout, device, watchdog)
     if num_gpus_per_machine < 1 or num_machines < 1 or not 0 <= machine_rank < num_machines:
-        raise UserError(
-            f"--num-gpus {num_gpus_per_machine} --num-machines {num_machines} --machine-rank {machine_rank}: "
-            "there must be at least one process, and the rank must lie in 0..machines-1"
-        )
+        given = f"--num-gpus {num_gpus_per_machine} --num-machines {num_machines} --machine-rank {machine_rank}"
+        raise UserError(f"{given}: there must be at least one process, and the rank must lie in 0..machines-1")
     device = _check_device(device, num_gpus_per_machine, num_gpus_per_machine * num_machines)
     if num_gpus_per_machine * num_machines == 1:
         return main_func(*args)
@@ -71,8 +69,7 @@ def launch(
     where = (num_gpus_per_machine, num_machines, machine_rank, dist_url)
     job = Job(main_func, tuple(args), *where, timeout, device, watchdog)
     run_processes(num_gpus_per_machine, run_rank, (job,), watchdog, machine_rank * num_gpus_per_machine)
-    del store  # it was here that the ranks met
-    return None
+    del store  # the ranks met in it
 
 
 def _store(
