@@ -44,7 +44,9 @@ def run_processes(count: int, target: Callable[..., Any], args: Sequence[Any], l
             with _signals_passed_on(processes) as signals:
                 for process in processes:
                     process.start()
-                ended = _wait(processes, reports, limit)
+                    if signals:  # not all are there to note it
+                        raise _stopped(signals[0], first, process)
+                ended = _wait(processes, reports, limit, first)
         finally:
             for process in processes:
                 if process.pid is not None:
@@ -54,30 +56,31 @@ def run_processes(count: int, target: Callable[..., Any], args: Sequence[Any], l
         error = reason(reports.read(), exits, first)
     by_them = {0, *(-number for number in signals), *(128 + number for number in signals)}
     if signals and error and all(code in by_them for _, code in exits.values()):  # not all may have noted it in time
-        error = ProcessExitedException(f"stopped by signal {signals[0]}", first, processes[0].pid, 128 + signals[0])
+        error = _stopped(signals[0], first, processes[0])
     if error is not None:
         raise error
 
 
-def _wait(processes: list[BaseProcess], reports: Reports, limit: float) -> list[BaseProcess]:
+def _wait(processes: list[BaseProcess], reports: Reports, limit: float, first: int) -> list[BaseProcess]:
     """Until all have ended; those that had to be ended after a failure."""
-    looker = Looker({rank: Process.of(process.pid) for rank, process in enumerate(processes)}, limit)
-    deadline = None
+    known = [Process.of(process.pid) for process in processes]
+    looker, deadline = Looker({}, limit), None
     while alive := [process for process in processes if process.is_alive()]:
         multiprocessing.connection.wait([process.sentinel for process in alive], timeout=1)
-        failed = any(process.exitcode for process in processes)
-        if not failed and (found := looker.look()) and "stopped" in found[1]:
-            reports.write(processes.index(next(p for p in alive if p.pid == found[0].pid)), _lost(found[1]))
+        looker.ranks = {first + i: known[i] for i, process in enumerate(processes) if process in alive}
+        found = looker.look()
+        if found and found[0].state() == "stopped":
+            reports.write(known.index(found[0]), Failure("lost", found[1], time.time()))
             return _killed(alive)
-        if failed and deadline is None:
+        if deadline is None and any(process.exitcode for process in processes):
             deadline = time.monotonic() + 2 * GRACE
         if deadline is not None and time.monotonic() > deadline:
             return _killed(alive)
     return []
 
 
-def _lost(text: str) -> Failure:
-    return Failure("lost", text, time.time())
+def _stopped(number: int, rank: int, process: BaseProcess) -> ProcessExitedException:
+    return ProcessExitedException(f"stopped by signal {number}", rank, process.pid, 128 + number)
 
 
 def _killed(processes: list[BaseProcess]) -> list[BaseProcess]:
