@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
+# A disk that is full, broken or closed to this person, or a name or size that it cannot hold: no fault of the program.
+_DISK = tuple(
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM ENAMETOOLONG EIO ESTALE".split()
+    if hasattr(errno, name)
+)
+
 
 class UserError(Exception):
     """Bad input. The message says what, where, found against expected, and what to do.
@@ -9,3 +18,14 @@ class UserError(Exception):
     The command line prints it once on standard error and exits with code 2; in a library call it is an
     ordinary exception.
     """
+
+
+class JobFailed(Exception):
+    """A process of a job was killed, stopped or lost, through no fault of the program; exit code 1."""
+
+
+def of_disk(error: OSError) -> str:
+    """What to tell of an error of the disk; "" where it is another one."""
+    if error.errno not in _DISK:
+        return ""
+    return f"{error.filename or 'a file that was being written'}: {error.strerror}"

@@ -41,6 +41,10 @@ train = dict(
     # warmup: decay of update t is min(decay, (1 + t) / (10 + t)); average: the averaged weights are evaluated, the best
     # checkpoint is chosen by them, and they are predicted with; false: the trained ones
     model_ema=dict(enabled=False, decay=0.999, warmup=False, device="", average=True),
+    # --resume: what holds where the config of the command differs from that of the checkpoint: config, checkpoint
+    resume_override="config",
+    # seconds that one of several processes may be stopped before all are ended; 0 = as long as it is
+    watchdog=20.0,
     # start over in a folder that holds another run: its checkpoints, metrics and log go when the new run starts
     overwrite=False,
     channels_last=False,

@@ -16,6 +16,7 @@ from typing import Any
 from detrex_ext.errors import UserError
 
 from .files import own_iteration, read_checkpoint, write_whole
+from .metric_lines import metric_lines
 
 logger = logging.getLogger(__name__)
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
@@ -81,8 +82,8 @@ class RunFolder:
         A final one that states none, or cannot be read, is left out with a line in the log.
         """
         found = {}
-        for path in self._files():
-            iteration = _iteration(path)
+        for path in self.files():
+            iteration = iteration_of(path)
             if iteration is None:
                 logger.warning("left out: %s states no iteration, or cannot be read", path)
             else:
@@ -108,21 +109,28 @@ class RunFolder:
             raise UserError(f"no readable checkpoint in {self.path}; tried\n  " + "\n  ".join(tried.values()))
         return None
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """The periodic checkpoints, oldest iteration first, and the final one."""
         return [*self.periodic_files(), *([self.final] if self.final.is_file() else [])]
+
+    def tagged(self) -> Path | None:
+        """The checkpoint that ``last_checkpoint`` names, where it names a file of the folder."""
+        if not self._tag.is_file():
+            return None
+        name = self._tag.read_text(encoding="utf-8", errors="replace").strip()
+        if name and name == os.path.basename(name) and (self.path / name).is_file():
+            return self.path / name
+        logger.warning("%s names %.80r, which is no file of the folder", self._tag, name)
+        return None
 
     def _candidates(self) -> Iterator[Path]:
         """Files to go on from, best first; others than the tagged one are opened when that was no use."""
-        if self._tag.is_file():
-            name = self._tag.read_text(encoding="utf-8", errors="replace").strip()
-            if name and name == os.path.basename(name) and (self.path / name).is_file():
-                yield self.path / name
-            else:
-                logger.warning("%s names %.80r, which is no file of the folder", self._tag, name)
-        elif os.path.lexists(self._tag):
+        if (tagged := self.tagged()) is not None:
+            yield tagged
+        elif os.path.lexists(self._tag) and not self._tag.is_file():
             logger.warning("%s is no file: the checkpoint of the latest iteration is taken", self._tag)
         # a final one that states no iteration is the last by its name
-        progress = {path: math.inf if (at := _iteration(path)) is None else at for path in self._files()}
+        progress = {path: math.inf if (at := iteration_of(path)) is None else at for path in self.files()}
         yield from sorted(reversed(progress), key=progress.get, reverse=True)
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -130,14 +138,17 @@ class RunFolder:
         return metric_lines(self.metrics)
 
     def truncate_metrics(self, iteration: int) -> int:
-        """Drops the lines of ``metrics.json`` after an iteration (-1: all), and any broken line, in one step.
+        """Drops the lines of ``metrics.json`` after an iteration (-1: all), broken ones and second ones, in one step.
 
         Returns:
             The number of lines kept; 0 when there is no file.
         """
         if not self.metrics.is_file():
             return 0
-        kept = [line for line in self.read_metrics() if line["iteration"] <= iteration]
+        kept: list[dict[str, Any]] = []
+        for line in self.read_metrics():
+            if line["iteration"] <= iteration and (not kept or kept[-1]["iteration"] < line["iteration"]):
+                kept.append(line)
         text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept)
         write_whole(self.metrics, lambda file: file.write(text.encode()))
         return len(kept)
@@ -167,28 +178,7 @@ class RunFolder:
         return [self.path / name for pattern in patterns for name in fnmatch.filter(names, pattern)]
 
 
-def _iteration(path: Path) -> int | None:
-    """What a file states, else the number in its name."""
+def iteration_of(path: Path) -> int | None:
+    """The iteration that a checkpoint states, else the number in its name; None where there is neither."""
     stated, named = own_iteration(path), _PERIODIC.fullmatch(path.name)
     return int(named[1]) if stated is None and named else stated
-
-
-def _number(digits: str) -> int | float:
-    """A whole number, or where no counter gets so far the nearest that floats have."""
-    return int(digits) if len(digits) < 19 else float(digits)
-
-
-def metric_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The whole lines of a file of metrics: one cut by a crash is left out. [] where there is no file."""
-    if not os.path.isfile(path):
-        return []
-    lines = []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                line = json.loads(text, parse_int=_number)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(line, dict) and type(line.get("iteration")) is int:
-                lines.append(line)
-    return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -22,17 +21,15 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "what this machine is, what was chosen for it, what is missing"),
 }
 
-# A disk that is full or closed to this person, or a name that it cannot hold, is no fault of the program.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
-
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Calls a verb's ``main``; bad input ends as one message on standard error.
 
     Returns:
-        the exit code: what ``main`` returned, 2 for bad input, 1 for numbers that went bad, 130 for Ctrl-C.
+        the exit code: what ``main`` returned, 2 for bad input, 1 for numbers that went bad or a process that was lost,
+            130 for Ctrl-C.
     """
-    from detrex_ext.errors import UserError
+    from detrex_ext.errors import JobFailed, UserError, of_disk
 
     settle_waiting()
     try:
@@ -40,16 +37,16 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, JobFailed) as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         return 1
     except OSError as error:
-        if error.errno not in _DISK:
+        if not (reason := of_disk(error)):
             raise
-        print(f"{error.filename or 'a file that was being written'}: {error.strerror}", file=sys.stderr)
+        print(reason, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

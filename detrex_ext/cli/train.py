@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from detrex_ext.config import Carried
     from detrex_ext.engine import launch
     from detrex_ext.engine.setup import check_batch, settle
+    from detrex_ext.engine.watch import LIMIT
 
     # its files are run here and nowhere else, so that errors in it are told once, before any process is started
     cfg = _config(args)
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_batch(cfg, args.num_gpus * args.num_machines)
     where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     try:
-        launch(_work, *where, args=(Carried(cfg), args), device=str(cfg.train.device))
+        how = {"device": str(cfg.train.device), "watchdog": float(cfg.train.get("watchdog", LIMIT))}
+        launch(_work, *where, args=(Carried(cfg), args), **how)
     except ProcessExitedException as error:
         if error.exit_code <= 128:
             raise

@@ -113,6 +113,19 @@ KEYS: dict[str, Option] = {
         str, pattern=f"({_DEVICE})?", meaning="where the average is kept: cpu, cuda or cuda:1; '' = beside the model"
     ),
     "train.model_ema.average": Option(bool, meaning="evaluate, choose the best by, and predict with the average"),
+    "train.resume_override": Option(
+        str,
+        choices=("config", "checkpoint"),
+        meaning="which values a resumed run has where its config differs from its checkpoint's; checkpoint: the saved "
+        "values of the optimizer, the schedule, the batch and train, but for length, places and device",
+    ),
+    "train.watchdog": Option(
+        float,
+        least=0,
+        most=10**6,
+        unit="seconds",
+        meaning="that one of several processes may be stopped (SIGSTOP) before all are ended; 0 = as long as it is",
+    ),
     "train.overwrite": Option(bool, meaning="start over in a folder that holds another run, which goes"),
     "train.channels_last": Option(bool, meaning="memory format of convolutions"),
     "train.cudnn_benchmark": Option(bool, meaning="cuDNN tries its algorithms for each new size"),

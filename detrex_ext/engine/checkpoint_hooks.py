@@ -15,6 +15,7 @@ from typing import Any
 
 from detrex_ext.checkpoint import Checkpointer, read_checkpoint
 from detrex_ext.checkpoint.files import own_iteration, write_whole
+from detrex_ext.checkpoint.rewinding import prune
 from detrex_ext.checkpoint.weights import evaluated_by
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import HookBase, comm
@@ -34,11 +35,12 @@ class PeriodicCheckpointer(HookBase):
     Args:
         checkpointer: of the run folder; registered on every rank.
         period: iterations, or whether it is time after so many.
-        max_to_keep: periodic files kept in the folder, those of an interrupted run before included; None = all.
+        max_to_keep: periodic files kept in the folder, those of an interrupted run before included; 0 or None = all.
     """
 
     def __init__(self, checkpointer: Checkpointer, period: Period, max_to_keep: int | None = None) -> None:
         self.checkpointer, self.period, self.max_to_keep = checkpointer, period, max_to_keep
+        self._written = -1
 
     def before_train(self) -> None:
         """A run killed between its last periodic and its final checkpoint gets the final one: the same file."""
@@ -57,22 +59,34 @@ class PeriodicCheckpointer(HookBase):
         Raises:
             Interrupted: a signal asked to stop; a checkpoint was written before.
         """
-        folder, iteration, stopping = self.checkpointer.folder, self.trainer.iter, self.trainer.stopping
-        if falls_on(self.period, iteration + 1) or stopping:
-            self.checkpointer.save(folder.periodic(iteration).stem, iteration=iteration)
-            self._prune()
+        iteration = self.trainer.iter
+        if falls_on(self.period, iteration + 1):
+            self._save()
         if iteration + 1 == self.trainer.max_iter:
-            self.checkpointer.save(folder.final.stem, iteration=iteration)
-        if stopping:
-            name = signal.Signals(stopping).name
-            logger.warning("%s: stopped after %d iterations; go on with --resume", name, iteration + 1)
-            raise Interrupted(stopping)
+            self.checkpointer.save(self.checkpointer.folder.final.stem, iteration=iteration)
+        if self.trainer.stopping:
+            self.stop(self.trainer.stopping)
 
-    def _prune(self) -> None:
-        if not self.max_to_keep or not comm.is_main_process():
-            return
-        for path in self.checkpointer.folder.periodic_files()[: -self.max_to_keep]:
-            path.unlink()
+    def _save(self) -> None:
+        folder, self._written = self.checkpointer.folder, self.trainer.iter
+        path = folder.periodic(self._written)
+        self.checkpointer.save(path.stem, iteration=self._written)
+        if comm.is_main_process():
+            prune(folder, self.max_to_keep or 0, path)
+
+    def stop(self, number: int) -> None:
+        """End the training for a signal, with a checkpoint of what was done; every rank calls it.
+
+        Raises:
+            Interrupted: always.
+        """
+        trainer = self.trainer
+        if trainer.start_iter <= trainer.iter < trainer.max_iter and self._written != trainer.iter:
+            self._save()
+        done = min(trainer.iter + 1, trainer.max_iter)
+        logger.warning("%s: stopped after %d iterations; go on with --resume", signal.Signals(number).name, done)
+        comm.synchronize()  # the others are ended when one process has
+        raise Interrupted(number)
 
 
 class BestCheckpointer(HookBase):
@@ -100,6 +114,8 @@ class BestCheckpointer(HookBase):
     def before_train(self) -> None:
         """Save the weights a resumed run starts from, if they were evaluated and are the best."""
         start = self.trainer.start_iter
+        if not self.checkpointer.folder.best.is_file():  # set aside with what came after the start, or gone
+            self.forget()
         self._take_from_file(start)
         if is_due(self.period, start, self.trainer.max_iter):
             with at_iteration(self.trainer, start - 1):

@@ -8,7 +8,8 @@ import socket
 from pathlib import Path
 from typing import IO
 
-from detrex_ext.checkpoint import RunFolder
+from detrex_ext.checkpoint import RunFolder, Saved
+from detrex_ext.checkpoint.rewinding import rewind
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
 
@@ -123,10 +124,10 @@ class Claim:
                 _cut_head(path, size)
         comm.synchronize()
 
-    def rewind(self, start_iter: int) -> None:
-        """Takes out of the metrics what comes after the checkpoint that training goes on from."""
+    def rewind(self, saved: Saved | None, start_iter: int) -> None:
+        """Takes out of the folder what comes after the checkpoint that training goes on from."""
         if comm.is_main_process():
-            self.folder.truncate_metrics(start_iter - 1)
+            rewind(self.folder, None if saved is None else Path(saved.path), start_iter - 1)
         comm.synchronize()
 
 

@@ -143,6 +143,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     """
     ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     saved = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
+    sizes = [[len(group["params"]) for group in one] for one in (state["param_groups"], optimizer.param_groups)]
+    if sizes[0] != sizes[1]:
+        then, own = (", ".join(map(str, size)) or "none" for size in sizes)
+        raise ValueError(
+            f"its optimizer has groups of {then} parameters, this one of {own}; optimizer.params as they were fit it"
+        )
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         moments = (values.get(name) for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"))
@@ -153,7 +159,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         base = {**then, "lr": then.get("initial_lr", then["lr"])}
         changed = [f"{k} {base[k]} -> {v}" for k, v in now.items() if k in base and _differ(base[k], v)]
         if changed:
-            logger.warning("resume: group %d of the optimizer changes by the config: %s", number, ", ".join(changed))
+            text = f"resume: group {number} of the optimizer changes by the config: {', '.join(changed)}"
+            logger.warning(text, extra={"only": "file"})  # where there is a config, its differences were told
         group.update(now, initial_lr=now["lr"])
 
 

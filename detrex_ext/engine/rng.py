@@ -78,8 +78,8 @@ class RngState:
         if len(self._saved) != comm.get_world_size():
             logger.warning(
                 "resume: the checkpoint is of %d processes, this run has %d: random numbers go on differently",
-                len(self._saved),
-                comm.get_world_size(),
+                *(len(self._saved), comm.get_world_size()),
+                extra={"only": "file"},
             )
         else:
             set_state(self._saved[comm.get_rank()])

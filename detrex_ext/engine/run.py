@@ -32,9 +32,9 @@ from .non_finite import NonFinite
 from .optim import build_optimizer, clipping
 from .precision import Precision
 from .progress import writer_hooks
-from .resuming import check_saved
+from .resuming import check_saved, newest, take_saved, tell
 from .schedule import build_schedule
-from .signals import SignalHook
+from .signals import SignalHook, StoppableLoader, stopped_by
 from .start import begin
 from .trainer import Trainer
 
@@ -63,9 +63,8 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
 
 
 def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float) -> dict[str, Any]:
-    saved = claim.folder.newest() if resume else None
-    if saved and cfg.train.seed < 0:
-        cfg.train.seed = saved.data.get("seed", cfg.train.seed)
+    saved = newest(claim.folder) if resume else None
+    taken = take_saved(cfg, saved)
     cfg.train.seed = begin(cfg, args)
     loader = setup.build_train_loader(cfg)
     classes = setup.Classes.of(loader.dataset)
@@ -80,7 +79,7 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float)
         setup.init_weights(cfg, model, classes)
     setup.log_start(cfg, model, loader)
     run = _Run(cfg, model, loader, evaluation, classes, began)
-    start = run.resume_from(saved) if resume else 0
+    start = run.resume_from(saved, taken) if resume else 0
     length = run.budget.max_iter if run.budget else cfg.train.max_iter
     ended = ended_after(saved, run.asked)
     if (done := ended or start) >= (ended or length):
@@ -88,9 +87,10 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float)
     if ended and start < ended:  # it holds the best weights, which are of before the end
         return run.results
     claim.clear()
-    claim.rewind(start)
+    claim.rewind(saved, start)
     run.checkpointer.extra["config"] = setup.save_final_config(cfg)
-    run.trainer.register_hooks(run.writer_hooks())
+    if comm.is_main_process():  # writers open their files: metrics.json was cut to where training goes on
+        run.trainer.register_hooks(writer_hooks(cfg.train, cfg.dataloader.train.total_batch_size))
     run.trainer.train(start, ended or length)
     return run.results
 
@@ -129,7 +129,8 @@ class _Run:
         self.checkpointer = Checkpointer(model, cfg.train.output_dir, extra=extra, **parts)
         self.trainer.non_finite.extra = self.checkpointer.extra
         self.budget = build_budget(cfg, began, evaluation) if cfg.train.minutes else None
-        self.best = None
+        keep, period = cfg.train.checkpointer.max_to_keep, self._period(cfg.train.checkpointer.period)
+        self.periodic, self.best = PeriodicCheckpointer(self.checkpointer, period, keep), None
         if evaluation is not None and cfg.train.best_checkpoint.enabled:
             self.best = build_best(cfg.train, self.checkpointer, evaluation[1], self._period(cfg.train.eval_period))
         self.trainer.register_hooks(self._hooks())
@@ -149,7 +150,7 @@ class _Run:
             EMAHook(self.ema) if self.ema else None,
             self.budget,
             LRScheduler(scheduler=self.budget.schedule() if self.budget else build_schedule(self.cfg)),
-            PeriodicCheckpointer(self.checkpointer, self._period(t.checkpointer.period), t.checkpointer.max_to_keep),
+            self.periodic,
             evaluating,
             self.best,
             *ending_hooks(self.cfg, self.best, self.asked),
@@ -159,18 +160,14 @@ class _Run:
     def _period(self, iterations: int) -> Period:
         return self.budget.due if self.budget else iterations
 
-    def writer_hooks(self) -> list[Any]:
-        """Writers open their files, so this comes after ``metrics.json`` is cut to where training goes on."""
-        images = self.cfg.dataloader.train.total_batch_size
-        return writer_hooks(self.cfg.train, images) if comm.is_main_process() else []
-
-    def resume_from(self, saved: Any) -> int:
-        """The iteration to go on with, everything loaded; 0 where the folder has no checkpoint."""
+    def resume_from(self, saved: Any, taken: list) -> int:
+        """The iteration to go on with, everything loaded and told; 0 where the folder has no checkpoint."""
         if saved is None:
             logger.warning("--resume: no checkpoint in %s: training from the beginning", self.cfg.train.output_dir)
             return 0
         check_saved(saved, self.checkpointer.extra)
         self.checkpointer.apply(saved)
+        tell(saved, self.cfg, self.checkpointer.extra, self.trainer.iter + 1, taken)
         if KEY in saved.data:
             self.checkpointer.extra[KEY] = saved.data[KEY]
         if self.ema is not None and AVERAGE not in saved.data:
@@ -186,6 +183,8 @@ class _Run:
 
     def evaluate(self) -> dict[str, Any]:
         """Metrics of the average, or of the trained weights where the config asks for these or there is no other."""
-        with self.ema.applied() if self.evaluated == AVERAGE else contextlib.nullcontext():
-            self.results = run_evaluation(self.model, *self.evaluation)
+        loader, evaluator = self.evaluation
+        applied = self.ema.applied() if self.evaluated == AVERAGE else contextlib.nullcontext()
+        with stopped_by(self.periodic.stop), applied:
+            self.results = run_evaluation(self.model, StoppableLoader(loader, self.trainer), evaluator)
         return self.results

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from detrex_ext.runtime import HookBase
+from detrex_ext.runtime import HookBase, comm
+
+from . import rng
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +25,60 @@ class Interrupted(SystemExit):
         self.signal = number
 
 
+class EvaluationStopped(Exception):
+    """A signal asked some rank to stop in an evaluation; raised on all of them."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+class StoppableLoader:
+    """Gives a loader's batches until a signal asks this rank to stop; at the end all ranks hear whether one was asked.
+
+    Args:
+        loader: of an evaluation.
+        trainer: notes the signal as ``stop_signal``.
+
+    Raises:
+        EvaluationStopped: in the iteration, after the last batch.
+    """
+
+    def __init__(self, loader: Any, trainer: Any) -> None:
+        self.loader, self.trainer = loader, trainer
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            if self.trainer.stop_signal:
+                break
+            yield batch
+        if number := max(comm.all_gather(self.trainer.stop_signal)):
+            raise EvaluationStopped(number)
+
+
+@contextlib.contextmanager
+def stopped_by(stop: Callable[[int], None]) -> Iterator[None]:
+    """An evaluation within it that is stopped ends in ``stop(signal)``, with the generators as they were before it."""
+    state = rng.get_state()
+    try:
+        yield
+    except EvaluationStopped as asked:
+        rng.set_state(state)
+        stop(asked.signal)
+
+
 class SignalHook(HookBase):
-    """Notes SIGTERM, SIGINT and SIGUSR1 for the end of the step; a later one acts at once.
+    """Notes SIGTERM, SIGINT and SIGUSR1 for the end of the step or the evaluation's batch; a later one acts at once.
 
     Ctrl-C in a terminal reaches every process of a group, and again when their parent ends: what comes within
     ``TOGETHER`` seconds of the first is the same wish.
     """
 
     TOGETHER = 2.0
+    runs_last = True  # the evaluation at the end is one too
 
     SIGNALS = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n))
 
@@ -49,7 +99,8 @@ class SignalHook(HookBase):
         now = time.monotonic()
         if self._noted is None:
             self._noted, self.trainer.stop_signal = now, number
-            logger.warning("%s: stopping after this step, with a checkpoint", signal.Signals(number).name)
+            name = signal.Signals(number).name
+            logger.warning("%s: stopping as soon as there is a checkpoint; once more: at once", name)
         elif now - self._noted > self.TOGETHER:
             self._restore()
             signal.raise_signal(number)

@@ -83,7 +83,7 @@ class Trainer(TrainerBase):
         self._batches = iter(self.loader)
         if self._saved_max_iter not in (None, self.max_iter):
             text = f"resume: train.max_iter {self._saved_max_iter} -> {self.max_iter}"
-            logger.warning("%s: the schedule goes over the new length", text)
+            logger.warning("%s: the schedule goes over the new length", text, extra={"only": "file"})
         self.rng.restore()
         super().before_train()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import signal
-import time
+from functools import partial
 
+import kills
 import pytest
-from training import MAX_ITER, assert_same_run, die, in_process, metrics, start_process, train
+from training import MAX_ITER, assert_same_run, die, in_process, metrics, train
 
 from detrex_ext.errors import UserError
 
@@ -176,6 +176,83 @@ def test_a_signal_saves_at_the_end_of_the_step(shapes_data, whole, tmp_path):
     assert_same_run(whole, tmp_path)
 
 
+def signal_in_evaluation(number, evaluation):
+    """In the first batch of that evaluation; nothing is predicted after it."""
+    import os
+
+    from detrex_ext.evaluation import CocoEvaluator
+
+    reset, process, count = CocoEvaluator.reset, CocoEvaluator.process, []
+    evaluation += 1  # it is reset once when it is made
+
+    def counted(self):
+        count.append(1)
+        reset(self)
+
+    def take(self, *given):
+        if len(count) == evaluation:
+            count.append(1)
+            os.kill(os.getpid(), number)
+        elif len(count) > evaluation:
+            die()
+        process(self, *given)
+
+    CocoEvaluator.reset, CocoEvaluator.process = counted, take
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda n: n.name)
+def test_a_signal_in_an_evaluation_does_not_wait_for_its_end(number, shapes_data, whole, tmp_path):
+    """The second, of iteration 7."""
+    sabotage = partial(signal_in_evaluation, number, 2)
+    batches = ("dataloader.test.batch_size=1",)
+    assert in_process(train, shapes_data, tmp_path, batches, sabotage=sabotage) == 128 + number
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000007.pth"
+    assert in_process(train, shapes_data, tmp_path, resume=True) == 0
+    assert_same_run(whole, tmp_path)
+
+
+def test_a_signal_in_an_evaluation_saves_what_no_checkpoint_has(shapes_data, tmp_path):
+    options = ("train.checkpointer.period=100", "dataloader.test.batch_size=1")
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert in_process(train, shapes_data, whole, options) == 0
+    for evaluation, name in ((1, "model_0000003.pth"), (2, "model_0000007.pth")):
+        sabotage = partial(signal_in_evaluation, signal.SIGTERM, evaluation)
+        assert in_process(train, shapes_data, out, options, True, sabotage=sabotage) == 128 + signal.SIGTERM
+        assert (out / "last_checkpoint").read_text() == name
+    assert in_process(train, shapes_data, out, options, resume=True) == 0
+    assert_same_run(whole, out)
+
+
+def test_a_signal_in_the_evaluation_at_the_end(shapes_data, whole, tmp_path):
+    sabotage, batches = partial(signal_in_evaluation, signal.SIGTERM, 3), ("dataloader.test.batch_size=1",)
+    assert in_process(train, shapes_data, tmp_path, batches, sabotage=sabotage) == 128 + signal.SIGTERM
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert in_process(train, shapes_data, tmp_path, resume=True) == 0
+    assert_same_run(whole, tmp_path)
+
+
+def two_signals_in_step_4():
+    import os
+    import time
+
+    from detrex_ext.engine import SignalHook, Trainer
+
+    inner, SignalHook.TOGETHER = Trainer._forward_backward, 0.1
+
+    def step(self, batch):
+        for _ in range(2 if self.iter == 4 else 0):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+        return inner(self, batch)
+
+    Trainer._forward_backward = step
+
+
+def test_a_second_signal_ends_at_once(shapes_data, tmp_path):
+    assert in_process(train, shapes_data, tmp_path, sabotage=two_signals_in_step_4) == -signal.SIGTERM
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+
+
 def test_resuming_a_finished_run_changes_nothing(shapes_data, whole, tmp_path):
     assert in_process(train, shapes_data, tmp_path) == 0
     assert in_process(train, shapes_data, tmp_path, resume=True) == 0
@@ -240,28 +317,19 @@ def test_a_run_starts_over_from_its_own_weights(shapes_data, whole, tmp_path):
     assert not list(out.glob("log.txt.*"))
 
 
+def test_killed_at_random_moments(shapes_data, tmp_path):
+    """Time decides where: at the start, in a step, a save, an evaluation, at the end."""
+    training = kills.One(shapes_data, ("train.max_iter=20",))
+    assert kills.kill_and_resume(training, tmp_path, 2, 0)[0] == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_killed_at_twenty_random_moments(workers, shapes_data, tmp_path):
-    """Time decides where: at the start, in a step, a save, an evaluation, at the end."""
-    options = (f"dataloader.train.num_workers={workers}", "train.max_iter=30")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    start = time.monotonic()
-    assert in_process(train, shapes_data, whole, options) == 0
-    length = time.monotonic() - start
-    rng, kills, finished = random.Random(workers), 0, False
-    while kills < 20 or not finished:
-        if finished:
-            shutil.rmtree(killed)
-        start = time.monotonic()
-        process = start_process(train, shapes_data, killed, options, True)
-        process.join(rng.uniform(0.1, 0.9) * length if kills < 20 else None)
-        finished = process.exitcode is not None
-        if finished:
-            assert process.exitcode == 0
-            assert_same_run(whole, killed)
-            length = min(length, time.monotonic() - start)
-        else:
-            process.kill()
-            process.join()
-            kills += 1
+def test_killed_at_two_hundred_random_moments(workers, shapes_data, tmp_path):
+    options = (f"dataloader.train.num_workers={workers}", "train.max_iter=20")
+    assert kills.kill_and_resume(kills.One(shapes_data, options), tmp_path, 200, workers)[0] == 200
+
+
+@pytest.mark.slow
+def test_two_processes_killed_at_forty_random_moments(shapes_data, tmp_path):
+    assert kills.kill_and_resume(kills.Two(shapes_data, ("train.max_iter=20",)), tmp_path, 40, 0)[0] == 40

@@ -17,7 +17,7 @@ import torch
 from omegaconf import OmegaConf
 
 from detrex_ext.cli.arguments import default_argument_parser
-from detrex_ext.engine import collect_env_info, default_setup, launch, launching, setup_logger
+from detrex_ext.engine import collect_env_info, default_setup, launch, launching, ranks, setup_logger
 from detrex_ext.errors import UserError
 from detrex_ext.layers import cpu
 from detrex_ext.runtime import comm, devices
@@ -99,7 +99,7 @@ def test_a_process_takes_its_gpu_before_it_joins_the_others(monkeypatch):
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: done.append(backend))
     for name in ("create_local_process_group", "synchronize"):
         monkeypatch.setattr(comm, name, lambda *_: None)
-    launching._init("cuda", 1, 2, launching.DEFAULT_TIMEOUT)
+    ranks.join_group("cuda", 1, 2, launching.DEFAULT_TIMEOUT)
     assert done == [1, "nccl"]
 
 

@@ -163,6 +163,19 @@ class TestMetrics:
         assert [json.loads(line)["a"] for line in folder.metrics.read_text().splitlines()] == [1, 2]
         assert folder.truncate_metrics(-1) == 0 and folder.metrics.read_text() == ""
 
+    def test_what_others_wrote_into_them_becomes_strict(self, tmp_path):
+        folder = RunFolder(tmp_path)
+        lines = ['{"iteration": 1, "a": NaN}', '{"iteration": 3, "a": -Infinity}', '{"iteration": 2}']
+        lines += ['{"iteration": 3}', '{"iteration": 4, "a": 1e999}', "[4]", '{"iteration": "5"}']
+        folder.metrics.write_text("\n".join(lines))
+        assert folder.truncate_metrics(9) == 3
+
+        def refuse(constant):
+            raise AssertionError(constant)
+
+        found = [json.loads(line, parse_constant=refuse) for line in folder.metrics.read_text().splitlines()]
+        assert found == [{"iteration": i, "a": None} for i in (1, 3, 4)]
+
 
 def claimed(path, resume=False, overwrite=False):
     return Claim(RunFolder(path), resume, overwrite)
