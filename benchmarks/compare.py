@@ -43,6 +43,16 @@ def folder_of(run: Run, output: Path) -> Path:
     return output / f"{run.variant.replace(' ', '_')}_{run.seed}"
 
 
+def commit() -> str:
+    """The commit of this checkout, and whether something of it was changed; "" where git knows none."""
+    git = ["git", "-C", str(ROOT)]
+    name, changes = (
+        subprocess.run([*git, *words], capture_output=True, text=True, check=False).stdout.strip()
+        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    )
+    return f"{name}, changed" if changes else name
+
+
 def start(command: Sequence[str], log: Path) -> Any:
     """Runs a process with one thread; what it used.
 
@@ -70,6 +80,7 @@ def train(run: Run, output: Path, overrides: Sequence[str]) -> Run:
     command += ["--overlay", overlays] if overlays else []
     command += [*overrides, *own, f"train.output_dir={folder}", "train.overwrite=true", f"train.seed={run.seed}"]
     folder.mkdir(parents=True, exist_ok=True)
+    run.commit = commit()
     used = start(command, folder / "stdout.txt")
     rows = RunFolder(folder).read_metrics()
     # as detectron2 writes it: an evaluation on the way under the last step before it, the final one under their number
@@ -142,7 +153,8 @@ def compare(made: list[Variant], args: argparse.Namespace) -> None:
         others += trained(variants)
     runs += others
     print("\n\n".join(filter(None, [table(runs), "\n".join(lines), stage_table(runs), query_table(runs)])))
-    print(f"\n{len(runs)} runs, {args.jobs} at a time, {(time.time() - started) / 60:.0f} min")
+    made_by = " and ".join(sorted({run.commit for run in runs if run.commit}))
+    print(f"\n{len(runs)} runs, {args.jobs} at a time, {(time.time() - started) / 60:.0f} min; commit {made_by or '?'}")
     (args.output / "runs.json").write_text(json.dumps([asdict(r) for r in runs], indent=2) + "\n")
 
 

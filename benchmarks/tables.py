@@ -23,6 +23,7 @@ class Run:
         stages: figures of the stage analysis, where it was made.
         queries: queries of the last stage near each object by stream, where they were counted: above each threshold
             of the affinity, and the mean best affinity.
+        commit: of the code that trained.
     """
 
     variant: str
@@ -38,6 +39,7 @@ class Run:
     peak_mib: float = 0.0
     stages: dict[str, float] | None = None
     queries: dict[str, dict[str, float]] | None = None
+    commit: str = ""
 
 
 def table(runs: Sequence[Run]) -> str:
