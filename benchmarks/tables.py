@@ -62,6 +62,21 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
+def curve_table(runs: Sequence[Run]) -> str:
+    """AP of each evaluation, means over seeds; variants of other evaluations have their own lines of steps."""
+    parts = []
+    for steps in dict.fromkeys(tuple(r.curve) for r in runs if r.curve):
+        own = [r for r in runs if r.curve and tuple(r.curve) == steps]
+        made = [str(int(step) + (step != steps[-1])) for step in steps]  # the last one stands under its number
+        parts += ["| AP after steps | " + " | ".join(made) + " |", "|---|" + "---:|" * len(steps)]
+        for name in dict.fromkeys(r.variant for r in own):
+            curves = [r.curve for r in own if r.variant == name]
+            means = (statistics.mean(c[step] for c in curves) for step in steps)
+            parts.append(f"| {name} | " + " | ".join(f"{m:.1f}" for m in means) + " |")
+        parts.append("")
+    return "\n".join(parts).strip()
+
+
 def stage_table(runs: Sequence[Run]) -> str:
     """AP by stage and what the last stage made of the earlier ones at IoU 0.75, means over seeds; "" without any."""
     runs = [r for r in runs if r.stages]
