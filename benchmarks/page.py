@@ -39,7 +39,8 @@ def run(commands: str) -> str:
     """
     ways = [os.path.dirname(sys.executable), os.environ.get("PATH", "")]
     env = {**os.environ, "PATH": os.pathsep.join(ways), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    strict = ["bash", "-euo", "pipefail", "-c", commands]
+    done = subprocess.run(strict, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{commands}\nfailed with {done.returncode}; the page is as it was")
     return done.stdout.strip()
