@@ -8,8 +8,8 @@
 
 Every `--overlay "[name:] A,B key=value ..."` is a variant of its own, with its overlays and overrides; `--base` is laid
 over every config first. `--again "name: key=value ..."` evaluates what was trained at equal steps under other settings,
-`--stages` analyzes the decoder stages too, `--queries` counts the queries
-near each object. `--grid 100` rounds the steps of a longer bare run up to hundreds, so that overlays of about one price
+`--stages` analyzes the decoder stages too, `--queries` counts the queries near each object, `--curve` tells the AP of
+every evaluation. `--grid 100` rounds the steps of a longer bare run up to hundreds, so that overlays of about one price
 share it. Runs go `--jobs` at a time with one thread each. Time is the processor time of a run's process, which hardly
 depends on what runs beside it; memory is its peak resident size. A run that is finished in the output folder is not
 made again.
@@ -23,14 +23,13 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tables import Run, query_table, stage_table, table
+from tables import Run, curve_table, query_table, stage_table, table
 from variants import Variant, longer, named, split, variants
 
 from detrex_ext.checkpoint import RunFolder
@@ -41,6 +40,16 @@ ROOT = Path(__file__).resolve().parents[1]
 def folder_of(run: Run, output: Path) -> Path:
     """Where a run lives."""
     return output / f"{run.variant.replace(' ', '_')}_{run.seed}"
+
+
+def commit() -> str:
+    """The commit of this checkout, and whether its code was changed; "" where git knows none."""
+    git = ["git", "-C", str(ROOT)]
+    name, changes = (
+        subprocess.run([*git, *words], capture_output=True, text=True, check=False).stdout.strip()
+        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no", ":!*.md"])
+    )
+    return f"{name}, changed" if changes else name
 
 
 def start(command: Sequence[str], log: Path) -> Any:
@@ -70,6 +79,7 @@ def train(run: Run, output: Path, overrides: Sequence[str]) -> Run:
     command += ["--overlay", overlays] if overlays else []
     command += [*overrides, *own, f"train.output_dir={folder}", "train.overwrite=true", f"train.seed={run.seed}"]
     folder.mkdir(parents=True, exist_ok=True)
+    run.commit = commit()
     used = start(command, folder / "stdout.txt")
     rows = RunFolder(folder).read_metrics()
     # as detectron2 writes it: an evaluation on the way under the last step before it, the final one under their number
@@ -134,15 +144,17 @@ def compare(made: list[Variant], args: argparse.Namespace) -> None:
         order = [name for name, _, _ in variants]
         return sorted(runs, key=lambda r: order.index(r.variant))
 
-    started, lines = time.time(), []
+    lines = []
     runs = trained(made)
     others = all_of(evaluate, [(run, *named(text), args.output) for text in args.again for run in runs])
     if not args.equal_steps:
         variants, lines = longer(made, args.base, runs, args.grid)
         others += trained(variants)
     runs += others
-    print("\n\n".join(filter(None, [table(runs), "\n".join(lines), stage_table(runs), query_table(runs)])))
-    print(f"\n{len(runs)} runs, {args.jobs} at a time, {(time.time() - started) / 60:.0f} min")
+    curves = curve_table(runs) if args.curve else ""
+    print("\n\n".join(filter(None, [table(runs), "\n".join(lines), curves, stage_table(runs), query_table(runs)])))
+    made_by = " and ".join(sorted({run.commit for run in runs if run.commit}))
+    print(f"\n{len(runs)} runs, {args.jobs} at a time; commit {made_by or 'not known'}")
     (args.output / "runs.json").write_text(json.dumps([asdict(r) for r in runs], indent=2) + "\n")
 
 
@@ -154,6 +166,7 @@ def main() -> None:
     parser.add_argument("--overlay", action="append", default=[], metavar="[NAME:] A,B KEY=VALUE", help="a variant")
     parser.add_argument("--again", action="append", default=[], metavar="NAME: KEY=VALUE", help="another evaluation")
     parser.add_argument("--stages", action="store_true", help="stage-wise errors in every evaluation")
+    parser.add_argument("--curve", action="store_true", help="AP of every evaluation on the way")
     parser.add_argument("--queries", action="store_true", help="queries near each object, of the final weights")
     parser.add_argument("--grid", default=1, metavar="N", type=int, help="steps of a longer bare run: a multiple of N")
     parser.add_argument("--equal-steps", action="store_true", help="only those: no bare run as long as another took")

@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Bytes that Deformable-DETR's decoder keeps for the backward pass under query recollection, at COCO's image size.
+"""Bytes kept for the backward pass: by Deformable-DETR's decoder under query recollection, and by TSP's set encoder.
 
     python benchmarks/saved_memory.py [--batch 1] [--height 800 --width 1333]
+    python benchmarks/saved_memory.py --tokens 700 --batch 4
 
-Three forms of the same step: the sets side by side on the token axis, the sets as a batch of their own with the memory
-repeated for each (the form of the authors' code), and the bare decoder. Counted are the storages that autograd keeps,
-each once, without parameters.
+Of the decoder three forms of the same step at COCO's image size: the sets side by side on the token axis, the sets as a
+batch of their own with the memory repeated for each (the form of the authors' code), and the bare decoder. Of the set
+encoder attention by its formula, with maps and their dropout (the form of the authors' code), torch's fused attention,
+and layers that are computed again. Counted are the storages that autograd keeps, each once, without parameters.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from detrex_ext.config import load_config
+from detrex_ext.layers.set_encoder import SetEncoder
 from detrex_ext.modeling.decoders import StagedDecoder
 from detrex_ext.runtime import instantiate
 from detrex_ext.strategies import QueryRecollection
@@ -33,9 +37,9 @@ def memory(batch: int, height: int, width: int, dim: int = 256) -> Memory:
     return Memory(tokens, None, None, shapes, STRIDES, torch.ones(batch, len(shapes), 2), size)
 
 
-def kept(decoder: StagedDecoder, run: Callable[[], object]) -> int:
+def kept(part: nn.Module, run: Callable[[], object]) -> int:
     """Bytes of all storages that autograd keeps while ``run``'s result lives."""
-    own = {p.untyped_storage().data_ptr() for p in decoder.parameters()}
+    own = {p.untyped_storage().data_ptr() for p in part.parameters()}
     seen: dict[int, torch.UntypedStorage] = {}
 
     def pack(x: torch.Tensor) -> torch.Tensor:
@@ -79,32 +83,54 @@ def repeated(decoder: StagedDecoder, q: Queries, mem: Memory, window: int = 2) -
     return every
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config-file", default="deformable_detr_r50_50ep", metavar="F")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--height", type=int, default=800)
-    parser.add_argument("--width", type=int, default=1333)
-    args = parser.parse_args()
-    cfg = load_config(args.config_file)
+def recollection(config: str, batch: int, height: int, width: int) -> dict[str, int]:
+    """Bytes of each form of the decoder."""
+    cfg = load_config(config)
     cfg.model.num_classes = 80
-    torch.manual_seed(0)
     model = instantiate(cfg.model).train()
-    mem = memory(args.batch, args.height, args.width)
+    mem = memory(batch, height, width)
     with torch.no_grad():
         q, _ = model.queries(mem)
     decoder, strategy = model.decoder, QueryRecollection()
     forms = {
-        "bare": lambda: decoder(q, mem),
-        "recollection, one token axis": lambda: decoder(q, mem, [strategy]),
         "recollection, memory repeated": lambda: repeated(decoder, q, mem),
+        "recollection, one token axis": lambda: decoder(q, mem, [strategy]),
+        "bare": lambda: decoder(q, mem),
     }
-    print(f"{Path(__file__).name}: {args.config_file}, {args.batch} x {args.height} x {args.width}, fp32\n")
-    print("| form | MiB kept | ratio |\n|---|---:|---:|")
-    found = {name: kept(decoder, run) for name, run in forms.items()}
+    return {name: kept(decoder, run) for name, run in forms.items()}
+
+
+def set_encoder(batch: int, tokens: int) -> dict[str, int]:
+    """Bytes of each form of TSP's encoder, its published size, in training."""
+    found = {}
+    forms = {"formula": ("math", False), "fused": ("sdpa", False), "fused, layers computed again": ("sdpa", True)}
+    for name, (attention, again) in forms.items():
+        encoder = SetEncoder(attention=attention, checkpoint=again).train()
+        x, pos = (torch.randn(batch, tokens, encoder.dim) for _ in range(2))
+        found[name] = kept(encoder, lambda encoder=encoder, x=x, pos=pos: encoder(x.requires_grad_(), pos))
+    return found
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config-file", default="deformable_detr_r50_50ep", metavar="F")
+    parser.add_argument("--tokens", type=int, metavar="N", help="TSP's set encoder over so many, not the decoder")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--height", type=int, default=800)
+    parser.add_argument("--width", type=int, default=1333)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    if args.tokens:
+        what, found = f"set encoder, {args.tokens} tokens", set_encoder(args.batch, args.tokens)
+    else:
+        what = f"{args.config_file}, {args.height} x {args.width}"
+        found = recollection(args.config_file, args.batch, args.height, args.width)
+    print(f"{Path(__file__).name}: {what}, batch of {args.batch}, fp32\n")
+    print("| form | MiB kept | of an image | ratio |\n|---|---:|---:|---:|")
+    first = next(iter(found.values()))
     for name, count in found.items():
-        print(f"| {name} | {count / 2**20:.0f} | {count / found['recollection, memory repeated']:.2f} |")
+        print(f"| {name} | {count / 2**20:.0f} | {count / 2**20 / args.batch:.0f} | {count / first:.2f} |")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class Run:
         stages: figures of the stage analysis, where it was made.
         queries: queries of the last stage near each object by stream, where they were counted: above each threshold
             of the affinity, and the mean best affinity.
+        commit: of the code that trained.
     """
 
     variant: str
@@ -38,6 +39,7 @@ class Run:
     peak_mib: float = 0.0
     stages: dict[str, float] | None = None
     queries: dict[str, dict[str, float]] | None = None
+    commit: str = ""
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -58,6 +60,21 @@ def table(runs: Sequence[Run]) -> str:
             f"| {mean('cpu_s'):.0f} s | {mean('peak_mib'):.0f} |"
         )
     return "\n".join(lines)
+
+
+def curve_table(runs: Sequence[Run]) -> str:
+    """AP of each evaluation, means over seeds; variants of other evaluations have their own lines of steps."""
+    parts = []
+    for steps in dict.fromkeys(tuple(r.curve) for r in runs if r.curve):
+        own = [r for r in runs if r.curve and tuple(r.curve) == steps]
+        made = [str(int(step) + (step != steps[-1])) for step in steps]  # the last one stands under its number
+        parts += ["| AP after steps | " + " | ".join(made) + " |", "|---|" + "---:|" * len(steps)]
+        for name in dict.fromkeys(r.variant for r in own):
+            curves = [r.curve for r in own if r.variant == name]
+            means = (statistics.mean(c[step] for c in curves) for step in steps)
+            parts.append(f"| {name} | " + " | ".join(f"{m:.1f}" for m in means) + " |")
+        parts.append("")
+    return "\n".join(parts).strip()
 
 
 def stage_table(runs: Sequence[Run]) -> str:

@@ -15,7 +15,10 @@ def apply(cfg, teacher=""):
     """``teacher`` is `train.teacher`. Other groups (proposals, denoising) keep their own matching."""
     rules = cfg.model.rules
     if "matcher" not in rules.main:
-        raise UserError("the overlay distill needs a rule with a matcher of its own (model.rules.main.matcher)")
+        raise UserError(
+            "the overlay distill needs a rule with a matcher of its own (model.rules.main.matcher)\n"
+            "  tokens of TSP are chosen by each model for itself: no query of a student is that of a teacher"
+        )
     for group in rules:
         if group != "main" and rules._get_node(group)._is_interpolation():  # it refers to main's
             rules[group] = copy.deepcopy(rules[group])

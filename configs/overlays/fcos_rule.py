@@ -10,11 +10,13 @@ from detrex_ext.runtime import LazyCall as L
 
 
 def apply(cfg, box_loss_on="matched", eos=1.0, radius=1.5):
-    """``box_loss_on`` matched or candidates; see FCOSMatcher for the rest. The host's coarsest stride is 64."""
+    """``box_loss_on`` matched or candidates; see FCOSMatcher for the rest."""
     if "enc" not in cfg.model.rules:
         raise UserError("the overlay fcos_rule needs a two-stage host: this one has no proposals (no model.rules.enc)")
     levels = cfg.model.num_levels
-    strides = [64 // 2**level for level in reversed(range(levels))]
+    # a backbone's last map has 32 pixels a cell, and each that the neck makes beyond twice as many
+    coarsest = 32 * 2 ** (levels - len(cfg.model.neck.in_channels))
+    strides = [coarsest // 2**level for level in reversed(range(levels))]
     options = {"box_on": box_loss_on, "eos": eos, "radius": radius, "strides": strides}
     for group in ("main", "enc"):
         cfg.model.rules[group].matcher = L(FCOSMatcher)(**options)

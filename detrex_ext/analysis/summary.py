@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -12,8 +12,10 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from ..errors import UserError
+from ..layers import cpu
 from ..layers.ms_deform_backends import FORCE
 from ..structures import Memory, Queries, SupervisedSet
 from .costs import COUNTED, Costs, shapes_only
@@ -44,7 +46,10 @@ class Part:
 
 @dataclass
 class Summary:
-    """A detector and one inference pass of it; ``gflops`` and ``peak_mib`` as in ``Part``, of the whole."""
+    """A detector and one inference pass of it; ``gflops`` and ``peak_mib`` as in ``Part``, of the whole.
+
+    ``of_values``: what there is to do depends on values; counted are the weights as they are, and a gradient as image.
+    """
 
     batch: int
     height: int
@@ -56,6 +61,7 @@ class Summary:
     gflops: float
     peak_mib: float
     parts: list[Part]
+    of_values: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -76,11 +82,13 @@ class Summary:
             f"GFLOPs: {COUNTED}",
             "peak: tensors in use at once, without weights and without scratch memory inside operators",
         )
+        if self.of_values:
+            notes += ("the work depends on the number of proposals: of these weights, with a gradient as the image",)
         return "\n".join([table(rows), "", *flow, "", *notes])
 
 
 def summarize(model: nn.Module, height: int = 800, width: int = 1333, batch: int = 1) -> Summary:
-    """Counts a detector and one inference pass of it, without computing it: shapes are enough.
+    """Counts a detector and one inference pass of it, without computing it where shapes are enough.
 
     Args:
         model: a ``Detector`` of any device, in evaluation or training mode; not changed.
@@ -98,7 +106,12 @@ def summarize(model: nn.Module, height: int = 800, width: int = 1333, batch: int
     buffers = sum(v.numel() for k, v in persistent.items() if not isinstance(v, nn.Parameter))
     parts = [Part(name, *_parameters(getattr(model, name), model, name)) for name in PARTS]
     dtype = next(model.parameters()).dtype
-    gflops, peak = _forward(model, torch.Size((batch, 3, height, width)), dtype, parts)
+    shape, of_values = torch.Size((batch, 3, height, width)), False
+    try:
+        gflops, peak = _forward(model, shape, dtype, parts, shapes_only())
+    except (DynamicOutputShapeException, DataDependentOutputException):  # a choice among proposals
+        of_values = True
+        gflops, peak = _forward(model, shape, dtype, parts, cpu.switched(False))
     everything = list(model.parameters())
     return Summary(
         batch=batch,
@@ -111,6 +124,7 @@ def summarize(model: nn.Module, height: int = 800, width: int = 1333, batch: int
         gflops=gflops,
         peak_mib=peak,
         parts=parts,
+        of_values=of_values,
     )
 
 
@@ -121,8 +135,10 @@ def _parameters(module: nn.Module, model: nn.Module, name: str) -> tuple[int, in
     return sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad)
 
 
-def _forward(model: nn.Module, shape: torch.Size, dtype: torch.dtype, parts: list[Part]) -> tuple[float, float]:
-    """Runs the model on shapes alone and fills in what each part cost and gave; returns (GFLOPs, peak MiB) of all."""
+def _forward(
+    model: nn.Module, shape: torch.Size, dtype: torch.dtype, parts: list[Part], how: AbstractContextManager
+) -> tuple[float, float]:
+    """Runs the model and fills in what each part cost and gave; returns (GFLOPs, peak MiB) of all."""
     costs, start, peaks = Costs(), {}, []
 
     def before(part: Part, *_: Any) -> None:
@@ -142,10 +158,10 @@ def _forward(model: nn.Module, shape: torch.Size, dtype: torch.dtype, parts: lis
             stack.callback(module.register_forward_pre_hook(partial(before, part)).remove)
             stack.callback(module.register_forward_hook(partial(after, part)).remove)
         stack.callback(model.train, model.training)
-        for mode in (mock.patch.dict(os.environ, {FORCE: "torch"}), torch.no_grad(), shapes_only(), costs):
+        for mode in (mock.patch.dict(os.environ, {FORCE: "torch"}), torch.no_grad(), how, costs):
             stack.enter_context(mode)
         model.eval()
-        images = torch.empty(shape, dtype=dtype, device=model.device)
+        images = torch.linspace(-1, 1, shape.numel(), dtype=dtype, device=model.device).view(shape)
         model.core(images, torch.tensor([shape[2:]] * shape[0], dtype=dtype, device=model.device))
     return costs.flops / GIGA, max(*peaks, costs.peak) / MEBI
 

@@ -38,8 +38,10 @@ def token_recall(
         return {}
     total = targets.num if effective is None else max(effective[0], 1.0) / comm.get_world_size()
     found = {"recall/tokens": _hits(main, targets.num) / total}
-    N, gt_BP = main.logits_BQK.shape[1], None if points is None else points.given.prior.candidate_gt_BQ
-    if gt_BP is not None and gt_BP.shape[1] > N and points.logits_BQK.shape[1] == gt_BP.shape[1]:
+    if points is None or points.given.prior.points_BQ2 is None:  # anchors are no points, and no regions either
+        return found
+    N, gt_BP = main.logits_BQK.shape[1], points.given.prior.candidate_gt_BQ
+    if gt_BP is not None and gt_BP.shape[1] > N:
         score_BP = points.logits_BQK.detach().amax(-1)
         if points.given.valid_BQ is not None:
             score_BP = score_BP.masked_fill(~points.given.valid_BQ, -torch.inf)

@@ -1,7 +1,8 @@
 """Rules of TSP-FCOS and TSP-RCNN (arXiv 2011.10881, section 4), as their authors' code has them unless asked otherwise.
 
-Candidates are what FCOS's rule or the overlap of boxes gives an object. All of them may regress boxes, but only one is
-positive; in a plain reading of the paper that one alone regresses.
+Candidates of an object are the tokens that FCOS's rule or the overlap of boxes gives it. One of them is matched: its
+class is the object's, and all others are background. The boxes of all candidates are regressed (the authors' code), or
+that of the matched one alone (a plain reading of the paper).
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, iou_of_corners
 def anchor_targets(anchors_A4: Tensor, boxes_G4: Tensor, low: float = 0.3, high: float = 0.7) -> tuple[Tensor, Tensor]:
     """What the anchors of one image are to a proposal network.
 
-    An anchor answers for the object of highest IoU, of equal ones the first: if that IoU is at least ``high``, or if no
-    other anchor has a higher one with some object. An object that no anchor overlaps has no such.
+    An anchor that answers for an object answers for the one of highest IoU, of equal ones the first. It does if that
+    is at least ``high``, or if it is the nearest to some object: no other anchor has a higher IoU with that object.
+    Where no anchor overlaps an object, none is the nearest; in detectron2 all are, and so positive.
 
     Returns:
         (A,) int64 objects, -1 for none, and (A,) bool, anchors without an object whose IoU is below ``low``.

@@ -1,4 +1,7 @@
-"""TSP-RCNN end to end: what it draws (anchors, regions, shares) is the same in a run that was killed and resumed."""
+"""TSP-RCNN end to end, by SGD and AdamW as its recipe has it: a run that was killed and resumed equals another.
+
+What it draws (anchors, regions, shares) is then the same, and so are both optimizers' states.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 import signal
 from pathlib import Path
 
+import pytest
 import torch
 from training import Flags, assert_same_run, die, in_process, metrics
 
@@ -47,6 +51,8 @@ def train(data: Path, out: Path, resume: bool = False, killed: bool = False) -> 
     places = [f"dataset.{part}_json={data}/{part}.json" for part in ("train", "val")]
     places += [f"dataset.{part}_images={data}/images" for part in ("train", "val")]
     cfg = load_config("tsp_rcnn_r50_3x", ["tiny"], [*SIZES, *places, f"train.output_dir={out}"])
+    recipe = load_config("tsp_rcnn_r50_3x", (), [])  # the overlay trains by AdamW alone
+    cfg.optimizer, cfg.train.clip_grad = recipe.optimizer, recipe.train.clip_grad
     engine.train(cfg, Flags(resume))
 
 
@@ -60,3 +66,6 @@ def test_a_killed_run_ends_like_the_other(shapes_data, tmp_path):
     names = {"loss_class", "loss_bbox", "loss_giou", "loss_class_token", "loss_bbox_token"}
     assert all(names <= set(line) and math.isfinite(line["total_loss"]) for line in lines)
     assert any(line["loss_giou"] > 0 for line in lines)  # some regions answer for objects
+    assert all(line["lr_adamw"] == pytest.approx(line["lr"] / 200) for line in lines)
+    groups = torch.load(whole / "model_final.pth", weights_only=True)["trainer"]["optimizer"]["param_groups"]
+    assert {group["optimizer"] for group in groups} == {"sgd", "adamw"}

@@ -2,8 +2,8 @@
 
 It needs detectron2. Stand-in: the module ``torch._overrides``, which torch 1.6 had, by ``torch.overrides``, its name
 since. Dropout that overwrites what the ReLU before it needs for its gradient (torch 1.6 did not notice) does not
-overwrite, and drops nothing. fvcore's focal loss is used as it is written, not as a compiled script, in which ``float``
-could not mean double.
+overwrite, and drops nothing unless asked to. fvcore's focal loss is used as it is written, not as a compiled script, in
+which ``float`` could not mean double.
 """
 
 from __future__ import annotations
@@ -62,13 +62,15 @@ def packages() -> tuple[Any, Any]:
         return fcos, rcnn
 
 
-def build(file: str, script: str, *more: Any) -> nn.Module:
+def build(file: str, script: str, *more: Any, dropout: float = 0.0, moved: bool = True) -> nn.Module:
     """A model by its own config file and the options of its own script, then ours; weights at random.
 
     Args:
         file: in its folder ``configs``.
         script: options of the script, names and values.
         more: further names and values.
+        dropout: of its transformer.
+        moved: the weights are moved away from their start.
     """
     fcos, rcnn = packages()
     config, modeling = (importlib.import_module(f"detectron2.{name}") for name in ("config", "modeling"))
@@ -81,10 +83,11 @@ def build(file: str, script: str, *more: Any) -> nn.Module:
     model = modeling.build_model(cfg)
     for part in model.modules():
         if isinstance(part, nn.Dropout):
-            part.inplace, part.p = False, 0.0
+            part.inplace, part.p = False, dropout
         elif isinstance(part, nn.MultiheadAttention):
-            part.dropout = 0.0
-    disturb(model)
+            part.dropout = dropout
+    if moved:
+        disturb(model)
     return model
 
 

@@ -126,6 +126,8 @@ COUNTS = {
     "deformable_detr_r50_two_stage_50ep": (41_161_740, 41_152_332, 106_240),
     "dino_r50_4scale_12ep": (47_650_316, 47_640_908, 106_240),
     "dino_r50_5scale_12ep": (48_012_940, 48_003_532, 106_240),
+    "tsp_fcos_r50_3x": (51_458_922, 51_236_522, 107_266),
+    "tsp_rcnn_r50_3x": (56_695_678, 56_473_278, 117_526),
 }
 
 
@@ -134,6 +136,16 @@ COUNTS = {
 def test_every_published_count(name):
     summary = summarize(build_for_inference(load_config(find_config(name)), 80, frozen=False), 64, 96)
     assert (summary.parameters, summary.trainable, summary.buffers) == COUNTS[name]
+
+
+def test_work_that_depends_on_values_is_counted_by_doing_it():
+    """A proposal network leaves as many regions as its values say; twice the images, twice the products."""
+    cfg = load_config(find_config("tsp_rcnn_r50_3x"), ["tiny"])
+    model = build_for_inference(cfg, 4, frozen=False).train()
+    one, two = (summarize(model, 64, 96, batch) for batch in (1, 2))
+    assert one.of_values and "depends on the number of proposals" in one.text() and model.training
+    assert [part.gflops * 2 for part in one.parts] == pytest.approx([part.gflops for part in two.parts])
+    assert all(part.gflops > 0 for part in one.parts if part.name != "queries")
 
 
 def test_command(capsys):

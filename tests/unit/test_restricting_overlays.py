@@ -44,10 +44,17 @@ def test_their_options():
         2.5, "candidates", 1.0,
     )  # fmt: skip
     assert rules["main"].matcher.strides == (8, 16, 32, 64)
-    assert model_of("dino_r50_5scale_12ep", "fcos_rule").rules["enc"].matcher.strides == (4, 8, 16, 32, 64)
     rules = model_of(HOSTS[0], "roi_rule", overrides=["model.rules.main.matcher.threshold=0.7"]).rules
     assert (rules["main"].matcher.threshold, rules["enc"].matcher.threshold) == (0.7, 0.3)
     assert all(rules[group].matcher.low_quality for group in ("main", "enc"))
+
+
+def test_the_rule_of_points_knows_the_strides_of_its_host():
+    for name in (HOSTS[0], "dino_r50_5scale_12ep", "quickstart"):
+        cfg = load_config(find_config(name), ["fcos_rule"], ["model.num_classes=4"])
+        model = instantiate(cfg.model).eval()
+        _, memory, _ = model.encode(torch.rand(1, 3, 64, 64), torch.tensor([[64.0, 64.0]]))
+        assert all(model.rules[group].matcher.strides == memory.strides for group in ("main", "enc"))
 
 
 @pytest.mark.parametrize("overlay", KINDS)
