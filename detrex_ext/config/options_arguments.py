@@ -51,7 +51,7 @@ ARGUMENTS: dict[str, Option] = {
     "num_classes": Option(null=True, least=1, most=10**6),
     "num_queries": _COUNT, "num_extra": _COUNT, "number": _COUNT, "num_patterns": Option(least=0, most=1000),
     "label_noise_ratio": Option(least=0, most=2), "box_noise_scale": Option(least=0, most=10),
-    "anchor_size": Option(above=0, most=1),
+    "anchor_size": Option(above=0, most=1), "pad_to": _COUNT,
     "content": Option(choices=("projected", "learned", "mixed", "memory")),
     "num_tokens": _COUNT, "foi_head": Option(choices=("classwise", "binary")),
     "token_keep": Option(above=0, most=1, items=(2, 2), ascending=True),
