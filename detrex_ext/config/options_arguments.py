@@ -70,6 +70,7 @@ ARGUMENTS: dict[str, Option] = {
     "stage_weights": Option(least=0, most=10**6, items=(1, 1000)),
     "cost_class": _WEIGHT, "cost_bbox": _WEIGHT, "cost_giou": _WEIGHT, "w_iou": _WEIGHT, "w_cls": _WEIGHT,
     "cost_class_type": Option(choices=("focal_loss_cost", "ce_cost")), "cut": _COUNT,
+    "solver": Option(choices=("auto", "scipy", "triton")),
     "alpha": Option(least=0, most=1, meaning="of the focal loss: share of the positives"),
     "gamma": Option(least=0, most=20, meaning="of the focal loss: how much less an easy entry counts"),
     "beta": Option(least=1, most=20), "eos": _PROBABILITY,

@@ -34,7 +34,14 @@ def build_to_train(cfg: DictConfig) -> nn.Module:
     model = setup.build_model(cfg)
     if getattr(model, "criterion", model) is None:
         raise UserError("model.rules is empty, so there is nothing to train by: state a rule for each group of queries")
+    if cfg.train.cuda_graphs and cfg.train.accumulate_steps > 1:
+        raise UserError(
+            "train.cuda_graphs=true: gradients of one part of a batch would be written over by those of the next\n"
+            "  use train.accumulate_steps=1, or train.cuda_graphs=false"
+        )
     compile_parts(model, cfg.train.compile, cfg.train.cuda_graphs)
+    if next(model.parameters()).device.type != "cpu" and hasattr(getattr(model, "criterion", None), "check_finite"):
+        model.criterion.check_finite = False  # the trainer looks at the sum of all losses: one wait, not two
     return model
 
 
@@ -66,6 +73,7 @@ def compile_parts(model: nn.Module, what: str | None, cuda_graphs: bool = False,
         )
     if cuda_graphs:
         options["mode"] = "reduce-overhead"
+        model.register_forward_pre_hook(_begins)
     _check_compiler(what, device, options)
     config = torch._dynamo.config
     config.cache_size_limit = max(config.cache_size_limit, _GRAPHS)
@@ -79,6 +87,11 @@ def compile_parts(model: nn.Module, what: str | None, cuda_graphs: bool = False,
     recorded = ", recorded as CUDA graphs" if cuda_graphs else ""
     logger.info("compiled when they first run%s: %s; first steps, and first images of a size, are slow", recorded,
                 ", ".join(names))  # fmt: skip
+
+
+def _begins(*_: Any) -> None:
+    """What graphs wrote in the last step may be written over."""
+    torch.compiler.cudagraph_mark_step_begin()
 
 
 def _parts(model: nn.Module, what: str) -> tuple[str, ...]:

@@ -114,6 +114,8 @@ class _Run:
             clip_grad=clipping(cfg.train.clip_grad, model),
             log_period=cfg.train.log_period,
         )
+        if hasattr(loader, "set_device"):
+            loader.set_device(self.trainer.device)
         extra = {
             "class_names": classes.names,
             "category_ids": classes.ids,

@@ -15,6 +15,7 @@ from detrex_ext.testing import example_batch
 
 from .hosts import ALL_HOSTS, COUNTED, HOSTS, STRATEGIES, host_for
 
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
 QUICK = {("dino", "sqr + dac"), ("tsp-fcos", "none")}
 
 
@@ -47,6 +48,7 @@ def compiled_anew(monkeypatch):
     torch.compiler.reset()
 
 
+@pytest.mark.skipif(OLD, reason="torch 2.4 does not trace dataclasses: its graphs break, and are right")
 @pytest.mark.parametrize("host, strategy", list(cells()))
 def test_a_training_pass_is_one_graph(host, strategy):
     model = training(host, strategy)
