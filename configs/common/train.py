@@ -48,6 +48,10 @@ train = dict(
     # start over in a folder that holds another run: its checkpoints, metrics and log go when the new run starts
     overwrite=False,
     channels_last=False,
+    # null, or backbone, encoder, decoder, all: a compiled part is faster on a GPU, after minutes for its first steps
+    compile=None,
+    # run what is compiled as CUDA graphs, the losses outside: where steps wait for the host, and image sizes are few
+    cuda_graphs=False,
     cudnn_benchmark=False,
     # "": as torch has it; "high" and "medium" allow TF32 and bf16 in fp32 matrix products
     float32_precision="",

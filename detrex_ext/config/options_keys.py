@@ -128,6 +128,14 @@ KEYS: dict[str, Option] = {
     ),
     "train.overwrite": Option(bool, meaning="start over in a folder that holds another run, which goes"),
     "train.channels_last": Option(bool, meaning="memory format of convolutions"),
+    "train.compile": Option(
+        str | None,
+        choices=("backbone", "encoder", "decoder", "all"),
+        meaning="part that torch compiles when it first runs, the backbone with the neck; null = none",
+    ),
+    "train.cuda_graphs": Option(
+        bool, meaning="what is compiled is recorded and run as one, for each size of images anew: keep these few"
+    ),
     "train.cudnn_benchmark": Option(bool, meaning="cuDNN tries its algorithms for each new size"),
     "train.float32_precision": Option(
         str | None,

@@ -12,11 +12,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from detrex_ext.data.cache import SampleCache
-from detrex_ext.data.mapper import DetrMapper, Fetched, MappedDataset
+from detrex_ext.data.gate import Gatekeeper
+from detrex_ext.data.mapper import DetrMapper, MappedDataset
 from detrex_ext.data.records import as_dataset, sizes_of
 from detrex_ext.data.samplers import TrainSampler, aspect_groups, shard
 from detrex_ext.data.workers import end_with_trainer
-from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, machine
 
 logger = logging.getLogger(__name__)
@@ -32,16 +32,29 @@ class TrainLoader:
     workers, nor of where the run was interrupted.
     """
 
-    def __init__(self, samples: MappedDataset, sampler: TrainSampler, max_unreadable: int, **workers: Any) -> None:
+    def __init__(
+        self,
+        samples: MappedDataset,
+        sampler: TrainSampler,
+        max_unreadable: int,
+        pin_memory: bool | None = None,
+        **workers: Any,
+    ) -> None:
+        self._pin = pin_memory
         self.samples, self.sampler, self.gate = samples, sampler, Gatekeeper(max_unreadable)
         self.dataset = samples.dataset
         self.batch_size, self.total_batch_size = sampler.per_rank, sampler.batch_size
         self._current: weakref.ref | None = None
-        self._loader = _loader("train", samples, sampler, **workers)
+        self._loader = _loader("train", samples, sampler, pin_memory=bool(pin_memory), **workers)
 
     def set_start(self, iteration: int) -> None:
         """Make the next `iter()` begin with the batch of training step `iteration`."""
         self.sampler.set_start(iteration)
+
+    def set_device(self, device: torch.device) -> None:
+        """Where the batches go: page-locked memory for a GPU, unless the loader was told what to do."""
+        if self._pin is None:
+            self._loader.pin_memory = device.type == "cuda"
 
     def set_progress(self, progress: Callable[[int], float]) -> None:
         """Batches not yet drawn go by this progress of the training, 0 to 1, at their step."""
@@ -85,48 +98,6 @@ class TestLoader:
             yield self.gate(batch)
 
 
-class Gatekeeper:
-    """Unpacks fetched batches in the main process and counts distinct unreadable images against a budget.
-
-    Args:
-        budget: so many distinct images may be skipped (per process).
-        key: the configuration key to name in the message; None where there is no budget to raise.
-    """
-
-    def __init__(self, budget: int = 0, key: str | None = "dataloader.train.max_unreadable") -> None:
-        self.budget, self.key = budget, key
-        self.skipped: dict[str, str] = {}
-
-    def __call__(self, batch: Sequence[Fetched]) -> list[dict]:
-        """The samples of a batch.
-
-        Raises:
-            UserError: more than `budget` distinct images could not be read.
-        """
-        for path, reason in (failure for fetched in batch for failure in fetched.unreadable):
-            if path in self.skipped:
-                continue
-            self.skipped[path] = reason
-            if len(self.skipped) > self.budget:
-                raise UserError(self._message(path, reason))
-            logger.warning(
-                "unreadable image %d of at most %d is skipped: %s: %s", len(self.skipped), self.budget, path, reason
-            )
-        missing = [f.unreadable[0] for f in batch if f.sample is None]
-        if missing:
-            raise UserError(self._message(*missing[0]))
-        return [f.sample for f in batch]
-
-    def _message(self, path: str, reason: str) -> str:
-        lines = [f"image cannot be used: {path}", f"  {reason}"]
-        if self.budget:
-            lines.append(f"  {len(self.skipped)} such images found, {self.key} allows {self.budget}: "
-                         + ", ".join(list(self.skipped)[:5]))  # fmt: skip
-        lines.append("  replace the file, or correct or remove its entry in the data"
-                     + (f", or set {self.key}=N to skip up to N images" if self.key else ""))  # fmt: skip
-        return "\n".join(lines)
-
-
 def build_train_loader(
     dataset: Sequence[dict],
     mapper: DetrMapper,
@@ -137,7 +108,7 @@ def build_train_loader(
     cache: bool = False,
     seed: int = 0,
     prefetch_factor: int = 2,
-    pin_memory: bool = False,
+    pin_memory: bool | None = None,
 ) -> TrainLoader:
     """The training loader of this rank.
 
@@ -152,7 +123,7 @@ def build_train_loader(
         seed: order and augmentation. A negative one ("not fixed") counts as 0: a resumed run could not go on with an
             order that chance had chosen.
         prefetch_factor: batches each worker prepares ahead.
-        pin_memory: page-locked tensors, for CUDA.
+        pin_memory: page-locked tensors, which are copied to a GPU while it works; None = where one trains.
 
     Raises:
         UserError: the data set is empty or has a record that is not understood, or the batch does not divide over the

@@ -62,6 +62,9 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     node = copy.deepcopy(cfg.optimizer)  # detectron2 writes into the overrides that it is given
     node.params.model = model
     optimizer = build(node, "optimizer", torch.optim.Optimizer)
+    if _fuses(optimizer, node):
+        node.fused = True
+        optimizer = build(node, "optimizer", torch.optim.Optimizer)
     _check_overrides(node.params, optimizer, [name for name, _ in model.named_parameters()])
     scale = lr_scale(cfg)
     for group in optimizer.param_groups if scale != 1 else ():
@@ -76,6 +79,13 @@ def lr_scale(cfg: Any) -> float:
     """
     train = cfg.get("train") or {}
     return cfg.dataloader.train.total_batch_size / train["reference_batch"] if train.get("scale_lr") else 1.0
+
+
+def _fuses(optimizer: torch.optim.Optimizer, node: DictConfig) -> bool:
+    """Whether all parameters of an AdamW lie on a GPU, where one kernel updates them, and the config leaves it open."""
+    if type(optimizer) is not torch.optim.AdamW or any(node.get(key) is not None for key in ("fused", "foreach")):
+        return False
+    return {p.device.type for group in optimizer.param_groups for p in group["params"]} == {"cuda"}
 
 
 def _check_overrides(params: DictConfig, optimizer: torch.optim.Optimizer, names: list[str]) -> None:
@@ -149,7 +159,10 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         raise ValueError(
             f"its optimizer has groups of {then} parameters, this one of {own}; optimizer.params as they were fit it"
         )
-    optimizer.load_state_dict(state)
+    # counts of steps go to where the kernel now in use wants them
+    groups = [{**then, "fused": now["fused"]} if "fused" in now else then for now, then in
+              zip(ours, state["param_groups"], strict=True)]  # fmt: skip
+    optimizer.load_state_dict({**state, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         moments = (values.get(name) for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"))
         shapes = {tuple(moment.shape) for moment in moments if moment is not None}

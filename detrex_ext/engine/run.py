@@ -15,13 +15,13 @@ from torch import nn
 from detrex_ext.checkpoint import Checkpointer, RunFolder
 from detrex_ext.checkpoint.threshold import KEY
 from detrex_ext.checkpoint.weights import AVERAGE, EVALUATED, TRAINED, WORDS, evaluated_by, rule
-from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm, create_ddp_model
 
 from . import setup
 from .best_metric import check_metric
 from .checkpoint_hooks import PeriodicCheckpointer
 from .claim import Claim, named
+from .compiling import build_to_train
 from .distillation import teaching_hooks
 from .ema import EMAHook, ModelEMA
 from .ending import asked, build_best, build_budget, ended_after, ending_hooks
@@ -72,9 +72,7 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float)
     evaluation = setup.build_evaluation(cfg, loader.dataset)
     if evaluation is not None and cfg.train.best_checkpoint.enabled:
         check_metric(cfg.train.best_checkpoint.metric, evaluation[1])
-    model = setup.build_model(cfg)
-    if getattr(model, "criterion", model) is None:
-        raise UserError("model.rules is empty, so there is nothing to train by: state a rule for each group of queries")
+    model = build_to_train(cfg)
     if saved is None:
         setup.init_weights(cfg, model, classes)
     setup.log_start(cfg, model, loader)
@@ -118,6 +116,8 @@ class _Run:
             log_period=cfg.train.log_period,
             non_finite=NonFinite(**cfg.train.non_finite, folder=cfg.train.output_dir),
         )
+        if hasattr(loader, "set_device"):
+            loader.set_device(self.trainer.device)
         extra = {
             "class_names": classes.names,
             "category_ids": classes.ids,

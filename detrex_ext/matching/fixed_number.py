@@ -6,11 +6,12 @@ Shape legend: N sets, Q queries of a set, G objects of the batch (flat).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
-from detrex_ext.structures import Targets
+from detrex_ext.structures import Assignment, Targets
 
 from .base import HostProblem, Matcher
 from .costs import Cost, candidates
@@ -77,11 +78,14 @@ class RepeatedMatcher(Matcher):
     def __repr__(self) -> str:
         return f"RepeatedMatcher({self.matcher}, times={self.times})"
 
-    def match(self, stack: Stack, targets: Targets) -> HostProblem:
+    def match(self, stack: Stack, targets: Targets) -> Assignment | HostProblem:
         """See :meth:`Matcher.match`."""
         labels = tuple(x.repeat_interleave(self.times) for x in targets.labels)
         boxes = tuple(x.repeat_interleave(self.times, 0) for x in targets.boxes)
         problem = self.matcher.match(stack, Targets(labels, boxes, targets.image_hw_B2))
+        if isinstance(problem, Assignment):
+            pairs = replace(problem.cls, gt_P=problem.cls.gt_P // self.times)
+            return Assignment(cls=pairs, box=pairs)
 
         def solve(arrays: list[np.ndarray]) -> np.ndarray:
             pairs = problem.solve(arrays)

@@ -12,13 +12,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from detrex_ext.structures import Targets
+from detrex_ext.structures import Assignment, Targets
 
+from . import on_device
 from .base import HostProblem, Matcher
 from .costs import Cost, FocalClassCost, GIoUCost, L1Cost, SoftmaxClassCost, candidates
+from .on_device import NEVER
 from .stack import Stack
-
-NEVER = 1e6  # cost of a pair that must not be; far above any real cost, and small enough to leave the others exact
 
 CACHED = 1 << 17  # values of one temporary that a CPU core's cache holds beside the others
 
@@ -35,6 +35,8 @@ class HungarianMatcher(Matcher):
             its M cheapest are enough: were an object given another one, the other M - 1 objects could not hold all of
             those, and a free one costs no more. None: 16 on an accelerator, never on the CPU, where nothing
             travels and the selection takes longer than it saves.
+        solver: ``scipy``, on the host; ``triton``, a kernel on a GPU, which finds the same pairs and for which nothing
+            waits; ``auto``: the kernel where it can run, SciPy elsewhere.
     """
 
     def __init__(
@@ -47,7 +49,10 @@ class HungarianMatcher(Matcher):
         alpha: float = 0.25,
         gamma: float = 2.0,
         cut: int | None = None,
+        solver: str = "auto",
     ) -> None:
+        if solver not in on_device.SOLVERS:
+            raise ValueError(f"solver must be one of {', '.join(on_device.SOLVERS)}, not {solver!r}")
         if costs is None:
             if cost_class_type not in ("focal_loss_cost", "ce_cost"):
                 raise ValueError(f"cost_class_type must be 'focal_loss_cost' or 'ce_cost', not {cost_class_type!r}")
@@ -57,13 +62,13 @@ class HungarianMatcher(Matcher):
         self.costs = tuple(costs)
         if not self.costs:
             raise ValueError("HungarianMatcher needs at least one cost")
-        self.cut = cut
+        self.cut, self.solver = cut, solver
 
     def __repr__(self) -> str:
         return f"HungarianMatcher(costs={list(self.costs)})"
 
     @torch.no_grad()
-    def match(self, stack: Stack, targets: Targets) -> HostProblem:
+    def match(self, stack: Stack, targets: Targets) -> Assignment | HostProblem:
         """See :meth:`Matcher.match`. Queries that the source marked invalid are never matched.
 
         ``solve`` of the returned problem raises ``FloatingPointError`` if a cost is NaN or infinite.
@@ -75,6 +80,8 @@ class HungarianMatcher(Matcher):
         cost_NGQ = self.cost(stack, targets)
         if stack.given.valid_BQ is not None:
             cost_NGQ = cost_NGQ.masked_fill(~stack.given.valid_BQ[targets.image_G], NEVER)
+        if on_device.chosen(self.solver, cost_NGQ, targets.counts):
+            return on_device.assignment(cost_NGQ, targets)
         cut = (None if cost_NGQ.device.type == "cpu" else 16) if self.cut is None else self.cut
         if cut is None or Q < max(cut, 1) * most:
             return HostProblem([cost_NGQ], lambda arrays: _solve(stack, targets.counts, arrays[0]))

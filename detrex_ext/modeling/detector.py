@@ -133,8 +133,8 @@ class Detector(nn.Module):
         """
         q, mem, sets = self.encode(images_B3HW, valid_hw_B2, targets)
         if strategies is None:
-            return [*sets, *self.decoder(q, mem, self.strategies.values())]
-        return [*sets, *self.decoder(q, mem, strategies, act=True)]
+            return [*sets, *self.decoder(q, mem, tuple(self.strategies.values()))]
+        return [*sets, *self.decoder(q, mem, tuple(strategies), act=True)]
 
     def inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[Images, Targets | None]:
         """A batch as tensors on the model's device: padded images, and in training its objects."""

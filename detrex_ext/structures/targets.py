@@ -82,4 +82,7 @@ class Targets:
             boxes.append(torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1))
             labels.append(moved(item.gt_classes, device))
             sizes.append([float(h), float(w)])
-        return Targets(tuple(labels), tuple(boxes), moved(torch.tensor(sizes), device))
+        made = Targets(tuple(labels), tuple(boxes), moved(torch.tensor(sizes), device))
+        # all are asked for later; a compiled part finds them, and does not have to see how they are made
+        _ = made.counts, made.labels_G, made.boxes_G4, made.image_G, made.offsets_B
+        return made

@@ -23,7 +23,7 @@ import detrex_ext
 from detrex_ext.criterion import SetCriterion, tsp_fcos_rules, tsp_rcnn_rules
 from detrex_ext.engine.ema import ModelEMA
 from detrex_ext.layers.cpu import focal
-from detrex_ext.matching import FCOSMatcher, RoIMatcher, base
+from detrex_ext.matching import FCOSMatcher, RoIMatcher, base, on_device
 from detrex_ext.modeling.decoders import chunks
 from detrex_ext.structures import Given, Pairs, Prior, SupervisedSet, Targets
 from detrex_ext.structures.placing import moved, placed
@@ -116,6 +116,19 @@ def test_a_step_waits_for_the_gpu_once(host, strategy, gpu):
     with Waits() as waits, torch.no_grad():
         sets = model.eval().forward_sets(batch)
     assert sets[-1].boxes_BQ4.device.type == "cuda" and not waits.found, "\n".join(waits.found)
+
+
+@pytest.mark.parametrize("strategy", ["sqr + dac", "hybrid"])
+def test_matching_by_the_kernel_copies_nothing_to_the_host(strategy, gpu, monkeypatch):
+    solver = pytest.importorskip("detrex_ext.matching.triton_solver")
+    monkeypatch.setattr(on_device, "usable", lambda device: True)
+    queries = {"dtype": torch.int32, "device": "cuda"}
+    monkeypatch.setattr(solver, "solve", lambda cost_NGQ, counts: torch.zeros(cost_NGQ.shape[:2], **queries))
+    model = on_gpu("dino", strategy)
+    with Waits() as waits:
+        losses = model(example_batch(model.num_classes, (3, 1)))
+    assert {v.device.type for v in losses.values()} == {"cuda"} and not waits.found, "\n".join(waits.found)
+    assert gpu == [[]]
 
 
 def test_a_batch_without_objects_is_no_other(gpu):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy
+from detrex_ext.layers.cpu.common import eager
 from detrex_ext.layers.fcos_targets import fcos_targets, level_ranges
 from detrex_ext.layers.position import sine_cells
 from detrex_ext.layers.set_encoder import SetEncoder
@@ -108,10 +109,16 @@ class FoIEncoder(nn.Module):
         pad_BP = points.pad_BP if self.mask_padded_tokens else None
         everywhere, ref_BP4 = self._places(features, points, targets)
         index_BN = self.choose(logits_BPK, everywhere.candidate_gt_BQ, pad_BP)
-        if (kept := self.kept(index_BN.shape[1])) is not None:
+        left_out_N = None
+        if not eager():
+            left_out_N = self.left_out(index_BN.shape[1])
+        elif (kept := self.kept(index_BN.shape[1])) is not None:
             index_BN = index_BN[:, moved(kept, index_BN.device)]
         chosen = Given(prior=everywhere, valid_BQ=None if pad_BP is None else ~pad_BP).pick(index_BN)
         pad_BN = None if pad_BP is None else ~chosen.valid_BQ
+        if left_out_N is not None:
+            out_BN = moved(left_out_N, index_BN.device).expand(index_BN.shape)
+            pad_BN = out_BN if pad_BN is None else pad_BN | out_BN
         tokens, pos = self._tokens(towers, points, index_BN)
         mem = Memory(
             self.encoder(tokens, pos, pad_BN),
@@ -164,6 +171,14 @@ class FoIEncoder(nn.Module):
             return None
         share = most - torch.rand(()).item() * (most - least) if least < most else most
         return torch.randperm(count)[: max(1, int(count * share))].sort().values
+
+    def left_out(self, count: int) -> Tensor | None:
+        """What :meth:`kept` leaves out, (count,) bool: in a graph, of one number of tokens, these are padding."""
+        least, most = self.token_keep
+        if not self.training or least == 1:
+            return None
+        share = most - torch.rand(()) * (most - least)
+        return torch.randperm(count) >= (count * share).int().clamp(min=1)
 
     def _tokens(self, towers: Sequence[Sequence[Tensor]], points: Points, index_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, C) of chosen points, and their positions."""
