@@ -52,6 +52,9 @@ def checked(data: dict[str, Any], name: str) -> dict[str, Any]:
                 f"checkpoint {name}: its '{key}' is {type(value).__name__} {_shown(value)[:60]!r}, expected {words}\n"
                 "  it was changed after the training, or is of another project: convert it, or take another file"
             )
+    if not isinstance(data.get(TRAINED), Mapping):
+        found = _shown(data.get(TRAINED))[:60]
+        raise UserError(f"checkpoint {name}: its '{TRAINED}' is {found!r}, expected tensors by name")
     names, ids = data.get("class_names"), data.get("category_ids")
     if names and ids and len(names) != len(ids):
         raise UserError(f"checkpoint {name}: it has {len(names)} class_names, but {len(ids)} category_ids")

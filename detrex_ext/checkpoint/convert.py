@@ -21,6 +21,7 @@ from .load import guess, load_state, part_of, published_classes, rename
 from .provenance import KEY as MADE_BY
 from .provenance import made_by
 from .report import LoadReport
+from .soundness import check_no_nan
 from .stages import keep_stages
 from .threshold import KEY
 from .weights import HOLDS, evaluated_by, find_weights
@@ -60,6 +61,7 @@ def convert(
     _check_target(name, os.fspath(target))
     if model is None:
         state, report = by_our_names(tensors, name)
+        check_no_nan(state, name)
     else:
         report = load_state(model, tensors, strict=True, name=name)
         # a file of a backbone alone becomes a file of a backbone alone

@@ -38,6 +38,13 @@ def check_sound(values: Mapping[str, Tensor], own: Mapping[str, Tensor], name: s
         )
 
 
+def check_no_nan(values: Mapping[str, Tensor], name: str) -> None:
+    """As `check_sound` where there is no model to ask, and an infinite number may be meant."""
+    odd = [key for key, value in values.items() if value.is_floating_point() and not _finite(value, value.dtype)]
+    if odd := [key for key in odd if values[key].isnan().any()]:
+        raise UserError(f"checkpoint {name}: NaN in {_listed(odd)}: its training diverged, or it is damaged")
+
+
 def _listed(keys: Sequence[str]) -> str:
     return f"{', '.join(keys[:3])}{f' and {len(keys) - 3} more tensors' if len(keys) > 3 else ''}"
 

@@ -134,6 +134,21 @@ def test_weights_that_are_none(tmp_path, name):
         Checkpointer(tiny(), str(tmp_path)).load(str(tmp_path / "a.pth"))
 
 
+def test_nan_is_not_converted(tmp_path):
+    state = {"decoder.class_embed.0.bias": torch.tensor([1.0, float("nan")])}
+    write_checkpoint({"model": state}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a\.pth: NaN in decoder\.class_embed\.0\.bias"):
+        convert(tmp_path / "a.pth", tmp_path / "b.pth")
+    assert not (tmp_path / "b.pth").exists()
+
+
+@pytest.mark.parametrize("model", [None, 3, [], "x"])
+def test_a_model_that_is_none_is_skipped_by_a_resume(tmp_path, model):
+    path = two_checkpoints(tmp_path)
+    torch.save({"model": model, "ema_state": tiny().state_dict(), "iteration": 5}, path)
+    assert Checkpointer(tiny(), str(tmp_path)).resume()["iteration"] == 3
+
+
 def test_sums_beyond_a_dtype_and_masks_are_no_damage():
     model = nn.Module()
     model.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
@@ -168,7 +183,7 @@ def test_nothing_outside_of_a_folder_is_followed(tmp_path, messages):
     link = tmp_path / "link"
     link.symlink_to(run)
     (run / "model_0000007.pth").symlink_to("model_0000005.pth")
-    assert RunFolder(link).newest().path == str(link / "model_0000005.pth")
+    assert RunFolder(link).newest().data["iteration"] == 5 and "0000007.pth leads" not in messages.text
 
 
 # ---- what is told
@@ -194,7 +209,7 @@ def test_an_installed_package_names_no_commit_of_whatever_is_around_it(monkeypat
 
 
 def detector():
-    state = {f"decoder.class_embed.{i}.bias": torch.arange(3.0) for i in range(2)}
+    state = {f"decoder.class_embed.{i}.bias": torch.arange(3.0) + i for i in range(2)}
     shared = torch.ones(2, 3)
     return {**state, "backbone.a.weight": shared, "backbone.b.weight": shared, "backbone.c.weight": shared.t(),
             "backbone.h.weight": torch.ones(3, dtype=torch.bfloat16), "backbone.s.weight": torch.tensor(2.0),
