@@ -75,7 +75,7 @@ class _Reader:
         value = plain(value, look)
         if self.damaged:
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-            raise Damaged(f"the values of {', '.join(bad[:3])}{more}")
+            raise Damaged(f"the values of {', '.join(bad[:3]) or 'a tensor'}{more}")
         return value
 
     def fetch(self, key: str | int, count: int, dtype: torch.dtype) -> torch.Tensor | None:
@@ -164,7 +164,10 @@ class _Pickles(_Reader):
         if not isinstance(machine, dict) or machine.get("little_endian", True) != (sys.byteorder == "little"):
             raise ValueError("numbers in the byte order of another machine")
         value = self.unpickle(self.file)
-        for key in plain(self.unpickle(self.file), lambda tensor, path: None) if self.tensors else ():
+        keys = plain(self.unpickle(self.file), lambda tensor, path: None)
+        if not isinstance(keys, list) or {*keys} != self.storages.keys():  # else memory would be as it was found
+            raise EOFError("storages without values")
+        for key in keys if self.tensors else ():
             storage = self.storages[key]
             (count,) = struct.unpack("<q", self.file.read(8))
             there = self.file.readinto(memoryview(storage.data.numpy())) if storage.size else 0

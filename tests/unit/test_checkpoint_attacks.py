@@ -213,6 +213,11 @@ def test_a_tensor_of_bytes_that_are_not_there(name, here):
         read_checkpoint(in_pth(persistent(*arguments), **BYTES))
 
 
+def test_old_files_whose_storages_have_no_values(here):
+    with pytest.raises(UserError, match=r"old.pth: cannot be read.*EOFError"):
+        read_checkpoint(in_old_pth(persistent("FloatStorage", "0", 4, (4,), (1,))))
+
+
 def test_a_sound_one_is_read(here):
     good = persistent("LongStorage", "1", 1, (1,), (1,))
     assert read_checkpoint(in_pth(good, **BYTES))["model"]["w"].numpy().tobytes() == b"12345678"
