@@ -33,6 +33,8 @@ _PACKAGES = (
     "torchvision.models.",
     "torchvision.ops.",
 )
+# A module of another name is not even imported, and no __main__, which runs when it is.
+_IMPORTED = re.compile(r"(?!.*__)(detrex_ext|detectron2|detrex|torchvision|torch\.nn)\.")
 # What an evaluation reads its data by.
 _DATA = tuple(f"detrex_ext.data.{n}" for n in ("build.build_test_loader", "coco.CocoDataset", "mapper.DetrMapper"))
 # What only training makes; nothing of it is called by what evaluates or predicts.
@@ -104,10 +106,8 @@ def is_known(name: str) -> bool:
     Raises:
         UserError: a name in a known package that cannot be imported.
     """
-    if name.partition(".")[0] not in {prefix.partition(".")[0] for prefix in _PACKAGES}:
-        return False
     try:
-        found = locate(name)
+        found = locate(name) if _IMPORTED.match(name) else None
     except Exception as error:
         raise UserError(f"the config names '{name}', which cannot be imported: {error}") from error
     module = f"{getattr(found, '__module__', '')}."

@@ -1,8 +1,9 @@
 """Checkpoints: atomic writing, safe reading, and weights of other projects by tables of key names."""
 
+from .addresses import FORMAT_HELP, names_weights, resolve
 from .checkpointer import Checkpointer
 from .convert import classes_of, convert
-from .files import FORMAT_HELP, names_weights, read_checkpoint, resolve, write_checkpoint
+from .files import read_checkpoint, write_checkpoint
 from .installed import has_pretrained
 from .layouts import to_layout
 from .load import load_state, load_weights

@@ -14,9 +14,13 @@ from torch import nn
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import PathManager, comm
 
+from .contents import AVERAGE
 from .files import read_checkpoint, remove_leftovers, write_checkpoint
+from .foreign import as_tensors
 from .load import load_state
+from .provenance import KEY, made_by
 from .run_folder import RunFolder, Saved
+from .soundness import check_sound
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,9 @@ class Checkpointer(_FvcoreCheckpointer):
             name: file name without ending.
             tag: name it in ``last_checkpoint``; False for copies that a resume must not start from.
             kwargs: further values for the file.
+
+        Raises:
+            UserError: it cannot be written, as on a full disk.
         """
         if not self.save_dir:
             return
@@ -72,15 +79,24 @@ class Checkpointer(_FvcoreCheckpointer):
         data.update(kwargs)
         if not self.save_to_disk:
             return
+        data[KEY] = made_by()
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info("Saving checkpoint to %s", path)
-        if "://" in path:  # not a local file system: the handler decides what is atomic
-            with self.path_manager.open(path, "wb") as file:
-                torch.save(data, file)
-        else:
-            write_checkpoint(data, path)
-        if tag:
-            self.tag_last_checkpoint(f"{name}.pth")
+        try:
+            self._write(data, path)
+            if tag:
+                self.tag_last_checkpoint(f"{name}.pth")
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or path}: cannot be written: {error.strerror or error}\n"
+                "  checkpoints of before are as they were: make room, then go on with --resume"
+            ) from error
+
+    def _write(self, data: dict[str, Any], path: str) -> None:
+        if "://" not in path:
+            return write_checkpoint(data, path)
+        with self.path_manager.open(path, "wb") as file:  # no local file system: the handler decides what is atomic
+            torch.save(data, file)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the newest file in ``last_checkpoint``, in one step."""
@@ -114,11 +130,18 @@ class Checkpointer(_FvcoreCheckpointer):
         saved = self.folder.newest() if self.save_dir else None
         return {} if saved is None else self.apply(saved)
 
+    def _check_average(self, average: Any, name: str) -> None:
+        """Averages go into the model at every evaluation, where nobody looks at them again."""
+        own = self.model.state_dict()
+        tensors = {} if average is None else as_tensors(average, f"{name}: its '{AVERAGE}'")[0]
+        check_sound({key: value for key, value in tensors.items() if key in own}, own, f"{name}: its '{AVERAGE}'")
+
     def apply(self, saved: Saved, checkpointables: Iterable[str] | None = None) -> dict[str, Any]:
         """Loads a checkpoint that was read already into model and checkpointables (None = all); raises as ``load``."""
         logger.info("Loading from %s", saved.path)
         data = dict(saved.data)
         load_state(self.model, data.pop("model"), strict=True, name=saved.path)
+        self._check_average(data.get(AVERAGE), saved.path)
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key not in data:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,12 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"of {value.bit_length():,} bits"  # its digits may be more than Python writes
+    return reprlib.repr(value) if isinstance(value, dict | list | tuple | set) else str(value)
+
+
 def checked(data: dict[str, Any], name: str) -> dict[str, Any]:
     """The contents of a checkpoint, of which what is empty is taken out, in place.
 
@@ -42,9 +49,12 @@ def checked(data: dict[str, Any], name: str) -> dict[str, Any]:
         value = data.get(key)
         if value is not None and not fits(value):
             raise UserError(
-                f"checkpoint {name}: its '{key}' is {type(value).__name__} {str(value)[:60]!r}, expected {words}\n"
+                f"checkpoint {name}: its '{key}' is {type(value).__name__} {_shown(value)[:60]!r}, expected {words}\n"
                 "  it was changed after the training, or is of another project: convert it, or take another file"
             )
+    if not isinstance(data.get(TRAINED), Mapping):
+        found = _shown(data.get(TRAINED))[:60]
+        raise UserError(f"checkpoint {name}: its '{TRAINED}' is {found!r}, expected tensors by name")
     names, ids = data.get("class_names"), data.get("category_ids")
     if names and ids and len(names) != len(ids):
         raise UserError(f"checkpoint {name}: it has {len(names)} class_names, but {len(ids)} category_ids")

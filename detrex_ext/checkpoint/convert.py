@@ -18,7 +18,10 @@ from .files import write_checkpoint
 from .foreign import as_tensors, spellings
 from .layouts import OURS, families, recognize, to_layout
 from .load import guess, load_state, part_of, published_classes, rename
+from .provenance import KEY as MADE_BY
+from .provenance import made_by
 from .report import LoadReport
+from .soundness import check_no_nan
 from .stages import keep_stages
 from .threshold import KEY
 from .weights import HOLDS, evaluated_by, find_weights
@@ -58,13 +61,14 @@ def convert(
     _check_target(name, os.fspath(target))
     if model is None:
         state, report = by_our_names(tensors, name)
+        check_no_nan(state, name)
     else:
         report = load_state(model, tensors, strict=True, name=name)
         # a file of a backbone alone becomes a file of a backbone alone
         state = {key: value for key, value in model.state_dict().items() if key.startswith(report.scope)}
         if stages is not None:
             state = keep_stages(state, model.decoder, stages)
-    known = {**_known(data, state, report.layout), HOLDS: found.kind()}
+    known = {**_known(data, state, report.layout), HOLDS: found.kind(), MADE_BY: data.get(MADE_BY) or made_by()}
     if KEY in data and found.part == evaluated_by(data):
         known[KEY] = data[KEY]
     write_checkpoint(_contents(state, to, {**known, **(extra or {})}), target)

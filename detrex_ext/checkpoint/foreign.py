@@ -13,6 +13,8 @@ from torch import Tensor
 
 from detrex_ext.errors import UserError
 
+from .stand_ins import NotRead
+
 logger = logging.getLogger(__name__)
 TRAINED_IN = (
     *("model", "state_dict", "model_state", "model_state_dict", "net", "network", "weights", "params", "module"),
@@ -105,7 +107,7 @@ def is_tensor(value: Any, meta: bool = False) -> bool:
     """Whether it is an array of numbers that can be a weight."""
     if isinstance(value, Tensor):
         return value.layout is torch.strided and not value.is_quantized and (meta or not value.is_meta)
-    return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub"
+    return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub" and value.dtype.itemsize <= 8
 
 
 def as_tensors(state: Mapping[Any, Any], name: str, meta: bool = False) -> tuple[dict[str, Tensor], list[str]]:
@@ -125,7 +127,8 @@ def as_tensors(state: Mapping[Any, Any], name: str, meta: bool = False) -> tuple
             array = isinstance(value, np.ndarray | np.generic)
             out[key] = torch.from_numpy(np.array(value)) if array else value
         else:
-            others.append(f"{str(key)[:80]} ({type(value).__name__})")
+            kind = value.kind if isinstance(value, NotRead) else type(value).__name__
+            others.append(f"{str(key)[:80]} ({kind})")
     if not out and state:
         more = f", ... ({len(others)})" if len(others) > _SHOWN else ""
         found = ", ".join(others[:_SHOWN]) + more if others else type(state).__name__

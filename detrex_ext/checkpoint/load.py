@@ -20,6 +20,7 @@ from .foreign import AVERAGED, as_tensors, found_in, spellings
 from .layouts import LAYOUTS, OURS, Layout, candidates
 from .query_rows import common_rows, number_hint
 from .report import LoadReport
+from .soundness import check_sound
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ def load_state(
     report, chosen = max(answers, key=lambda answer: len(answer[0].matched))
     if 2 * len(report.matched) < report.total or not report.matched or (strict and not report.complete):
         raise _unfit(name, where, [tried for tried, _ in answers], report, tensors, model)
+    check_sound(chosen, own, name)
     with torch.no_grad():
         model.load_state_dict(chosen, strict=False)
     return report

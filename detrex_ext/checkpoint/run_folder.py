@@ -110,15 +110,25 @@ class RunFolder:
         return None
 
     def files(self) -> list[Path]:
-        """The periodic checkpoints, oldest iteration first, and the final one."""
-        return [*self.periodic_files(), *([self.final] if self.final.is_file() else [])]
+        """The periodic checkpoints, oldest iteration first, and the final one; none that leads out of the folder."""
+        final = [self.final] if self.final.is_file() else []
+        return [path for path in (*self.periodic_files(), *final) if self._holds(path)]
+
+    def _holds(self, path: Path) -> bool:
+        """Whether a file lies in the folder itself; a link to one of another run would bring its weights here."""
+        held = path.resolve().parent == self.path.resolve()
+        if not held:
+            logger.warning("left out: %s leads out of the folder, to %s", path, path.resolve())
+        return held
 
     def tagged(self) -> Path | None:
         """The checkpoint that ``last_checkpoint`` names, where it names a file of the folder."""
         if not self._tag.is_file():
             return None
-        name = self._tag.read_text(encoding="utf-8", errors="replace").strip()
-        if name and name == os.path.basename(name) and (self.path / name).is_file():
+        with open(self._tag, encoding="utf-8", errors="replace") as file:
+            name = file.read(300).strip()
+        named = name and name == os.path.basename(name) and os.path.isfile(self.path / name)
+        if named and self._holds(self.path / name):
             return self.path / name
         logger.warning("%s names %.80r, which is no file of the folder", self._tag, name)
         return None

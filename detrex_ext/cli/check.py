@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m detrex_ext check",
         usage="%(prog)s JSON [JSON ...] [--images DIR] [--config-file FILE] [--fix OUT.json] [--json FILE] "
-        "[--headers-only]",
+        "[--outside-images] [--headers-only]",
         description="Check COCO annotation files and their images. Exit code 1 if a file has errors; with --fix, if "
         "the mended one has.",
     )
@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fix", metavar="OUT.json", help="write a mended annotation file and say every kind of change")
     add("--overwrite", action="store_true", help="--fix may write over a file that is there, never over JSON")
     add("--json", nargs="?", const="", metavar="FILE", help="write the reports; - for standard output")
+    add("--outside-images", action="store_true", help="file names may lead out of the image folder")
     add("--headers-only", action="store_true", help="open images without decoding them (faster)")
     return parser
 
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     from detrex_ext.data.mend import mend
 
     limits = limits_of(load_config(args.config_file, (), ()), args.config_file)
-    options = {"decode": not args.headers_only, "limits": limits}
+    options = {"decode": not args.headers_only, "limits": limits, "outside": args.outside_images}
     reports = [check_dataset(path, args.images, **options) for path in args.annotations]
     if args.fix is not None:
         data = read_json(args.annotations[0])

@@ -62,8 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         UserError: a file that cannot be read or converted.
     """
     args = build_parser().parse_args(argv)
-    from detrex_ext.checkpoint import convert
-    from detrex_ext.checkpoint.files import FORMAT_HELP
+    from detrex_ext.checkpoint import FORMAT_HELP, convert
 
     if args.inference_stages and not args.config_file:
         raise UserError("--inference-stages needs --config-file, which says what inference runs")

@@ -146,6 +146,7 @@ KEYS: dict[str, Option] = {
     "dataset.train_images": Option(meaning="folder of its images; '' = looked for beside the file"),
     "dataset.val_json": Option(meaning="annotation file of the validation data; '' = nothing is evaluated"),
     "dataset.val_images": Option(meaning="folder of its images; '' = looked for beside the file"),
+    "dataset.outside_images": Option(bool, meaning="names of images may lead out of their folder"),
     "dataset.short_edge": Option(
         int | list[int] | None,
         least=1,

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from detrex_ext.data.coco import CocoDataset, find_images
+from detrex_ext.data.coco import CocoDataset, check_inside, find_images
 from detrex_ext.data.ground_truth import GroundTruth
 from detrex_ext.data.limits import Limit, check_limits
 from detrex_ext.data.read import add_missing, check_files
@@ -24,7 +24,11 @@ _SKIPPED = {"unreadable_file", "wrong_size"}
 
 
 def check_dataset(
-    json: str | Path, images: str | Path | None = None, decode: bool = True, limits: Iterable[Limit] = ()
+    json: str | Path,
+    images: str | Path | None = None,
+    decode: bool = True,
+    limits: Iterable[Limit] = (),
+    outside: bool = False,
 ) -> Report:
     """Check an annotation file and every image it names.
 
@@ -33,6 +37,7 @@ def check_dataset(
         images: image folder; None: found beside the JSON.
         decode: decode every image whole; False: only open them (header and size).
         limits: how many objects a model and its evaluation take.
+        outside: file names may lead out of the image folder.
 
     Returns:
         A Report; `report.errors` is empty when the set can be trained on.
@@ -46,7 +51,8 @@ def check_dataset(
     entries = [image for image in truth.images if image["file_name"]]
     if entries:
         report.images = str(find_images(truth, images))
-        check_files(entries, report, decode)
+        out = set() if outside else check_inside((e["file_name"] for e in entries), report.images, report)
+        check_files([entry for entry in entries if entry["file_name"] not in out], report, decode)
     return report
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from detrex_ext.data.file_names import FileNames, parts_of
+from detrex_ext.data.file_names import FileNames, leads_out, parts_of
 from detrex_ext.data.ground_truth import GroundTruth, read_ground_truth
 from detrex_ext.data.records import Records, sizes_of
+from detrex_ext.data.report import Report
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import BoxMode
 
@@ -33,6 +35,7 @@ class CocoDataset(Records):
         images: folder its file names are relative to; None or "": found beside the JSON.
         filter_empty: leave out images without a box that is not crowd (training on COCO); by default they stay, as
             background.
+        outside_images: file names may lead out of the folder.
 
     Attributes:
         class_names, category_ids: by class index.
@@ -40,13 +43,22 @@ class CocoDataset(Records):
         report: the `Report` of the JSON.
 
     Raises:
-        UserError: the JSON is missing or inconsistent, or the folder is missing.
+        UserError: the JSON is missing or inconsistent, the folder is missing, or a name leads out of it.
     """
 
-    def __init__(self, json: str | Path, images: str | Path | None = None, filter_empty: bool = False) -> None:
+    def __init__(
+        self,
+        json: str | Path,
+        images: str | Path | None = None,
+        filter_empty: bool = False,
+        outside_images: bool = False,
+    ) -> None:
         self.truth = truth = read_ground_truth(json, sound=True)
         self.json, self.report = str(json), copy.deepcopy(truth.report)
-        self.images = str(find_images(truth, images))
+        self.images, self.outside_images = str(find_images(truth, images)), outside_images
+        if not outside_images:
+            check_inside((image["file_name"] for image in truth.images), self.images, self.report)
+            self.report.raise_errors({"outside_file"})
         self.class_names, self.category_ids = map(list, truth.classes)
         self._kept = np.arange(len(truth.images))
         if filter_empty:
@@ -86,6 +98,14 @@ class CocoDataset(Records):
     def _with_path(self, index: int) -> dict:
         image = self.image(index)
         return {**image, "file_name": str(Path(self.images) / image["file_name"])}
+
+
+def check_inside(names: Iterable[str], folder: str, report: Report) -> set[str]:
+    """Adds to the report the names that lead out of a folder to what is there, and gives them; nothing is opened."""
+    out = {name for name in names if leads_out(folder, name) and os.path.lexists(os.path.join(folder, name))}
+    for name in sorted(out):
+        report.add("outside_file", os.path.normpath(os.path.join(folder, name)))
+    return out
 
 
 def find_images(truth: GroundTruth, images: str | Path | None) -> Path:

@@ -24,6 +24,12 @@ def parts_of(name: str) -> list[str]:
     return [part for part in name.strip().split("/") if part not in ("", ".", "..")]
 
 
+def leads_out(folder: str | Path, name: str) -> bool:
+    """Whether a name, as a stranger's list has it, leads out of its folder; links are not followed."""
+    root = os.path.join(os.path.abspath(folder), "")
+    return not os.path.normpath(os.path.join(root, name)).startswith(root)
+
+
 def _plain(part: str) -> str:
     """Equal for names that differ in case, or in how an accent is written."""
     return unicodedata.normalize("NFC", part).casefold()
@@ -62,6 +68,7 @@ class FileNames:
         if not parts:
             return None
         there = [path for path in self._by_name.get(_plain(parts[-1]), ()) if path not in self.taken]
+        there = [path for path in there if os.path.isfile(os.path.join(self.folder, path))]  # no pipe, no dead link
         ranked = sorted(there, key=lambda path: self._likeness(path, parts), reverse=True)
         if not ranked:
             return None

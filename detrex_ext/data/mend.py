@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from detrex_ext.data.file_names import FileNames
+from detrex_ext.data.file_names import FileNames, leads_out
 from detrex_ext.data.mend_boxes import mend_boxes
 from detrex_ext.data.read import UnreadableImage, image_size
 from detrex_ext.data.report import Report
@@ -34,7 +34,7 @@ def mend(data: dict, found: Report) -> Report:
     _mend_ids(data, changes)
     if found.images:
         _mend_names(data["images"], found.images, changes)
-        _mend_sizes(data["images"], found.images, changes)
+        _mend_sizes(data["images"], found, changes)
     mend_boxes(data, found, changes)
     _mend_annotation_ids(data, changes)
     return changes
@@ -109,14 +109,16 @@ def _mend_names(images: list[dict], folder: str, changes: Report) -> None:
             image["file_name"] = found
 
 
-def _mend_sizes(images: list[dict], folder: str, changes: Report) -> None:
+def _mend_sizes(images: list[dict], found: Report, changes: Report) -> None:
     """Width and height of the file, where they are missing."""
     for image in images:
         name = image.get("file_name")
         if not isinstance(name, str) or (is_size(image.get("width")) and is_size(image.get("height"))):
             continue
+        if "outside_file" in found.findings and leads_out(found.images, name):
+            continue
         try:
-            height, width = image_size(Path(folder) / name)
+            height, width = image_size(Path(found.images) / name)
         except UnreadableImage:
             continue
         changes.add("missing_size", f"{name}: {image.get('width')} x {image.get('height')} -> {width} x {height}")

@@ -21,6 +21,9 @@ from detrex_ext.runtime import machine
 _TURNED = {5, 6, 7, 8}
 _ORIENTATION_TAG = 0x0112
 _PROGRESS_EVERY = 2000
+MOST_PIXELS = "DETREX_EXT_MAX_MEGAPIXELS"
+"""Environment variable: millions of pixels that an image may have. A file of kilobytes may stand for gigabytes."""
+_MEGAPIXELS = 100.0
 
 
 class UnreadableImage(UserError):
@@ -126,7 +129,7 @@ def _named(path: str, done: str) -> Iterator[None]:
     """Turns what goes wrong inside into an `UnreadableImage` of that name."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, UserError):
         raise
     except FileNotFoundError:
         raise UnreadableImage(path, "the file does not exist") from None
@@ -138,7 +141,29 @@ def _named(path: str, done: str) -> Iterator[None]:
 def _open(path: str | Path) -> Image.Image:
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("expected a file, found a folder, device or pipe")  # the latter two may never end
-    return Image.open(path)
+    most = _most_pixels()
+    try:
+        image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{error}; {MOST_PIXELS}=N allows N millions of pixels") from None
+    width, height = image.size
+    if not width * height <= most:
+        image.close()
+        found = f"{width} x {height} pixels, more than {most / 1e6:g} millions"
+        raise ValueError(f"{found}; {MOST_PIXELS}=N allows N millions")
+    return image
+
+
+def _most_pixels() -> float:
+    """How many an image may have; where somebody asks for more than Pillow's own limit, that is raised."""
+    given = os.environ.get(MOST_PIXELS)
+    try:
+        most = float(given or _MEGAPIXELS) * 1e6
+    except ValueError:
+        raise UserError(f"{MOST_PIXELS}={given}: expected a number of millions") from None
+    if given and Image.MAX_IMAGE_PIXELS is not None and Image.MAX_IMAGE_PIXELS < most:
+        Image.MAX_IMAGE_PIXELS = int(min(most, 2**62))
+    return most
 
 
 def _orientation(image: Image.Image) -> int:

@@ -158,7 +158,8 @@ def objects_of(record: dict) -> tuple[np.ndarray, np.ndarray]:
     first_G2, second_G2 = box_G4[:, :2], box_G4[:, 2:]
     # A negative width would become a box when mirrored.
     good_G = (np.where(xywh_G1, second_G2, second_G2 - first_G2) > 0).all(axis=1)
-    xyxy_G4 = np.concatenate([first_G2, np.where(xywh_G1, first_G2 + second_G2, second_G2)], axis=1)
+    with np.errstate(over="ignore"):  # of numbers that are on no image
+        xyxy_G4 = np.concatenate([first_G2, np.where(xywh_G1, first_G2 + second_G2, second_G2)], axis=1)
     return xyxy_G4[good_G], np.array([a["category_id"] for a in kept], dtype=np.int64)[good_G]
 
 

@@ -65,6 +65,7 @@ _KINDS = {  # fmt: skip
     ),
     "misnamed_file": (_ERROR, "the folder holds it under another name"),
     "missing_file": (_ERROR, "{} of {} images are missing in {}; name the right folder or remove the entries"),
+    "outside_file": (_ERROR, "outside of the folder; allowed by dataset.outside_images=true, check --outside-images"),
     "unreadable_file": (
         _ERROR, "the image cannot be used: replace it or remove the entry; dataloader.train.max_unreadable=N skips "
         "up to N of them",

@@ -160,6 +160,7 @@ class TestHostile:
         report = load_weights(ours, tmp_path / "x.pth")
         assert report.complete and equal(theirs, ours) and len(report.others) == 5
         assert "no tensors, left out (5):\n  steps (int)" in str(report) and len(str(report)) < 1000
+        assert "sparse (sparse tensor)" in report.others
 
     def test_containers_without_end_and_of_other_kinds(self, tmp_path):
         circle = {}

@@ -26,6 +26,8 @@ ATTACKS = {
     "a value": f"model: {{_target_: {SAFE}, norm_layer: !!python/name:os.system }}",
     "a value in a list": f"model: {{_target_: {SAFE}, x: [1, !!python/name:os.system ]}}",
     "the target as a value": 'model: {_target_: !!python/name:os.system , command: "touch MARK"}',
+    "a program": "model: {_target_: detrex_ext.__main__.dispatch}",
+    "a program as a value": f"model: {{_target_: {SAFE}, x: !!python/name:torch.utils.bottleneck.__main__.main }}",
     "elsewhere": f"model: {{encoder: '${{dataset.x}}'}}\ndataset: {{x: {CALL}}}",
     "elsewhere by steps": f"model: {{encoder: '${{a.b}}'}}\na: '${{c}}'\nc: {{b: '${{d}}'}}\nd: {CALL}",
     "all of it elsewhere": f"model: '${{dataset.x}}'\ndataset: {{x: {CALL}}}",
@@ -49,6 +51,14 @@ ATTACKS = {
 
 def _read(text, tmp_path):
     return LazyConfig.loads(text.replace("MARK", str(tmp_path / "mark")), known_object)
+
+
+def test_nothing_of_torch_but_its_modules_is_imported():
+    assert "torch.utils.bottleneck" not in sys.modules and "antigravity" not in sys.modules
+    for name in ("torch.utils.bottleneck", "torch.utils.bottleneck.__main__", "antigravity", "detrex_ext.__main__"):
+        assert known_object(f"{name}.x") == NameOnly(f"{name}.x")
+    assert "torch.utils.bottleneck" not in sys.modules and "antigravity" not in sys.modules
+    assert known_object("torch.nn.ReLU").__name__ == "ReLU"
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -28,6 +28,7 @@ dataset = OmegaConf.create(
         train_images="",
         val_json="",
         val_images="",
+        outside_images=False,
         short_edge=192,
         long_edge=256,
         # shares of the samples, until this progress of the training
@@ -40,7 +41,12 @@ dataset = OmegaConf.create(
 dataloader = OmegaConf.create()
 
 dataloader.train = L(build_train_loader)(
-    dataset=L(CocoDataset)(json="${dataset.train_json}", images="${dataset.train_images}", filter_empty=False),
+    dataset=L(CocoDataset)(
+        json="${dataset.train_json}",
+        images="${dataset.train_images}",
+        filter_empty=False,
+        outside_images="${dataset.outside_images}",
+    ),
     mapper=L(DetrMapper)(
         augmentation=[
             # Not random, so its result is what the cache keeps.
@@ -64,7 +70,11 @@ dataloader.train = L(build_train_loader)(
 )
 
 dataloader.test = L(build_test_loader)(
-    dataset=L(CocoDataset)(json="${dataset.val_json}", images="${dataset.val_images}"),
+    dataset=L(CocoDataset)(
+        json="${dataset.val_json}",
+        images="${dataset.val_images}",
+        outside_images="${dataset.outside_images}",
+    ),
     mapper=L(DetrMapper)(
         augmentation=[
             L(ResizeShortestEdge)(short_edge_length="${dataset.short_edge}", max_size="${dataset.long_edge}")

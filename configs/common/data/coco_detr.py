@@ -26,13 +26,19 @@ dataset = OmegaConf.create(
         train_images=os.path.join(_root, "train2017"),
         val_json=os.path.join(_root, "annotations", "instances_val2017.json"),
         val_images=os.path.join(_root, "val2017"),
+        outside_images=False,
     )
 )
 
 dataloader = OmegaConf.create()
 
 dataloader.train = L(build_train_loader)(
-    dataset=L(CocoDataset)(json="${dataset.train_json}", images="${dataset.train_images}", filter_empty=True),
+    dataset=L(CocoDataset)(
+        json="${dataset.train_json}",
+        images="${dataset.train_images}",
+        filter_empty=True,
+        outside_images="${dataset.outside_images}",
+    ),
     mapper=L(DetrMapper)(
         augmentation=[
             L(RandomFlip)(),
@@ -55,7 +61,11 @@ dataloader.train = L(build_train_loader)(
 )
 
 dataloader.test = L(build_test_loader)(
-    dataset=L(CocoDataset)(json="${dataset.val_json}", images="${dataset.val_images}"),
+    dataset=L(CocoDataset)(
+        json="${dataset.val_json}",
+        images="${dataset.val_images}",
+        outside_images="${dataset.outside_images}",
+    ),
     mapper=L(DetrMapper)(
         augmentation=[L(ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
         is_train=False,
