@@ -16,7 +16,7 @@ from detrex_ext.data.gate import Gatekeeper
 from detrex_ext.data.mapper import DetrMapper, MappedDataset
 from detrex_ext.data.records import as_dataset, sizes_of
 from detrex_ext.data.samplers import TrainSampler, aspect_groups, shard
-from detrex_ext.data.workers import end_with_trainer
+from detrex_ext.data.workers import end_with_trainer, worker_seed
 from detrex_ext.runtime import comm, machine
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class TrainLoader:
     def set_start(self, iteration: int) -> None:
         """Make the next `iter()` begin with the batch of training step `iteration`."""
         self.sampler.set_start(iteration)
+        self._loader.generator.manual_seed(worker_seed(self.samples.seed, iteration))
 
     def set_device(self, device: torch.device) -> None:
         """Where the batches go: page-locked memory for a GPU, unless the loader was told what to do."""
@@ -163,8 +164,7 @@ def _loader(split: str, samples: MappedDataset, batches: Iterable[list], **worke
     if processes > cores:
         logger.warning("data: %d loader processes on %d core%s wait for each other; dataloader.%s.num_workers=%d fits",
                        processes, cores, "s" * (cores > 1), split, cores // comm.get_local_size())  # fmt: skip
-    # A generator of its own: torch draws a base seed per iterator, which must not move the trainer's stream.
-    workers.update(generator=torch.Generator().manual_seed(samples.seed), worker_init_fn=end_with_trainer)
+    workers.update(generator=torch.Generator().manual_seed(worker_seed(samples.seed)), worker_init_fn=end_with_trainer)
     # A batch is the list of its samples: nothing is collated.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # it is told above, with what to do

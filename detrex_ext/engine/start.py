@@ -94,7 +94,6 @@ def seed_all_rng(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     random.seed(seed)
-    os.environ["PYTHONHASHSEED"] = str(seed)
 
 
 def collect_env_info() -> str:

@@ -176,6 +176,13 @@ def test_evaluation_needs_weights_of_a_whole_model(run, data, tmp_path):
     assert "holds only backbone weights" in run("--eval-only", f"train.init_checkpoint='{tmp_path}/backbone.pth'")
 
 
+def test_evaluation_needs_data_to_evaluate_on(run, data, tmp_path):
+    model = build_for_inference(load_config("small", (), overrides(data, tmp_path)), 4)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    message = run("--eval-only", f"train.init_checkpoint='{tmp_path}/x.pth'", "dataset.val_json=''")
+    assert "--eval-only: no validation data; set dataset.val_json" in message
+
+
 def test_resume_of_a_spoilt_folder(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model_0000001.pth").write_bytes(b"precious")

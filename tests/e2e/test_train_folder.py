@@ -91,6 +91,13 @@ class TestOneCheckpointForAll:
         assert load(longer, device="cpu").source == str(longer / "model_final.pth")
 
 
+def test_a_resume_where_nothing_is_says_that_it_begins_anew(shapes_data, tmp_path):
+    more = ("train.max_iter=1", "train.eval_period=0", "dataset.val_json=''")
+    assert in_process(train, shapes_data, tmp_path, more, resume=True) == 0
+    told = f"WARNING: --resume: no checkpoint in {tmp_path}: training from the beginning"
+    assert told in (tmp_path / "log.txt").read_text()
+
+
 def test_the_final_file_of_a_shorter_training_does_not_stand_for_a_longer_one(shapes_data, tmp_path):
     assert in_process(train, shapes_data, tmp_path, ("train.max_iter=2",)) == 0
     more = ("train.max_iter=4",)

@@ -150,6 +150,20 @@ FAULTS = (
         ("tests/unit/test_data_samplers.py",),
     ),
     Fault(
+        "loader processes of all ranks draw the same numbers",
+        "data/workers.py",
+        "(seed, start, comm.get_rank())",
+        "(seed, start)",
+        ("tests/unit/test_data_loader.py",),
+    ),
+    Fault(
+        "a state is asked of rank 0 alone",
+        "checkpoint/checkpointer.py",
+        "if not self.save_dir:",
+        "if not self.save_dir or not self.save_to_disk:",
+        ("tests/unit/test_checkpoint_files.py",),
+    ),
+    Fault(
         "a sample goes by the progress of where the loader began",
         "data/samplers.py",
         "(self.progress(step),)",

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -77,6 +78,21 @@ def test_a_truncated_file_is_named_with_its_size(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=rf"x\.pth: cannot be read, it is truncated.*\({keep} bytes"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.pyth"])
+def test_a_file_that_was_saved_on_a_gpu_is_read_without_one(tmp_path, name):
+    state = tiny().state_dict()
+    torch.save(state, tmp_path / "cpu.pth")
+    with zipfile.ZipFile(tmp_path / "cpu.pth") as source, zipfile.ZipFile(tmp_path / name, "w") as target:
+        for member in source.infolist():
+            content = source.read(member)
+            if member.filename.endswith("data.pkl"):
+                assert b"X\3\0\0\0cpu" in content
+                content = content.replace(b"X\3\0\0\0cpu", b"X\6\0\0\0cuda:7")
+            target.writestr(member.filename, content)
+    back = read_checkpoint(tmp_path / name)["model"]
+    assert all(torch.equal(back[key], value) and back[key].device.type == "cpu" for key, value in state.items())
 
 
 def test_a_missing_file_names_what_is_beside_it(tmp_path):
@@ -179,6 +195,19 @@ def test_an_untagged_copy_is_not_resumed_from(tmp_path):
 def test_files_are_written_by_the_main_process_only(tmp_path):
     Checkpointer(tiny(), str(tmp_path), save_to_disk=False).save("model_0000000")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_process_takes_part_in_a_save(tmp_path):
+    """A state may be gathered from all of them."""
+    asked = []
+
+    class Gathered:
+        def state_dict(self):
+            asked.append(True)
+            return {}
+
+    Checkpointer(tiny(), str(tmp_path), save_to_disk=False, part=Gathered()).save("model_0000000")
+    assert asked == [True] and not list(tmp_path.iterdir())
 
 
 def test_extra_values_travel_in_every_file(tmp_path):

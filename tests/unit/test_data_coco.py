@@ -9,6 +9,7 @@ from data_sets import BCCD, coco, write
 from PIL import Image
 
 from detrex_ext.data import CocoDataset, check_before_training, check_dataset, check_same_classes, read_classes
+from detrex_ext.data.records import objects_of
 from detrex_ext.errors import UserError
 
 
@@ -73,6 +74,24 @@ def test_what_other_tools_write_is_read(tmp_path):
     path.write_text(json.dumps(data), encoding="utf-8-sig")  # with a byte order mark
     dataset = CocoDataset(path)
     assert dataset[0]["annotations"][0]["iscrowd"] == 0 and dataset.class_names == ["class10", "20"]
+
+
+@pytest.mark.parametrize("polygons", [[], [[]], [[1, 2]], [[4, 6, 4, 6]], "none", 7, {"counts": ""}])
+def test_an_object_without_a_usable_mask_keeps_its_box(tmp_path, polygons):
+    data = coco()
+    data["annotations"][0]["segmentation"] = polygons
+    path = write(tmp_path, data)
+    assert check_dataset(path).findings == {}
+    assert objects_of(CocoDataset(path)[0])[0].tolist() == [[4, 6, 24, 16]]
+
+
+def test_boxes_keep_the_digits_of_the_file(tmp_path):
+    data = coco()
+    data["annotations"][0]["bbox"] = [0.1, 16.777217, 33.3333333333, 7.123456789012]
+    x, y, w, h = data["annotations"][0]["bbox"]
+    record = CocoDataset(write(tmp_path, data))[0]
+    assert record["annotations"][0]["bbox"] == [x, y, w, h]
+    assert objects_of(record)[0].tolist() == [[x, y, x + w, y + h]]
 
 
 def test_classes_of_one_name_are_told_apart(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import random
 from itertools import islice
 
 import numpy as np
@@ -25,6 +26,7 @@ from detrex_ext.data import (
 )
 from detrex_ext.data.mapper import SampleCache
 from detrex_ext.data.records import PackedRecords
+from detrex_ext.data.transforms import Sample
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
 
@@ -166,6 +168,28 @@ def test_loading_leaves_global_randomness_alone(dataset):
     take(build_train_loader(dataset, mapper(), total_batch_size=2, num_workers=0), 3)
     list(build_test_loader(dataset, DetrMapper([], is_train=False), num_workers=0))
     assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])
+
+
+def test_loader_processes_of_two_ranks_or_starts_draw_other_numbers(dataset, monkeypatch):
+    """Ours draw from (seed, epoch, index); a transform of one's own may draw from the generators of its process."""
+
+    def drawn(rank: int, start: int = 0) -> tuple:
+        monkeypatch.setattr(comm, "get_rank", lambda: rank)
+        loader = build_train_loader(dataset, DetrMapper([foreign]), total_batch_size=2, num_workers=1, seed=4)
+        loader.set_start(start)
+        return tuple(take(loader, 1)[0][0]["image"][:, 0, 0].tolist())
+
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    numbers = [drawn(0), drawn(1), drawn(0, start=1)]
+    for of_one_generator in zip(*numbers, strict=True):
+        assert len(set(of_one_generator)) == 3
+    assert drawn(0) == numbers[0]
+
+
+def foreign(sample: Sample, rng: np.random.Generator) -> Sample:
+    """An image of what the three global generators give."""
+    values = random.random(), np.random.rand(), torch.rand(1).item()
+    return sample.with_(np.full_like(sample.image, [int(256 * value) for value in values]))
 
 
 def test_evaluation_visits_every_image_once_in_order(dataset, monkeypatch):

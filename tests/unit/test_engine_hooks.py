@@ -124,6 +124,12 @@ def test_the_best_is_kept_and_not_resumed_from(tmp_path, mode, best_iter):
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
 
+def test_a_best_of_the_last_evaluation_is_not_resumed_from_either(tmp_path):
+    run(tmp_path, scores={10: 9.0})
+    assert read_checkpoint(tmp_path / "model_best.pth")["iteration"] == 9
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
 def test_the_best_is_remembered_over_a_resume(tmp_path):
     run(tmp_path, steps=6, scores={1: 9.0}, period=2)
     _, _, best = run(tmp_path, steps=10, start=6, scores={7: 8.0, 10: 3.0}, period=2)

@@ -22,7 +22,7 @@ from detrex_ext.engine import (
     default_writers,
 )
 from detrex_ext.engine.hooks import shown_groups
-from detrex_ext.runtime import EventStorage, HookBase, get_event_storage
+from detrex_ext.runtime import EventStorage, HookBase, get_event_storage, standalone
 
 
 class Trainer(TrainerBase):
@@ -254,6 +254,14 @@ def test_tensorboard_gets_scalars_and_images(tmp_path):
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("bbox/AP")] == [(3, 40.0)]
     assert events.Tags()["images"] == ["boxes"]
+
+
+def test_a_name_scope_ends_with_an_error_too():
+    with standalone.EventStorage() as storage:
+        with pytest.raises(RuntimeError), storage.name_scope("val"):
+            raise RuntimeError("evaluation failed")
+        storage.put_scalar("loss", 1.0)
+        assert set(storage.latest()) == {"loss"}
 
 
 def test_the_wider_group_names_the_learning_rate():

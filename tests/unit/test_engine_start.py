@@ -154,6 +154,24 @@ def test_two_processes(through, end, tmp_path):
     assert first["grad"] == second["grad"] == [[0.5, 0.5]]
 
 
+def test_two_jobs_of_one_user_go_on_beside_each_other(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(_SCRIPT))
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", str(script)]
+    jobs = [subprocess.Popen([*command, str(folder), "well"], env=env) for folder in folders]
+    try:
+        assert [job.wait(300) for job in jobs] == [0, 0]
+    finally:
+        for job in jobs:
+            job.kill()
+    for folder in folders:
+        assert [json.loads((folder / f"{rank}.json").read_text())["world"] for rank in (0, 1)] == [2, 2]
+
+
 # ---- logging
 
 
@@ -190,7 +208,9 @@ def test_detectron2_is_abbreviated(capsys):
 def test_set_up_writes_log_and_config_and_seeds(tmp_path):
     cfg = OmegaConf.create({"train": {"output_dir": str(tmp_path / "out"), "seed": 3}})
     args = default_argument_parser().parse_args([])
+    environment = dict(os.environ)
     assert default_setup(cfg, args) == 3
+    assert dict(os.environ) == environment  # a hash seed would come too late for this process
     first = (torch.rand(1).item(), np.random.rand(), random.random())
     assert default_setup(cfg, {}) == 3
     assert (torch.rand(1).item(), np.random.rand(), random.random()) == first

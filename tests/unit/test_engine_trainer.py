@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detrex_ext.config import load_config
-from detrex_ext.engine import LrFactor, LRScheduler, ModelEMA, Precision, Trainer
+from detrex_ext.engine import LrFactor, LRScheduler, ModelEMA, Precision, Trainer, metrics
 from detrex_ext.engine.non_finite import NonFinite
 from detrex_ext.engine.optim import build_optimizer, load_optimizer_state
 from detrex_ext.engine.schedule import constant_then_cosine, multistep_schedule, warmed_up
@@ -106,7 +107,8 @@ def test_out_of_memory_says_what_did_not_fit_and_what_helps():
         trained(model=Full(), loader=Images())
 
 
-def test_losses_reach_the_storage_once_per_period_and_early_for_every_step():
+@pytest.mark.parametrize("mixed", [False, True])
+def test_losses_reach_the_storage_once_per_period_and_early_for_every_step(mixed):
     seen = []
 
     class Look(HookBase):
@@ -117,11 +119,41 @@ def test_losses_reach_the_storage_once_per_period_and_early_for_every_step():
         def values(self):
             return []
 
-    t = trainer(log_period=3)
+    t = trainer(log_period=3, precision=Precision("cpu", mixed))
     t.register_hooks([Look()])
     t.train(0, 7)
     assert seen == [1, 2, 3, 3, 5, 6, 7], "after the first few steps too"
     assert [i for _, i in t.storage.history("stage0/x").values()] == list(range(7))
+
+
+@pytest.mark.parametrize("clip", [None, {"max_norm": 1.0}])
+def test_more_losses_are_not_waited_for_more_often(clip, monkeypatch):
+    """Each value that Python looks at waits for a GPU, each gathering for the other processes."""
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    class Many(Model):
+        def forward(self, batch, effective=None):
+            losses = super().forward(batch, effective)
+            return {f"{name}_{i}": loss / self.many for name, loss in losses.items() for i in range(self.many)}
+
+    gathered = []
+    monkeypatch.setattr(metrics.comm, "gather", lambda rows: gathered.append(len(rows)) or [rows])
+
+    def reads(many, steps=40):
+        model = Many()
+        model.many = many
+        with Reads() as found:
+            trained(steps=steps, model=model, log_period=20, clip_grad=clip)
+        return found.count
+
+    assert reads(1) == reads(30)
+    assert gathered[-1] == 20 and sum(gathered) == 80
 
 
 def test_total_is_the_sum_of_the_losses():
@@ -254,6 +286,15 @@ def test_mixed_precision_trains_in_both_types(dtype):
     start, goal = weights(trainer()), weights(trained(steps=8))
     assert (weights(t) - goal).norm() < 0.3 * (start - goal).norm()
     assert ("grad_scaler" in t.state_dict()) == (dtype == "fp16")
+
+
+def test_the_scale_of_losses_goes_on_where_it_stopped():
+    t = trained(precision=Precision("cpu", True, "fp16"), steps=8)
+    other = trainer(precision=Precision("cpu", True, "fp16"))
+    scale = t.precision.scaler.get_scale()
+    assert scale != other.precision.scaler.get_scale()
+    other.load_state_dict({**t.state_dict(), "iteration": 7})
+    assert other.precision.scaler.get_scale() == scale
 
 
 def test_unknown_precision():

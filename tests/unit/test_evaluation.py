@@ -154,6 +154,8 @@ def test_two_ranks_with_a_repeated_image_give_the_same_metrics(coco, monkeypatch
     assert ranks[2].evaluate() == {}
     assert ranks[0].evaluate() == {}
     assert ranks[1].evaluate() == want
+    rows = [found for payload in payloads for found in payload.values()]
+    assert rows and all(found.dtype == np.float32 and found.shape[1] == 6 for found in rows)  # no more is sent
 
 
 def test_no_detections_are_zero_and_no_images_are_nothing(coco, caplog):

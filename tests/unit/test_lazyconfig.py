@@ -160,11 +160,12 @@ def test_yaml_is_read_without_running_code(tmp_path):
         ("x = dict()\ny = x[\n", 2, "y = x[", "SyntaxError"),
         ("x = dict()\ny = undefined + 1\n", 2, "y = undefined + 1", "NameError"),
         ("x = dict()\n\nfrom .gone import z\n", 3, "from .gone import z", "does not exist"),
+        ("x = dict()\nfrom .other import gone\n", 2, "from .other import gone", "gone"),
         ("from detectron2.nothing import z\n", 1, "from detectron2.nothing import z", "No module named"),
     ],
 )
 def test_an_error_in_a_config_names_file_line_and_text(files, text, line, shown, message):
-    path = files(cfg=text) / "cfg.py"
+    path = files(cfg=text, other="y = dict()\n") / "cfg.py"
     with pytest.raises(UserError) as caught:
         load_config(path)
     said = str(caught.value)
