@@ -187,6 +187,18 @@ def test_detectron2_is_abbreviated(capsys):
 # ---- set-up
 
 
+class OldConfig(dict):
+    """As detectron2's yacs configs are: a mapping that omegaconf does not take."""
+
+    __getattr__ = dict.__getitem__
+
+
+def test_a_config_of_another_kind_gives_its_folder_and_a_random_seed(tmp_path):
+    cfg = OldConfig(OUTPUT_DIR=str(tmp_path / "run"), MODEL=OldConfig(DEVICE="cpu"))
+    assert default_setup(cfg, {}) >= 0
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.txt"]
+
+
 def test_set_up_writes_log_and_config_and_seeds(tmp_path):
     cfg = OmegaConf.create({"train": {"output_dir": str(tmp_path / "out"), "seed": 3}})
     args = default_argument_parser().parse_args([])
