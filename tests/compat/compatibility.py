@@ -34,9 +34,9 @@ def outcomes(tests: Path, way: str, files: list[str]) -> dict[str, list[str]]:
         return json.loads(written.read_text(encoding="utf-8"))
 
 
-def by_file(found: dict[str, list[str]], file: str) -> dict[str, list[str]]:
-    """The outcomes of one file, by the case's name."""
-    return {case.rpartition("::")[2]: outcome for case, outcome in found.items() if case.split("::")[0] == file}
+def by_file(found: dict[str, list[str]], file: str) -> list[tuple[str, str, str]]:
+    """(name, outcome, why) of the cases of one file."""
+    return [(case.rpartition("::")[2], *outcome) for case, outcome in found.items() if case.split("::")[0] == file]
 
 
 def rows(tests: Path, way: str, files: list[str]) -> list[str]:
@@ -44,9 +44,10 @@ def rows(tests: Path, way: str, files: list[str]) -> list[str]:
     found, lines = outcomes(tests, way, files), []
     for file in files:
         of = by_file(found, file)
-        count = Counter(kind for kind, _ in of.values())
+        count = Counter(kind for _, kind, _ in of)
         reasons = {"alone": ALONE, "over": OVER}[way][file].reasons
-        why = "; ".join(dict.fromkeys(reasons.get(case, of[case][1]) for case, (kind, _) in of.items() if kind in BAD))
+        told = [reasons.get(case, f"uses {why}" if kind == "absent" else why) for case, kind, why in of if kind in BAD]
+        why = "; ".join(dict.fromkeys(told))
         numbers = " | ".join(str(count[kind]) for kind in ("passed", "failed", "absent", "skipped"))
         lines.append(f"| {file} | {numbers} | {why} |")
     return lines

@@ -94,7 +94,8 @@ class _WholeLoader(Loader):
 
 
 def _is_module(fullname: str) -> bool:
-    return fullname == COMPILED or fullname.rpartition(".")[2].islower()
+    """Whether a stand-in answers: not to names of classes, nor of projects, of which tests ask whether they are there."""
+    return fullname == COMPILED or (fullname.rpartition(".")[2].islower() and ".projects" not in fullname)
 
 
 class Finder(MetaPathFinder):
@@ -114,7 +115,6 @@ class Finder(MetaPathFinder):
         if fullname in self.whole:
             return ModuleSpec(fullname, _WholeLoader(self.whole[fullname]))
         if self.checkout is None or fullname == COMPILED:
-            # modules are named in lower case; what is not is a class, looked for in a module
             return ModuleSpec(fullname, _AloneLoader(self.names), is_package=True) if _is_module(fullname) else None
         spec = PathFinder.find_spec(fullname, [str(self.checkout)] if fullname == ROOT else path)
         if spec is not None and fullname in self.names and fullname != "detectron2.utils.testing":
