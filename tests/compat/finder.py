@@ -94,7 +94,7 @@ class _WholeLoader(Loader):
 
 
 def _is_module(fullname: str) -> bool:
-    """Whether a stand-in answers: not to names of classes, nor of projects, of which tests ask whether they are there."""
+    """Whether a stand-in answers: not to names of classes, nor of projects, of which tests ask if they are there."""
     return fullname == COMPILED or (fullname.rpartition(".")[2].islower() and ".projects" not in fullname)
 
 

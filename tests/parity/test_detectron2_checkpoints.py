@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 from fvcore.common.param_scheduler import MultiStepParamScheduler
+from narrow import NARROW
 from torch import nn
 
 from detrex_ext.checkpoint import Checkpointer
+from detrex_ext.config import load_config
 from detrex_ext.engine import Trainer, hooks
 from detrex_ext.engine.ema import ModelEMA
-from detrex_ext.runtime import HookBase
+from detrex_ext.runtime import HookBase, instantiate
 
 if importlib.util.find_spec("detectron2") is None:
     pytest.skip("detectron2's checkpointer needs detectron2", allow_module_level=True)
@@ -158,12 +160,14 @@ def test_averaged_weights_cross_over(tmp_path):
 
 
 @pytest.mark.parametrize("query", ["", "?matching_heuristics=True"])
-def test_every_name_of_a_file_of_ours_is_found_by_their_matching_too(query, tmp_path):
-    """detrex turns the matching on for every file."""
-    ours = Run("ours", tmp_path)
-    ours.checkpointer.save("model_final")
-    theirs = Model()
-    for value in theirs.parameters():
-        nn.init.zeros_(value)
-    DetectionCheckpointer(theirs).load(str(tmp_path / "model_final.pth") + query)
-    assert all(torch.equal(v, ours.model.state_dict()[k]) for k, v in theirs.state_dict().items())
+@pytest.mark.parametrize("overlay", ["", "hybrid"])
+def test_every_tensor_of_a_detector_is_found_by_its_name(overlay, query, tmp_path):
+    """detrex turns the matching of names on for every file."""
+    torch.manual_seed(2)
+    cfg = load_config("small", (overlay,) if overlay else (), [*NARROW, "model.num_classes=2"])
+    ours, theirs = instantiate(cfg.model), instantiate(cfg.model)
+    Checkpointer(ours, str(tmp_path), extra={"class_names": ["a", "b"]}).save("model_final", iteration=3)
+    left = DetectionCheckpointer(theirs).load(str(tmp_path / "model_final.pth") + query)
+    assert left["class_names"] == ["a", "b"] and left["iteration"] == 3
+    state = theirs.state_dict()
+    assert len(state) > 100 and all(torch.equal(v, state[k]) for k, v in ours.state_dict().items())
