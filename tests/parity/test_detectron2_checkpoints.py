@@ -160,11 +160,10 @@ def test_averaged_weights_cross_over(tmp_path):
 
 
 @pytest.mark.parametrize("query", ["", "?matching_heuristics=True"])
-@pytest.mark.parametrize("overlay", ["", "hybrid"])
-def test_every_tensor_of_a_detector_is_found_by_its_name(overlay, query, tmp_path):
+def test_every_tensor_of_a_detector_is_found_by_its_name(query, tmp_path):
     """detrex turns the matching of names on for every file."""
     torch.manual_seed(2)
-    cfg = load_config("small", (overlay,) if overlay else (), [*NARROW, "model.num_classes=2"])
+    cfg = load_config("small", (), [*NARROW, "model.num_classes=2"])
     ours, theirs = instantiate(cfg.model), instantiate(cfg.model)
     Checkpointer(ours, str(tmp_path), extra={"class_names": ["a", "b"]}).save("model_final", iteration=3)
     left = DetectionCheckpointer(theirs).load(str(tmp_path / "model_final.pth") + query)
