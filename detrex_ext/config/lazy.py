@@ -24,6 +24,7 @@ from detrex_ext.runtime.standalone.calls import locate
 
 from .files import PACKAGE, why_unreadable
 from .overrides import apply_overrides
+from .python_text import to_py
 from .upgrade import upgrade
 from .yaml_text import check_targets, read_yaml, to_yaml
 
@@ -146,6 +147,8 @@ class LazyConfig(LazyConfigBase):
             Exception: a value that YAML cannot hold.
         """
         return to_yaml(cfg)
+
+    to_py = staticmethod(to_py)
 
     @staticmethod
     def load_rel(filename: str, keys: None | str | Sequence[str] = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -42,8 +43,9 @@ def arguments(target: Any) -> tuple[dict[str, Argument], bool]:
     names = _Names({**getattr(function, "__globals__", {}), **vars(inspect.getmodule(target) or builtins)})
     named = [p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
     more = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    takes_nothing = getattr(function, "__module__", "") == _MODULE  # torch's signature says otherwise
-    return {p.name: _argument(target, p, names) for p in named}, more and not takes_nothing
+    torch_module = sys.modules.get(_MODULE)
+    bare = torch_module is not None and isinstance(target, type) and target.__init__ is torch_module.Module.__init__
+    return {p.name: _argument(target, p, names) for p in named}, more and not bare  # torch's signature says otherwise
 
 
 def _argument(target: Any, parameter: inspect.Parameter, names: _Names) -> Argument:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from detrex_ext.config.options import allows
-from detrex_ext.errors import UserError
+from detrex_ext.errors import UnknownKeyError, UserError
 
 from .keys import (
     UNKNOWN,
@@ -103,8 +103,8 @@ class _Override:
                 node[part] = {}
             child = value_of(node, part)
             if not OmegaConf.is_config(child):
-                name = ".".join(path[: depth + 1])
-                raise UserError(f"unknown key '{self.key}' {self.where}\n  {name} is not a section but {show(child)}")
+                why = f"{'.'.join(path[: depth + 1])} is not a section but {show(child)}"
+                raise UnknownKeyError(f"unknown key '{self.key}' {self.where}\n  {why}")
             node = child
         return node, last
 
@@ -196,4 +196,4 @@ class _Override:
             hint.append(f"a new key on purpose: +{key}={value}")
         if hint:
             lines.append("  " + "   ".join(hint))
-        raise UserError("\n".join(lines))
+        raise UnknownKeyError("\n".join(lines))

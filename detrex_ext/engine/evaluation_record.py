@@ -37,7 +37,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         record = None
     if record is None:
-        logger.warning("%s is not as it was written: not taken", path)
+        logger.warning("%s is not as it was written: evaluated again", path)
     return record
 
 

@@ -77,15 +77,20 @@ class LRScheduler(HookBase):
     schedules are not defined.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer | None = None, scheduler: ParamScheduler | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: ParamScheduler | torch.optim.lr_scheduler.LRScheduler | None = None,
+    ) -> None:
         """What is None comes from the trainer when the training starts.
 
         Args:
             optimizer: the trainer's by default.
-            scheduler: of the factor on the learning rates; the trainer's by default.
+            scheduler: of the factor on the learning rates, the trainer's by default; or one of torch's, which is
+                stepped after the last iteration too and restored from a checkpoint.
         """
         self._optimizer, self._schedule = optimizer, scheduler
-        self._scheduler: LRMultiplier | None = None
+        self._scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
 
     def before_train(self) -> None:
         """Set the rates of the first iteration; of a resumed training, those of its place in the schedule."""
@@ -94,16 +99,17 @@ class LRScheduler(HookBase):
             for group in self._optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
         schedule = self._schedule or self.trainer.scheduler
-        self._scheduler = LRMultiplier(
-            self._optimizer, schedule, self.trainer.max_iter, last_iter=self.trainer.iter - 1
-        )
+        self._scheduler = schedule
+        if not _is_torchs(schedule):
+            last = self.trainer.iter - 1
+            self._scheduler = LRMultiplier(self._optimizer, schedule, self.trainer.max_iter, last_iter=last)
         self._shown = shown_groups(self._optimizer.param_groups)
 
     def after_step(self) -> None:
         """Store the rate this iteration had, then set that of the next."""
         for name, group in self._shown.items():
             self.trainer.storage.put_scalar(name, group["lr"], smoothing_hint=False)
-        if self.trainer.iter + 1 < self.trainer.max_iter:
+        if self.trainer.iter + 1 < self.trainer.max_iter or self._scheduler is self._schedule:
             self._scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,7 +117,13 @@ class LRScheduler(HookBase):
         return {} if self._scheduler is None else self._scheduler.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: see `state_dict`."""
+        """Nothing but for a scheduler of torch: see `state_dict`."""
+        if _is_torchs(self._schedule):
+            self._schedule.load_state_dict(state_dict)
+
+
+def _is_torchs(schedule: Any) -> bool:
+    return isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
 
 
 def shown_groups(groups: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ import os
 import platform
 import random
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -42,7 +43,8 @@ def begin(cfg: Any, args: Any) -> int:
     """Make the output folder, logs (`log.txt`, other ranks `log.txt.rank<r>`), seeds and backends.
 
     Args:
-        cfg: `train.output_dir`, `train.seed` (negative: random), `train.cudnn_benchmark`, `train.float32_precision`.
+        cfg: `train.output_dir` (in detectron2's older configs `OUTPUT_DIR`), `train.seed` (negative: random),
+            `train.cudnn_benchmark`, `train.float32_precision`.
         args: the parsed flags, or anything; what it lacks is not used.
 
     Returns:
@@ -50,7 +52,7 @@ def begin(cfg: Any, args: Any) -> int:
     """
     machine.fit_threads(comm.get_local_size())
     kept = heap.keep_freed()
-    output_dir = _get(cfg, "train.output_dir")
+    output_dir = _get(cfg, "train.output_dir") or _get(cfg, "OUTPUT_DIR")
     rank = comm.get_rank()
     if rank == 0 and output_dir:
         try:
@@ -85,7 +87,9 @@ def begin(cfg: Any, args: Any) -> int:
 
 def _get(cfg: Any, key: str, default: Any = None) -> Any:
     """The value of a key, or the default where the config has none or null."""
-    value = OmegaConf.select(cfg if OmegaConf.is_config(cfg) else OmegaConf.create(cfg), key)
+    value = OmegaConf.select(cfg, key) if OmegaConf.is_config(cfg) else cfg
+    for part in () if OmegaConf.is_config(cfg) else key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
     return default if value is None else value
 
 

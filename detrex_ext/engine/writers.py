@@ -7,7 +7,9 @@ import json
 import logging
 import math
 import os
+import time
 from collections import defaultdict
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,17 +49,29 @@ class CommonMetricPrinter(EventWriter):
         max_iter: length of the training, for the time left.
         window_size: iterations that medians are taken over.
         only: "file" keeps the line off the console.
+
+    Attributes:
+        logger: that the line goes to.
     """
 
+    logger = _log
 
     def __init__(self, max_iter: int | None = None, window_size: int = 20, only: str = "") -> None:
         self.max_iter, self._window, self._only = max_iter, window_size, only
+        self._last: tuple[int, float] | None = None  # iteration and time of the last line
 
     def _eta(self, storage: EventStorage) -> str | None:
-        """Time to go, from what an `IterationTimer` stored."""
-        if self.max_iter is None or "time" not in storage.histories():
+        """Time to go, from what an `IterationTimer` stored, else from the time since the last line."""
+        if self.max_iter is None:
             return None
-        seconds = storage.history("time").global_avg() * (self.max_iter - storage.iter - 1)
+        before, self._last = self._last, (storage.iter, time.perf_counter())
+        if "time" in storage.histories():
+            each = storage.history("time").global_avg()
+        elif before is not None and before[0] < storage.iter:
+            each = (self._last[1] - before[1]) / (storage.iter - before[0])
+        else:
+            return None
+        seconds = each * (self.max_iter - storage.iter - 1)
         storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
         return str(datetime.timedelta(seconds=int(seconds)))
 
@@ -119,26 +133,24 @@ class TensorboardXWriter(EventWriter):
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any) -> None:
         self._log_dir, self._window, self._kwargs = log_dir, window_size, kwargs
-        self._writer: Any = None
         self._last_write = -1
 
-    def _open(self) -> Any:
-        if self._writer is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
+    @cached_property
+    def _writer(self) -> Any:
+        """Torch's writer, made at first use; None where it cannot be."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
 
-                self._writer = SummaryWriter(self._log_dir, **self._kwargs)
-            except ImportError:
-                _log.info("tensorboard is not installed: no event files (pip install tensorboard)")
-                self._writer = False
-            except UnicodeError:  # the folder's name in bytes that are no UTF-8, or in a locale that is not of it
-                _log.info("tensorboard cannot write to a folder of this name: no event files")
-                self._writer = False
-        return self._writer
+            return SummaryWriter(self._log_dir, **self._kwargs)
+        except ImportError:
+            _log.info("tensorboard is not installed: no event files (pip install tensorboard)")
+        except UnicodeError:  # the folder's name in bytes that are no UTF-8, or in a locale that is not of it
+            _log.info("tensorboard cannot write to a folder of this name: no event files")
+        return None
 
     def write(self) -> None:
         """Add the scalars since the last call, and all images, which leave the storage."""
-        writer, storage = self._open(), get_event_storage()
+        writer, storage = self._writer, get_event_storage()
         if not writer:
             return
         newest = self._last_write
@@ -153,8 +165,9 @@ class TensorboardXWriter(EventWriter):
 
     def close(self) -> None:
         """Close the event file, if one was opened."""
-        if self._writer:
-            self._writer.close()
+        writer = vars(self).get("_writer")
+        if writer:
+            writer.close()
 
 
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import torch
 
+from detrex_ext.checkpoint import RunFolder, read_checkpoint
 from detrex_ext.config import load_config
 from detrex_ext.data import shapes
 from detrex_ext.engine import Trainer, train
@@ -39,9 +40,11 @@ def resumed(options: Options) -> Row:
         shapes.write(root / "data", 8, 2, 64, 0)
         command = [sys.executable, "-m", __name__, str(root), options.device]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=_LIMIT)
-        saved = sorted(path.name for path in (root / "killed").glob("model_*.pth"))
-        if done.returncode == 0 or saved != [f"model_{_SAVED - 1:07d}.pth"]:
-            return found(False, f"the run to be killed ended with code {done.returncode} and left {saved}")
+        folder = RunFolder(root / "killed")
+        saved = folder.files()
+        if done.returncode == 0 or saved != [folder.periodic(_SAVED - 1)]:
+            names = ", ".join(path.name for path in saved) or "nothing"
+            return found(False, f"the run to be killed ended with code {done.returncode} and left {names}")
         for name in ("whole", "again"):
             run(root, name, options.device)
         run(root, "killed", options.device, resume=True)
@@ -59,7 +62,7 @@ def judged(whole: torch.Tensor, again: torch.Tensor, other: torch.Tensor) -> Row
 
 def weights(folder: Path) -> torch.Tensor:
     """All that the final checkpoint holds of the model, in one row of fp64."""
-    model = torch.load(folder / "model_final.pth", map_location="cpu", weights_only=True)["model"]
+    model = read_checkpoint(RunFolder(folder).final)["model"]
     return torch.cat([value.double().flatten() for value in model.values()])
 
 

@@ -100,7 +100,7 @@ def test_a_folder_whose_name_tensorboard_cannot_write(shapes_data, tmp_path, cap
     assert in_process(train, shapes_data, out, ("train.max_iter=1", "train.eval_period=0")) == 0
     assert RunFolder(out).final.is_file() and not list(out.glob("events*"))
     assert "tensorboard cannot write to a folder of this name" in (out / "log.txt").read_text()
-    assert TensorboardXWriter(str(out))._open() is False
+    assert TensorboardXWriter(str(out))._writer is None
 
 
 # ---- configs that fail at the first step

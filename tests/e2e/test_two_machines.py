@@ -39,6 +39,7 @@ exit $code
 """
 
 
+@pytest.mark.slow
 def test_the_script_for_slurm(shapes_data, tmp_path):
     text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     script = tmp_path / "train.sbatch"

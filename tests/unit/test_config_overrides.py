@@ -131,3 +131,11 @@ def test_the_message_for_an_unknown_key_is_the_documented_one(cfg):
         "unknown key 'train.amp.enable' (override 2 of 3)\n"
         "  did you mean train.amp.enabled (bool, now False)?   a new key on purpose: +train.amp.enable=true"
     )
+
+
+@pytest.mark.parametrize("text", ["train.max_itr=5", "train.max_iter.sub=3"])
+def test_an_unknown_key_is_a_key_error_too_for_code_of_detectron2(cfg, text):
+    with pytest.raises(KeyError) as caught:
+        LazyConfig.apply_overrides(cfg, [text])
+    assert isinstance(caught.value, UserError)
+    assert str(caught.value).startswith(f"unknown key '{text.partition('=')[0]}'") and "\n" in str(caught.value)

@@ -24,6 +24,8 @@ BEFORE = Path(__file__).resolve().parents[1] / "data" / "configs"
 # what a config of before leaves to the default, and what says that a dict is a call
 OF_RUNTIME = ".get_default_optimizer_params"  # it is detectron2's where that is installed
 SAID_SINCE = (("inverse_sigmoid_eps", 1e-3), ("_target_", "builtins.dict"))
+# keys of train that were not there then
+SINCE = "minutes early_stop teacher epochs non_finite scale_lr resume_override watchdog compile cuda_graphs".split()
 THEN = {"small": ("sqr", "dac"), "dino_r50_4scale_12ep": ("ice",)}
 
 
@@ -46,12 +48,14 @@ def test_a_config_of_before_means_what_it_meant(name, monkeypatch):
     text = (BEFORE / f"{name}.yaml").read_text()
     assert "builtins.dict" not in text and "${.." in text
     then, now = load_config(BEFORE / f"{name}.yaml"), load_config(name, THEN[name])
-    for since in ("minutes", "early_stop", "teacher", "epochs", "non_finite", "scale_lr"):
+    for since in SINCE:
         now.train.pop(since)
     steps = now.dataloader.train.mapper.augmentation
     now.dataloader.train.mapper.augmentation = [s for s in steps if s._target_ not in (Mosaic, MixUp)]
-    for since in ("mosaic", "mixup", "plain_from"):
+    for since in ("mosaic", "mixup", "plain_from", "outside_images"):
         assert not now.dataset.pop(since, 0) or since == "plain_from"
+    for loader in (now.dataloader.train, now.dataloader.test):
+        loader.dataset.pop("outside_images")
     now.train.best_checkpoint.pop("restore")
     now.train.clip_grad.pop("only")
     now.train.amp.enabled = then.train.amp.enabled  # it is "auto" since

@@ -134,6 +134,27 @@ def test_evaluation_must_give_numbers():
         trainer.train(0, 2)
 
 
+def test_a_scheduler_of_torch_is_stepped_each_time_and_restored():
+    def run(start, end, state=None):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3)
+        trainer = Trainer()
+        trainer.optimizer = optimizer
+        trainer.run_step = optimizer.step
+        trainer.register_hooks([LRScheduler(scheduler=scheduler)])
+        if state is not None:
+            trainer.load_state_dict(state["trainer"])
+            optimizer.load_state_dict(state["optimizer"])
+        trainer.train(start, end)
+        return scheduler, {"trainer": trainer.state_dict(), "optimizer": optimizer.state_dict()}
+
+    scheduler, state = run(0, 5)
+    assert scheduler.last_epoch == 5 and scheduler.get_last_lr() == [pytest.approx(0.1)]
+    scheduler, state = run(5, 7, state)
+    assert scheduler.last_epoch == 7 and scheduler.get_last_lr() == [pytest.approx(0.01)]
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.01)
+
+
 def test_lines_come_in_order_of_iterations(tmp_path):
     path = tmp_path / "metrics.json"
     with EventStorage() as storage:
@@ -228,6 +249,20 @@ def test_console_line_has_the_contract_form_and_leaves_stages_out(tmp_path, capl
     assert last["stage0/loss_class"] == 1.0 and last["eta_seconds"] == 0.0
 
 
+def test_time_to_go_without_a_timer_is_that_since_the_last_line(monkeypatch):
+    clock = iter([10.0, 14.0, 14.0])
+    monkeypatch.setattr("detrex_ext.engine.writers.time.perf_counter", lambda: next(clock))
+    printer = CommonMetricPrinter(10)
+    with EventStorage() as storage:
+        printer.write()
+        assert "eta_seconds" not in storage.histories()
+        storage.iter = 2
+        printer.write()
+        assert storage.latest()["eta_seconds"] == (2.0 * 7, 2)
+        printer.write()  # no iteration since
+        assert len(storage.history("eta_seconds").values()) == 1
+
+
 def test_printer_says_na_without_a_learning_rate(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("detrex_ext"), "propagate", True)
     caplog.set_level(logging.INFO)
@@ -237,6 +272,17 @@ def test_printer_says_na_without_a_learning_rate(caplog, monkeypatch):
         storage.iter = 10
         CommonMetricPrinter(10).write()
     assert [r.getMessage().split("  max_mem")[0] for r in caplog.records] == [" iter: 4  loss_a: 1.235   lr: N/A"]
+
+
+def test_tensorboard_has_no_file_before_something_is_written(tmp_path):
+    pytest.importorskip("tensorboard")
+    writer = TensorboardXWriter(str(tmp_path))
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+    with EventStorage():
+        writer.write()
+    writer.close()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_tensorboard_gets_scalars_and_images(tmp_path):

@@ -154,6 +154,7 @@ def test_two_processes(through, end, tmp_path):
     assert first["grad"] == second["grad"] == [[0.5, 0.5]]
 
 
+@pytest.mark.slow
 def test_two_jobs_of_one_user_go_on_beside_each_other(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(_SCRIPT))
@@ -203,6 +204,18 @@ def test_detectron2_is_abbreviated(capsys):
 
 
 # ---- set-up
+
+
+class OldConfig(dict):
+    """As detectron2's yacs configs are: a mapping that omegaconf does not take."""
+
+    __getattr__ = dict.__getitem__
+
+
+def test_a_config_of_another_kind_gives_its_folder_and_a_random_seed(tmp_path):
+    cfg = OldConfig(OUTPUT_DIR=str(tmp_path / "run"), MODEL=OldConfig(DEVICE="cpu"))
+    assert default_setup(cfg, {}) >= 0
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.txt"]
 
 
 def test_set_up_writes_log_and_config_and_seeds(tmp_path):

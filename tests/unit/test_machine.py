@@ -6,13 +6,15 @@ import logging
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from detrex_ext.cli import waiting
 from detrex_ext.data import build
-from detrex_ext.engine import collect_env_info, launching
+from detrex_ext.engine import collect_env_info, launching, ranks
+from detrex_ext.engine.failures import Reports
 from detrex_ext.runtime import machine, native, system_files
 
 
@@ -189,9 +191,11 @@ def test_threads_that_fit_are_left_alone(fake, threads):
 
 def test_processes_of_one_machine_share_what_the_quota_pays_for(fake, threads, monkeypatch, tmp_path):
     fake(8, {**QUOTA, f"{CGROUP}/cpu.max": "600000 100000"})
-    for name in ("_init", "_leave"):
-        monkeypatch.setattr(launching, name, lambda *args, **kwargs: None)
-    launching._child(0, lambda: None, 2, 1, 0, "", (), launching.DEFAULT_TIMEOUT, "cpu", str(tmp_path))
+    for name in ("join_group", "_meet", "_leave"):
+        monkeypatch.setattr(ranks, name, lambda *args, **kwargs: None)
+    monkeypatch.setattr(ranks.multiprocessing, "parent_process", lambda: SimpleNamespace(is_alive=lambda: True))
+    job = ranks.Job(lambda: None, (), 2, 1, 0, "env://", launching.DEFAULT_TIMEOUT, "cpu", 0.0)
+    ranks.run_rank(0, Reports(tmp_path), job)
     assert threads[-1] == 3
 
 

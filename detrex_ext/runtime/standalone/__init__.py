@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from detrex_ext.runtime.standalone import comm
-from detrex_ext.runtime.standalone.boxes import Boxes, BoxMode
+from detrex_ext.runtime.standalone.box_mode import BoxMode
+from detrex_ext.runtime.standalone.boxes import Boxes
 from detrex_ext.runtime.standalone.calls import LazyCall, instantiate
 from detrex_ext.runtime.standalone.catalog import DatasetCatalog, Metadata, MetadataCatalog
 from detrex_ext.runtime.standalone.comm import create_ddp_model

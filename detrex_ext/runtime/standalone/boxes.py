@@ -3,53 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from enum import IntEnum, unique
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-
-@unique
-class BoxMode(IntEnum):
-    """How four (or five) numbers describe a box. An int, so that it can be written to JSON."""
-
-    XYXY_ABS = 0
-    XYWH_ABS = 1
-    XYXY_REL = 2
-    XYWH_REL = 3
-    XYWHA_ABS = 4
-
-    @staticmethod
-    def convert(box: Any, from_mode: BoxMode, to_mode: BoxMode) -> Any:
-        """Convert boxes between XYXY_ABS and XYWH_ABS.
-
-        Args:
-            box: list or tuple of 4, or an (N, 4) array or tensor. It is not modified.
-            from_mode: what the numbers are.
-            to_mode: what they become; the same as `from_mode` gives `box` itself.
-
-        Returns:
-            Boxes of the type that came in.
-
-        Raises:
-            NotImplementedError: for relative or rotated boxes.
-            ValueError: for a list that does not hold four numbers.
-        """
-        if from_mode == to_mode:
-            return box
-        if {from_mode, to_mode} != {BoxMode.XYXY_ABS, BoxMode.XYWH_ABS}:
-            raise NotImplementedError(f"conversion from {BoxMode(from_mode).name} to {BoxMode(to_mode).name}")
-        sign = 1 if from_mode == BoxMode.XYWH_ABS else -1
-        if isinstance(box, list | tuple):
-            if len(box) != 4:
-                raise ValueError(f"a box has 4 numbers, found {len(box)}: {box}")
-            x, y, a, b = box
-            return type(box)((x, y, a + sign * x, b + sign * y))
-        out = box.copy() if isinstance(box, np.ndarray) else box.clone()
-        out[..., 2:4] += sign * out[..., :2]
-        return out
 
 
 class Boxes:
@@ -81,12 +39,28 @@ class Boxes:
         if not torch.isfinite(self.tensor).all():
             raise AssertionError("boxes to clip hold inf or NaN")
         height, width = box_size
-        limit = self.tensor.new_tensor([width, height, width, height])
-        self.tensor = torch.minimum(self.tensor.clamp(min=0), limit)
+        x, y = self.tensor[:, 0::2].clamp(min=0, max=width), self.tensor[:, 1::2].clamp(min=0, max=height)
+        self.tensor = torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), dim=1)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
         """Mask (N,) of boxes wider and higher than `threshold`."""
         return ((self.tensor[:, 2:] - self.tensor[:, :2]) > threshold).all(dim=1)
+
+    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
+        """Mask (N,) of boxes that leave an image of `(height, width)` by no more than some pixels."""
+        height, width = box_size
+        left, top, right, bottom = self.tensor.unbind(dim=1)
+        low, beyond = -boundary_threshold, boundary_threshold
+        return (left >= low) & (top >= low) & (right < width + beyond) & (bottom < height + beyond)
+
+    def get_centers(self) -> Tensor:
+        """Centers (x, y), shape (N, 2)."""
+        return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
+
+    def scale(self, scale_x: float, scale_y: float) -> None:
+        """Multiply x and y in place."""
+        self.tensor[:, 0::2] *= scale_x
+        self.tensor[:, 1::2] *= scale_y
 
     @classmethod
     def cat(cls, boxes_list: Sequence[Boxes]) -> Boxes:
@@ -117,3 +91,37 @@ class Boxes:
 
     def __repr__(self) -> str:
         return f"Boxes({self.tensor})"
+
+
+def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """Areas (N, M) in square pixels that each of N boxes shares with each of M."""
+    one, two = boxes1.tensor[:, None], boxes2.tensor[None]
+    shared = torch.minimum(one[..., 2:], two[..., 2:]) - torch.maximum(one[..., :2], two[..., :2])
+    return shared.clamp(min=0).prod(dim=2)
+
+
+def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """Intersection over union (N, M) of each of N boxes with each of M; 0 where they do not meet."""
+    shared = pairwise_intersection(boxes1, boxes2)
+    return _share(shared, boxes1.area()[:, None] + boxes2.area() - shared)
+
+
+def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """Intersection over the area of the second (N, M); 0 where they do not meet."""
+    shared = pairwise_intersection(boxes1, boxes2)
+    return _share(shared, boxes2.area().expand_as(shared))
+
+
+def matched_pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """Intersection over union (N,) of each box with the one of the same place in the other."""
+    if len(boxes1) != len(boxes2):
+        raise AssertionError(f"boxes in pairs: there are {len(boxes1)} and {len(boxes2)}")
+    one, two = boxes1.tensor, boxes2.tensor
+    shared = torch.minimum(one[:, 2:], two[:, 2:]) - torch.maximum(one[:, :2], two[:, :2])
+    shared = shared.clamp(min=0).prod(dim=1)
+    return _share(shared, boxes1.area() + boxes2.area() - shared)
+
+
+def _share(shared: Tensor, of: Tensor) -> Tensor:
+    """`shared / of`; 0 where nothing is shared, whatever the areas."""
+    return torch.where(shared > 0, shared / of, 0.0)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 _LOCAL_PROCESS_GROUP: dist.ProcessGroup | None = None
@@ -112,6 +113,31 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
     out = [None] * dist.get_world_size(group) if dist.get_rank() == dst else None
     dist.gather_object(data, out, dst=dst, group=group)
     return out or []
+
+
+def shared_random_seed() -> int:
+    """A random number below 2**31 from numpy's generator, that of rank 0 on all ranks."""
+    return all_gather(int(np.random.randint(2**31)))[0]
+
+
+def reduce_dict(input_dict: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:
+    """Sum or mean over the ranks of scalar tensors that all ranks have under the same names.
+
+    Args:
+        input_dict: not changed.
+        average: mean instead of sum.
+
+    Returns:
+        The result on rank 0; on other ranks values that mean nothing.
+    """
+    world = get_world_size()
+    if world == 1 or not input_dict:
+        return input_dict
+    names = sorted(input_dict)
+    with torch.no_grad():
+        values = torch.stack([input_dict[name] for name in names])
+        dist.reduce(values, dst=0)
+        return dict(zip(names, values / world if average else values, strict=True))
 
 
 def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> nn.Module:

@@ -85,7 +85,7 @@ class Instances:
 
     def __len__(self) -> int:
         for value in self._fields.values():
-            return len(value)
+            return value.__len__()  # of len() a trace would know a number alone
         raise NotImplementedError("Instances without fields have no length")
 
     def __iter__(self) -> Iterator[Any]:
@@ -97,7 +97,8 @@ class Instances:
         if not instance_lists or not all(isinstance(i, Instances) for i in instance_lists):
             raise AssertionError("Instances.cat takes at least one Instances")
         first = instance_lists[0]
-        if any(i.image_size != first.image_size for i in instance_lists):
+        sizes = [i.image_size for i in instance_lists]
+        if not isinstance(sizes[0], Tensor) and any(size != sizes[0] for size in sizes):  # a tensor in a trace
             raise AssertionError("Instances of different images cannot be joined")
         if len(instance_lists) == 1:
             return first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,8 @@ from fvcore.common.param_scheduler import (
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+
+from detrex_ext.runtime.standalone.groups import reduce_param_groups
 
 # fvcore's step schedules look 1e-6 ahead of the progress they are asked for and fail at 1.
 _LAST_PROGRESS = 1 - 2e-6
@@ -132,7 +133,7 @@ def get_default_optimizer_params(
     if lr_factor_func is not None and base_lr is None:
         raise ValueError("lr_factor_func needs base_lr")
     defaults = {k: v for k, v in (("lr", base_lr), ("weight_decay", weight_decay)) if v is not None}
-    groups: dict[tuple, list[nn.Parameter]] = defaultdict(list)
+    groups: list[dict[str, Any]] = []
     seen: set[nn.Parameter] = set()
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -145,8 +146,8 @@ def get_default_optimizer_params(
             if lr_factor_func is not None:
                 hyper["lr"] = base_lr * lr_factor_func(f"{module_name}.{name}" if module_name else name)
             hyper.update(by_last_name.get(name, {}))
-            groups[tuple(sorted(hyper.items()))].append(parameter)
-    return [{"params": parameters, **dict(hyper)} for hyper, parameters in groups.items()]
+            groups.append({"params": [parameter], **hyper})
+    return reduce_param_groups(groups)
 
 
 def _of_biases(base_lr: float | None, factor: float | None, weight_decay: float | None) -> dict[str, float]:
