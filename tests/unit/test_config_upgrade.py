@@ -52,10 +52,10 @@ def test_a_config_of_before_means_what_it_meant(name, monkeypatch):
         now.train.pop(since)
     steps = now.dataloader.train.mapper.augmentation
     now.dataloader.train.mapper.augmentation = [s for s in steps if s._target_ not in (Mosaic, MixUp)]
+    for loader in (now.dataloader.train, now.dataloader.test):
+        assert not loader.dataset.pop("outside_images")
     for since in ("mosaic", "mixup", "plain_from", "outside_images"):
         assert not now.dataset.pop(since, 0) or since == "plain_from"
-    for loader in (now.dataloader.train, now.dataloader.test):
-        loader.dataset.pop("outside_images")
     now.train.best_checkpoint.pop("restore")
     now.train.clip_grad.pop("only")
     now.train.amp.enabled = then.train.amp.enabled  # it is "auto" since
