@@ -27,7 +27,7 @@ def test_a_resume_goes_on_from_the_one_before_a_damaged_one(shapes_data, tmp_pat
     assert own_iteration(RunFolder(tmp_path).final) == 2
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("processes", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_no_room_ends_in_one_line(shapes_data, tmp_path, processes):
     """A limit of the size of files stands for a full disk: all processes of the training inherit it."""
 

@@ -56,7 +56,7 @@ def kinds(*short: str) -> list:
     return [kind if kind in short else pytest.param(kind, marks=pytest.mark.slow) for kind in EXPECTED]
 
 
-@pytest.mark.parametrize("kind", kinds("killed", "stopped", "nan"))
+@pytest.mark.parametrize("kind", kinds("killed", "stopped"))
 def test_launch(shapes_data, bad_data, tmp_path, kind):
     code, text, _ = outcome([SCRIPT], tmp_path, bad_data if kind == "image" else shapes_data, kind)
     expected, says = EXPECTED[kind]

@@ -177,6 +177,7 @@ def _resumed(data, folders, limit):
     engine.train(config(data, folders[comm.get_rank()], *STEADY, limit), Flags(True))
 
 
+@pytest.mark.slow
 def test_ranks_without_a_common_file_system_go_on_from_the_file_of_the_first(shapes_data, tmp_path):
     first, common, none = tmp_path / "first", tmp_path / "common", tmp_path / "none"
     assert in_process(by_command, *command(shapes_data, first, "train.max_iter=2")) == 0

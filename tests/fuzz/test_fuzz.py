@@ -13,7 +13,7 @@ import pytest
 FULL = {jsons: 2000, checkpoints: 500, pictures: 200}
 
 
-@pytest.mark.parametrize("what, count", [(jsons, 96), (checkpoints, 23), (pictures, 40)], ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize("what, count", [(jsons, 48), (checkpoints, 12), (pictures, 20)], ids=lambda x: str(x)[:30])
 def test_a_sample(what, count, capsys):
     check(what, count, capsys)
 

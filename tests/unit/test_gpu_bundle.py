@@ -52,6 +52,7 @@ def start(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script starts it")
+@pytest.mark.slow
 def test_the_folder_starts_where_nothing_is_installed(no_network, tmp_path, capsys):
     out = tmp_path / "my bundle"
     assert bundle.main([str(out), "--python", f"3.99,{OWN}"]) == 0

@@ -67,7 +67,7 @@ def solves(seed: int, number: int) -> None:
 
 @interpreted
 @pytest.mark.parametrize(
-    "seed, number", [(0, 150), *(pytest.param(seed, 1000, marks=pytest.mark.slow) for seed in range(1, 6))]
+    "seed, number", [(0, 80), *(pytest.param(seed, 1000, marks=pytest.mark.slow) for seed in range(1, 6))]
 )
 def test_pairs_are_those_of_scipy(seed, number):
     run("solves", seed, number)
