@@ -50,7 +50,7 @@ def resolve(path: str | os.PathLike, manager: Any = None) -> str:
     if os.path.isfile(name) and find is None:
         return name
     if "://" not in name and find is None:
-        found = sorted(p.name for p in Path(name).parent.glob("*.p*") if p.suffix in (".pth", ".pkl"))
+        found = sorted(p.name for p in Path(name).parent.glob("*") if p.suffix in _ENDINGS)
         beside = f"; beside it: {', '.join(found[:5])}" if found else ""
         kind = "a folder, not a file" if os.path.isdir(name) else "not found"
         raise UserError(f"checkpoint {name}: {kind}{beside}\n  expected {FORMAT_HELP}")

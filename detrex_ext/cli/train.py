@@ -65,8 +65,8 @@ def _replay(args: argparse.Namespace) -> int:
     from detrex_ext.engine.replay import replay
 
     check_overrides(args.opts)
-    if args.resume or args.eval_only:
-        raise UserError("--replay runs one step of a training: it goes without --resume and --eval-only")
+    if args.resume or args.eval_only or args.no_average:
+        raise UserError("--replay runs one step of a training: without --resume, --eval-only and --no-average")
     if args.overlay and not args.config_file:
         raise UserError("--replay with --overlay: name the config that it is laid over, --config-file FILE")
     cfg = load_config(args.config_file, args.overlay, args.opts) if args.config_file else None

@@ -59,7 +59,9 @@ KEYS: dict[str, Option] = {
     ),
     "train.scale_lr": Option(bool, meaning="multiplies learning rates by the batch in use over train.reference_batch"),
     "train.non_finite.policy": Option(
-        str, choices=("raise", "skip"), meaning="what a loss or gradient that is not finite does: ends it, or no step"
+        str,
+        choices=("raise", "skip"),
+        meaning="what a loss, or a clipped gradient, that is not finite does: ends the training, or skips the step",
     ),
     "train.non_finite.limit": Option(int, least=0, most=_MAX_ITER, unit="steps", meaning="skipped in a row at most"),
     "train.reference_batch": Option(

@@ -10,10 +10,9 @@ from typing import Any
 from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig
 
-from detrex_ext.checkpoint import Checkpointer
+from detrex_ext.checkpoint import Checkpointer, read_checkpoint
 from detrex_ext.checkpoint.files import write_checkpoint
 from detrex_ext.checkpoint.run_folder import Saved
-from detrex_ext.checkpoint.unpickling import read_torch
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import HookBase, comm
 
@@ -129,14 +128,15 @@ class RestoreBest(HookBase):
         if done >= last or not folder.best.is_file():
             logger.info("%s: the last weights are the best by %s", folder.final.name, best.metric)
             return
-        data = read_torch(str(folder.best))
+        try:
+            data = read_checkpoint(folder.best)
+        except UserError:  # damaged since it was written
+            data = {}
         if data.get("iteration") != best.best_iter:
-            logger.warning("%s holds others than the best: the last weights stay", folder.best)
-            return
+            return logger.warning("%s does not hold the best: the last weights stay", folder.best)
         write_checkpoint({**data, KEY: {"after": last, "asked": self.asked}}, folder.final)
         folder.tag(folder.final)
-        record = as_record(data.get("evaluation"))
-        if record is not None:
+        if (record := as_record(data.get("evaluation"))) is not None:
             write_record(folder.evaluation, last, record["key"], record["results"], best.best_iter)
         logger.info(
             "%s holds the best weights: %s %.4f after %d of %d iterations",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -22,7 +23,7 @@ _KINDS = ("user", "numbers", "lost", "other", "connection")
 _ERRORS = {"user": UserError, "numbers": FloatingPointError, "lost": JobFailed, "connection": JobFailed}
 _CODES = {"user": 2}
 # of gloo, NCCL and the store, when the process at the other end is gone
-_CONNECTION = ("connection", "gloo", "nccl", "peer", "socket", "store", "barrier", "broken pipe")
+_CONNECTION = re.compile(r"\b(connections?|gloo|nccl|peer|sockets?|(tcp)?store|barrier|broken pipe)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Failure:
         for one, known in _ERRORS.items():
             if one != "connection" and isinstance(error, known):
                 kind = one
-        broken = isinstance(error, RuntimeError) and any(word in text.lower() for word in _CONNECTION)
+        broken = isinstance(error, RuntimeError) and _CONNECTION.search(text)
         if kind == "other" and (broken or isinstance(error, ConnectionError)):
             kind, text = "connection", (text.splitlines() or [""])[0]
         return cls(kind, traceback.format_exc() if kind == "other" else text, time.time())

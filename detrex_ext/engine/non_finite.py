@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detrex_ext.checkpoint import RunFolder
 from detrex_ext.checkpoint.files import write_checkpoint
+from detrex_ext.checkpoint.provenance import KEY, made_by
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import Boxes, comm
 
@@ -153,7 +154,7 @@ class NonFinite:
         }
         extra = {key: value for key, value in self.extra.items() if value != ""}  # the config is known to rank 0 alone
         try:
-            write_checkpoint({"model": model.state_dict(), "step": step, **extra}, path)
+            write_checkpoint({"model": model.state_dict(), "step": step, KEY: made_by(), **extra}, path)
         except OSError as reason:  # a full disk hides no loss
             return f"\n  its batch could not be kept: {reason}"
         return f"\n  look at the step with: --replay {path}"

@@ -24,7 +24,8 @@ from . import rng
 from .precision import Precision
 
 logger = logging.getLogger(__name__)
-_SHOWN = 10  # lines of each kind
+_SHOWN = 10  # names in a line
+_PLAIN = ("train", "dataset")
 
 
 def replay(path: str | os.PathLike, cfg: DictConfig | None = None, overrides: Sequence[str] = ()) -> bool:
@@ -71,8 +72,10 @@ def replay(path: str | os.PathLike, cfg: DictConfig | None = None, overrides: Se
 
 
 def _own_config(data: dict[str, Any], path: str) -> DictConfig:
+    """Model and plain values; the rest would be imported where overrides are checked, and is not needed."""
     cfg = config_in(data, path)
-    check_trusted(cfg, path, ("model",))
+    check_trusted(cfg, path, ("model",), plain=_PLAIN)
+    cfg = OmegaConf.masked_copy(cfg, [key for key in ("model", *_PLAIN) if key in cfg])
     drop_unknown_training(cfg)
     return cfg
 

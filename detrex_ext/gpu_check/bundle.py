@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import detrex_ext
+from detrex_ext.checkpoint.provenance import checkout
 from detrex_ext.errors import UserError
 
-from .environment import commit
 from .wheels import needed, unpack, wheel
 
 ROOT = Path(detrex_ext.__file__).resolve().parents[1]
@@ -89,7 +89,7 @@ def make(out: Path, pythons: Sequence[str], machine: str, have: Sequence[str]) -
             target = new / "site" / place(path.relative_to(ROOT))
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        (new / "commit.txt").write_text(commit() + "\n")
+        (new / "commit.txt").write_text((checkout() or "unknown") + "\n")
         (new / "run.sh").write_text(_START)
         os.chmod(new / "run.sh", 0o755)
         size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())

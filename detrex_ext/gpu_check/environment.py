@@ -7,13 +7,13 @@ import re
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
 import detrex_ext
 from detrex_ext import runtime
 from detrex_ext.benchmark import measure
+from detrex_ext.checkpoint.provenance import checkout
 from detrex_ext.engine.precision import Precision
 from detrex_ext.runtime import machine
 from detrex_ext.runtime.system_files import text_of
@@ -68,7 +68,7 @@ def software(options: Options) -> Row:
     values = {
         "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda or "none",
         "cudnn": str(torch.backends.cudnn.version()), **{name: _version(name) for name in _PACKAGES},
-        "detrex_ext": detrex_ext.__version__, "commit": options.commit or commit(),
+        "detrex_ext": detrex_ext.__version__, "commit": options.commit or checkout() or "unknown",
         "runtime": f"{runtime.name()} {runtime.version()}", "precision": f"{precision.name} ({precision.reason})",
     }  # fmt: skip
     return found(None, **values)
@@ -79,19 +79,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def commit() -> str:
-    """That of the checkout that the package lies in, marked where files differ from it; "unknown" without one."""
-    root = Path(detrex_ext.__file__).resolve().parents[1]
-    if not (root / ".git").exists() or shutil.which("git") is None:
-        return "unknown"
-    asked = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(asked, cwd=root, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
 
 
 def rates(options: Options) -> Row:

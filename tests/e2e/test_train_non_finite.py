@@ -6,11 +6,13 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from training import Flags, config, in_process, metrics, train
 
 from detrex_ext.checkpoint import read_checkpoint
 from detrex_ext.cli import run
 from detrex_ext.cli.train import main
+from detrex_ext.config import LazyConfig, load_config
 from detrex_ext.errors import UserError
 
 SKIP = ("train.non_finite.policy=skip", "train.non_finite.limit=2", "train.log_period=1")
@@ -78,7 +80,7 @@ def test_a_step_that_is_finite_says_so_and_repeats_the_losses_of_the_training(sh
     data = read_checkpoint(path)
     data["step"]["batch"][0]["image"][0, 3, 3] = 0.0
     torch.save(dict(data), path)
-    assert main(["--replay", str(path)]) == 0
+    assert main(["--replay", str(path), "train.device=cpu"]) == 0
     said = capsys.readouterr().out
     assert "losses and gradients are finite" in said and "first:" not in said
     assert in_process(train, shapes_data, tmp_path / "well", ("train.log_period=1",)) == 0
@@ -151,8 +153,26 @@ def test_a_file_that_holds_no_step_is_named(shapes_data, tmp_path, capsys, step)
     assert "holds no step that can be run again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", ["optimizer", "dataloader.train", "model.rules.main", "model.backbone", "train.amp"])
+def test_names_in_the_config_of_a_stranger_s_step_are_not_imported(shapes_data, tmp_path, capsys, monkeypatch, where):
+    (tmp_path / "of_a_stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef f(**_): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = load_config("small", (), ["model.num_classes=4"])
+    OmegaConf.update(cfg, f"{where}._target_", "of_a_stranger.f", force_add=True)
+    data = {
+        "model": {"a": torch.zeros(1)},
+        "config": LazyConfig.dumps(cfg),
+        "step": {"batch": [{"image": torch.zeros(3, 8, 8), "image_size": (8, 8), "fields": {}, "boxes": []}]},
+    }
+    torch.save(data, tmp_path / "x.pth")
+    for words in ([], ["train.device=cpu"]):
+        assert run(main, ["--replay", str(tmp_path / "x.pth"), *words]) == 2
+        assert not (tmp_path / "ran").exists()
+        assert "Traceback" not in capsys.readouterr().err
+
+
 def test_flags_that_do_not_go_together(tmp_path, capsys):
     assert run(main, ["--replay", "x.pth", "--resume"]) == 2
-    assert "goes without --resume and --eval-only" in capsys.readouterr().err
+    assert "without --resume, --eval-only and --no-average" in capsys.readouterr().err
     assert run(main, ["--replay", str(tmp_path / "none.pth")]) == 2
     assert "not found" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from limits import answer  # noqa: E402
+from limits import answer, program  # noqa: E402
 from values import DEEP, ODD, put  # noqa: E402
 
 import detrex_ext  # noqa: E402
@@ -201,6 +201,4 @@ def run(count: int, first: int = 0) -> tuple[Counter, list[str]]:
 
 
 if __name__ == "__main__":
-    counts, wrong = run(*(map(int, sys.argv[1:]) if len(sys.argv) > 1 else [500]))
-    print("\n".join([*(f"{n:6} {kind}: {what}" for (kind, what), n in sorted(counts.items())), *wrong]))
-    print(f"{counts.total()} files, {len(wrong)} wrong")
+    program(run, 500)

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from limits import answer  # noqa: E402
+from limits import answer, program  # noqa: E402
 from values import ODD, put  # noqa: E402
 
 from detrex_ext.data import CocoDataset, DetrMapper, check_before_training, check_dataset  # noqa: E402
@@ -166,6 +166,4 @@ def run(count: int, first: int = 0) -> tuple[Counter, list[str]]:
 
 
 if __name__ == "__main__":
-    counts, wrong = run(*(map(int, sys.argv[1:]) if len(sys.argv) > 1 else [2000]))
-    print("\n".join([*(f"{n:6} {kind}: {what}" for (kind, what), n in sorted(counts.items())), *wrong]))
-    print(f"{counts.total()} files, {len(wrong)} wrong")
+    program(run, 2000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -37,3 +38,10 @@ def answer(work: Callable[[], Any], seconds: int = SECONDS) -> str:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def program(run: Callable[..., tuple[Any, list[str]]], count: int) -> None:
+    """Prints the counts of a run; arguments of the command line are its own, by default the count."""
+    counts, wrong = run(*(map(int, sys.argv[1:]) if len(sys.argv) > 1 else [count]))
+    print("\n".join([*(f"{n:6} {kind}: {what}" for (kind, what), n in sorted(counts.items())), *wrong]))
+    print(f"{counts.total()} files, {len(wrong)} wrong")

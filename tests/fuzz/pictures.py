@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from limits import answer  # noqa: E402
+from limits import answer, program  # noqa: E402
 
 from detrex_ext.data.read import image_size, read_image  # noqa: E402
 
@@ -119,6 +119,4 @@ def run(count: int, first: int = 0) -> tuple[Counter, list[str]]:
 
 
 if __name__ == "__main__":
-    counts, wrong = run(*(map(int, sys.argv[1:]) if len(sys.argv) > 1 else [200]))
-    print("\n".join([*(f"{n:6} {kind}: {what}" for (kind, what), n in sorted(counts.items())), *wrong]))
-    print(f"{counts.total()} files, {len(wrong)} wrong")
+    program(run, 200)

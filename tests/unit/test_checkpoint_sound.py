@@ -198,11 +198,11 @@ def test_each_file_tells_what_made_it(tmp_path):
 
 def test_an_installed_package_names_no_commit_of_whatever_is_around_it(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
-    provenance._commit.cache_clear()
+    provenance.checkout.cache_clear()
     try:
         assert "commit" not in provenance.made_by()
     finally:
-        provenance._commit.cache_clear()
+        provenance.checkout.cache_clear()
 
 
 # ---- safetensors

@@ -176,3 +176,19 @@ class TestPort:
     def test_an_address_that_is_none(self, url):
         with pytest.raises(UserError, match="expected tcp://<address of machine 0>:<port>"):
             launch(print, 1, num_machines=2, dist_url=url, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "text, kind",
+    [
+        ("[gloo] Connection closed by peer [127.0.0.1]", "connection"),
+        ("TCPStore is not available", "connection"),
+        ("cannot restore what was stored of a superpeer", "other"),  # words in words
+    ],
+)
+def test_a_fault_keeps_its_traceback_though_its_words_look_like_those_of_a_lost_connection(text, kind):
+    try:
+        raise RuntimeError(text)
+    except RuntimeError as error:
+        failure = Failure.of(error)
+    assert failure.kind == kind and ("Traceback" in failure.text) == (kind == "other")
