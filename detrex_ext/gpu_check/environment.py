@@ -35,7 +35,7 @@ def cases(options: Options) -> list[Case]:
 def card(options: Options) -> Row:
     """The GPU, whether this torch has kernels for it, and the machine around it."""
     around = {"processor": f"{machine.processor()}, {machine.cores_text()}"}
-    if torch.device(options.device).type != "cuda":
+    if not options.on_gpu:
         return found(None, "the CPU stands for the GPU", **around)
     own = torch.cuda.get_device_properties(options.device)
     product = float((torch.ones(8, 8, device=options.device) @ torch.ones(8, 8, device=options.device)).sum())

@@ -110,7 +110,7 @@ def _forward(backend: str, sizes: Sizes, tensors: tuple) -> torch.Tensor:
 
 def _room(options: Options, needed: float, what: str) -> None:
     """Skips where the memory of the GPU has no room for so many bytes."""
-    if torch.device(options.device).type != "cuda":
+    if not options.on_gpu:
         return
     free, _ = torch.cuda.mem_get_info()
     if free < needed:

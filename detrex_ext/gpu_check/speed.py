@@ -30,8 +30,7 @@ _taken: dict[tuple, float] = {}  # what this process measured before, for ratios
 
 def kernels(options: Options) -> list[Case]:
     """Forward and backward of an encoder's and a decoder's sampling."""
-    names = ["torch", "triton" if torch.device(options.device).type == "cuda" else "cpu"]
-    names += ["detrex"] if peers.detrex_msda_op() is not None else []
+    names = ["torch", "triton" if options.on_gpu else "cpu", *_detrex(options)]
     queries = {"encoder": REAL.T, "decoder, 900 queries": 900, "decoder, 9000 queries": 9000}
     made = []
     for what, T in (queries if not options.quick else {"decoder, 50 queries": 50}).items():
@@ -42,6 +41,11 @@ def kernels(options: Options) -> list[Case]:
                 work = partial(sampled, what, sizes, backend, dtype, options)
                 made.append(Case(f"{what}, {dtype}, {backend}", work))
     return made
+
+
+def _detrex(options: Options) -> list[str]:
+    """The operator of detrex, where it is installed and can run."""
+    return ["detrex"] if options.on_gpu and peers.detrex_msda_op() is not None else []
 
 
 def sampled(what: str, sizes: Sizes, backend: str, dtype: str, options: Options) -> Row:
@@ -84,7 +88,7 @@ def training(options: Options) -> list[Case]:
     rows = [(_FULL, 2, "bf16"), (_FULL, 8, "bf16"), (_FULL, 2, "fp32"), (_LESS, 2, "bf16"), (_LESS, 8, "bf16")]
     for size, batch, dtype in rows if not options.quick else [(_QUICK, 1, "fp32")]:
         name = f"{size[0]} x {size[1]}, batch of {batch}, {dtype}"
-        backends = ["auto", "torch", *(["detrex"] if peers.detrex_msda_op() is not None else [])]
+        backends = ["auto", "torch", *_detrex(options)]
         for backend in backends if size == _FULL else backends[:1]:
             work = partial(trained, (), size, batch, dtype, backend, options)
             made.append(Case(f"{name}, sampling {'grid_sample' if backend == 'torch' else backend}", work))
@@ -137,12 +141,11 @@ def _step(net: Any, optimizer: torch.optim.Optimizer, items: list, device: str, 
 
 def _measured(work: Work, batch: int, options: Options) -> Row:
     """Images a second, milliseconds, kernels and busy share, peak memory."""
-    on_gpu = torch.device(options.device).type == "cuda"
-    if on_gpu:
+    if options.on_gpu:
         torch.cuda.reset_peak_memory_stats(options.device)
     seconds = seconds_of(work, options.device, _time(options, _TIME))
     values = {"images_per_second": batch / seconds, "ms": 1e3 * seconds}
-    if on_gpu:
+    if options.on_gpu:
         values["peak_gib"] = peak_mib(options.device) / 1024
         launched, busy = kernels_of(work)
         values |= {"kernels": launched, "gpu_busy": busy / seconds}

@@ -34,6 +34,11 @@ class Options:
     quick: bool = False
     commit: str = ""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is one that is asked."""
+        return self.device.startswith("cuda")
+
 
 @dataclass(frozen=True)
 class Case:

@@ -37,7 +37,7 @@ def cases(options: Options) -> list[Case]:
 
 def count(host: str, overlays: tuple[str, ...], options: Options) -> Row:
     """Of one step, forward, backward and optimizer, after one that fills caches."""
-    if torch.device(options.device).type != "cuda":
+    if not options.on_gpu:
         raise NotHere("nobody waits for a GPU on a CPU")
     cfg, net = built(host, overlays, quick=options.quick)
     net.to(options.device)
