@@ -127,9 +127,10 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+    n, k = (4096, 1024) if torch.device(device).type == "cpu" else (8192, 8192)  # a GPU is not full before
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((4096, 1024), (1024, 1024)))
-        found[f"gemm_{name}"] = 2 * 4096 * 1024 * 1024 / _best(lambda a=a, b=b: a @ b, device)
+        a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((n, k), (k, k)))
+        found[f"gemm_{name}"] = 2 * n * k * k / _best(lambda a=a, b=b: a @ b, device)
     x = torch.zeros(64 * 2**20, device=device)
     y = torch.empty_like(x)
     found["bandwidth"] = 2 * x.numel() * 4 / _best(lambda: y.copy_(x), device)

@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--minutes", type=float, default=8.0, metavar="M", help="for all of it (default 8)")
     parser.add_argument("--only", action="extend", type=names_of, default=[], metavar="A,B", help="these steps")
+    parser.add_argument("--match", default="", metavar="TEXT", help="of these, cases with this in their name")
     parser.add_argument("--out", default="output/gpu_check", metavar="DIR", help="folder (default output/gpu_check)")
     parser.add_argument("--device", default="cuda", metavar="D", help="cuda (default); cpu runs the same logic there")
     parser.add_argument("--quick", action="store_true", help="small sizes and few cases, to try it")
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None, table: str = STEPS_OF_THE_CHECK) -> 
     from detrex_ext.gpu_check.results import Result
     from detrex_ext.gpu_check.session import Session
 
-    options = Options(args.device, args.quick, args.commit)
+    options = Options(args.device, args.quick, args.commit, args.match)
     command = shlex.join(["python", "-m", "detrex_ext", "doctor", "--gpu", *argv])
     head: dict[str, Any] = {"command": command, "began": time.strftime("%Y-%m-%d %H:%M:%S %z"),
                             "device": args.device, "quick": args.quick, "minutes": args.minutes}  # fmt: skip

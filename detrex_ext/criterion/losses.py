@@ -122,7 +122,8 @@ class SoftmaxLoss(Loss):
         target = torch.full((R + 1,), K - 1, device=rows.device)
         target[at_P] = s.cls_labels_P
         weight = rows.new_full((R + 1,), self.eos)
-        weight[at_P] = 1.0 if pairs.weight_P is None else pairs.weight_P.to(rows.dtype)
+        # a number of the host would be waited for
+        weight[at_P] = rows.new_ones(()) if pairs.weight_P is None else pairs.weight_P.to(rows.dtype)
         target, weight = target[:R], weight[:R]
         if s.query_weight_NBQ is not None:
             weight = weight * s.query_weight_NBQ.reshape(-1)

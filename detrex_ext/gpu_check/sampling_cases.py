@@ -53,6 +53,8 @@ def _cases(options: Options) -> Iterator[Case]:
                 yield Case(f"{backend} {name}, an encoder's, 800 x 1333", large)
             if backend != "detrex":
                 yield Case(f"{backend} {name}, points that are no numbers", partial(no_numbers, backend, name, options))
+        if backend == "detrex":  # counts in 32 bits
+            continue
         for name in [name for name in types if name != "fp16"]:
             yield Case(f"{backend} {name}, values over 2^31", partial(many_values, backend, name, options))
         yield Case(f"{backend} fp32, queries over 2^31", partial(many_queries, backend, options))
@@ -68,9 +70,10 @@ def chosen(device: str) -> Row:
 def compare(backend: str, sizes: Sizes, dtype: str, device: str, reference: str = "cpu") -> Row:
     """Outputs and gradients against grid_sample in fp64 on another device, or on the same where it is large."""
     leaves = inputs(sizes, DTYPES[dtype])
-    wanted = outcome("torch", sizes.shapes, in_double(leaves, reference))
     own = [x.detach().to(device).requires_grad_() for x in leaves]
     outs = outcome(backend, sizes.shapes, own)
+    upstream = drawn(outs[0]).to(outs[0].dtype)  # as it was rounded
+    wanted = outcome("torch", sizes.shapes, in_double(leaves, reference), upstream)
     return judged(distances([x.to(reference) for x in outs], wanted))
 
 
@@ -135,9 +138,10 @@ def many_values(backend: str, dtype: str, options: Options) -> Row:
     moved = exact.float()
     # the location as it was rounded, in the crop
     within = ((moved.double() - torch.tensor([0.0, 1 - rows / side])) / scale).requires_grad_()
-    wanted = outcome("torch", crop.shapes, [in_double([few])[0], within, in_double([weight])[0]], drawn(_out(crop)))
+    upstream = drawn(_out(crop)).to(DTYPES[dtype]).float()
+    wanted = outcome("torch", crop.shapes, [in_double([few])[0], within, in_double([weight])[0]], upstream)
     own = [value.requires_grad_(), *(x.detach().to(options.device).requires_grad_() for x in (moved, weight))]
-    out, of_value, of_at, of_weight = outcome(backend, ((side, side),), own, drawn(_out(crop)))
+    out, of_value, of_at, of_weight = outcome(backend, ((side, side),), own, upstream)
     outside = int(of_value[:, : -rows * side].count_nonzero())
     outs = [x.cpu() for x in (out, of_value[:, -rows * side :], of_at, of_weight)]
     far = distances([*outs[:2], outs[2] * scale, outs[3]], [*wanted[:2], wanted[2], wanted[3]])

@@ -28,11 +28,13 @@ class Options:
         device: "cuda", or "cpu" to run the same logic with the CPU in the GPU's place.
         quick: small sizes and few cases.
         commit: of the code, for the report; "" = what git says.
+        match: only cases whose name has this in it.
     """
 
     device: str = "cuda"
     quick: bool = False
     commit: str = ""
+    match: str = ""
 
     @property
     def on_gpu(self) -> bool:
@@ -97,6 +99,7 @@ STEPS = (
          f"{_HERE}.sampling_cases:cases", 110),
     Step("steps", "Does a training step of every host with every strategy equal the CPU's, and is it finite in bf16?",
          f"{_HERE}.steps:cases", 140),
+    Step("matching", "Does the solver of a GPU find SciPy's pairs?", f"{_HERE}.matching_cases:cases", 40),
     Step("waits", "How often does a step wait for the GPU, and where?", f"{_HERE}.waits:cases", 45),
     Step("overflow", "Does training in fp16 go on after gradients overflow?", f"{_HERE}.failures:overflow", 45),
     Step("memory", "Does a step that does not fit say what to do, and can the next one run?",
@@ -105,7 +108,7 @@ STEPS = (
     Step("kernels", "How fast is sampling, by backend and type?", f"{_HERE}.speed:kernels", 40, 30, fresh=True,
          judged=False),
     Step("training", "Images a second, kernels a step, share of the time that the GPU is busy, peak memory",
-         f"{_HERE}.speed:training", 90, 40, judged=False),
+         f"{_HERE}.speed:training", 100, 40, judged=False),
     Step("strategies", "What does a step cost with a strategy, of the bare one?",
          f"{_HERE}.speed:strategies", 60, 40, judged=False),
     Step("inference", "Images a second of prediction", f"{_HERE}.speed:inference", 45, 30, judged=False),

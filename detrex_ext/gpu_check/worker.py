@@ -46,7 +46,7 @@ def main() -> int:
 
         for name in task["steps"]:
             tell("step", step=name)
-            cases = resolve(table[name].where)(options)
+            cases = [case for case in resolve(table[name].where)(options) if options.match in case.name]
             tell("cases", step=name, names=[case.name for case in cases])
             for case in cases:
                 if (name, case.name) not in done and not _run(name, case, tell):

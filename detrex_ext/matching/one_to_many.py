@@ -90,7 +90,8 @@ class OneToManyMatcher(ScoreMatcher):
         best_NBQ, owner_NBQ = score_NBMQ.max(2)  # the first of equal ones
         chosen_NBQ = best_NBQ >= self.threshold
         sets = torch.arange(N, device=image_G.device)[:, None]
-        chosen_NBQ[sets, image_G, score_NGQ.argmax(-1)] = True
+        yes = torch.ones((), dtype=torch.bool, device=image_G.device)  # a number of the host would be waited for
+        chosen_NBQ[sets, image_G, score_NGQ.argmax(-1)] = yes
         chosen_NBQ &= best_NBQ > NEVER
         cap = Q if self.cap is None else int(self.cap) if self.cap >= 1 else max(1, int(self.cap * Q))
         if cap < Q:
