@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None, table: str = STEPS_OF_THE_CHECK) -> 
         0 where every step held, 1 where one did not or had no time.
 
     Raises:
-        UserError: no such GPU or step, a time that is none, or a folder that cannot be written to.
+        UserError: no such GPU, step or case, a time that is none, or a folder that cannot be written to.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(argv)
@@ -77,7 +77,10 @@ def main(argv: Sequence[str] | None = None, table: str = STEPS_OF_THE_CHECK) -> 
             sys.stdout.flush()
 
     session = Session(steps, options, args.minutes, out, changed, table)
-    held = report.held(session.run())
+    results = session.run()
+    if args.match and not any(result.rows for result in results):
+        raise UserError(f"--match '{args.match}': no case of {', '.join(s.name for s in steps)} has this in its name")
+    held = report.held(results)
     show(f"{'all of it holds' if held else 'not all of it holds'}: {Path(out) / 'report.md'}")
     return 0 if held else 1
 

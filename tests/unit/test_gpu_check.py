@@ -19,6 +19,7 @@ import torch
 
 from detrex_ext.cli import dispatch, gpu_check
 from detrex_ext.cli import run as run_verb
+from detrex_ext.errors import UserError
 from detrex_ext.gpu_check import (
     failures,
     report,
@@ -181,6 +182,18 @@ def test_exit_codes(only, code, states, tmp_path, capsys):
     assert document["command"].startswith("python -m detrex_ext doctor --gpu --only")
 
 
+def test_cases_are_chosen_by_a_part_of_their_name(tmp_path, capsys):
+    argv = ["--only", "good", "--device", "cpu", "--quick", "--out", str(tmp_path)]
+    assert gpu_check.main(argv, TABLE) == 0
+    names = [row["case"] for row in json.loads((tmp_path / "report.json").read_text())["steps"][0]["rows"]]
+    for part, wanted in ((names[-1], names[-1:]), ("", names)):
+        assert gpu_check.main([*argv, "--match", part], TABLE) == 0
+        rows = json.loads((tmp_path / "report.json").read_text())["steps"][0]["rows"]
+        assert [row["case"] for row in rows] == wanted
+    with pytest.raises(UserError, match="no case of good has this in its name"):
+        gpu_check.main([*argv, "--match", "not there"], TABLE)
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -254,8 +267,8 @@ def test_places_that_wait_are_counted_by_the_warnings_of_torch(monkeypatch):
         warnings.warn("another thing", UserWarning, stacklevel=1)
         warnings.warn("a prototype that does not yet detect all synchronizing operations", UserWarning, stacklevel=1)
     assert sum(places.values()) == 2 and modes == ["warn", "default"]
-    assert waits.row_of(places)["held"] is False and waits.row_of(places)["waits"] == 2
-    assert waits.row_of(Counter({"a": 1}))["held"] is True
+    assert waits.row_of(places, 1)["held"] is False and waits.row_of(places, 1)["waits"] == 2
+    assert [waits.row_of(Counter({"a": 1}), allowed)["held"] for allowed in (1, 0)] == [True, False]
     with pytest.raises(NotHere):
         waits.count("DINO R50", (), Options("cpu"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,13 +11,17 @@ from data_sets import coco, write
 from no_values import without_values
 from omegaconf import OmegaConf
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from detrex_ext.criterion import SoftmaxLoss, Supervision
 from detrex_ext.data import CocoDataset, DetrMapper, build_train_loader
 from detrex_ext.engine import compiling
 from detrex_ext.engine.optim import build_optimizer, load_optimizer_state
 from detrex_ext.errors import UserError
+from detrex_ext.matching import OneToManyMatcher, stack_sets
 from detrex_ext.runtime import LazyCall as L
 from detrex_ext.runtime import get_default_optimizer_params
+from detrex_ext.structures import Assignment, Pairs, SupervisedSet, Targets
 
 
 def optimizer_of(model, kind=torch.optim.AdamW, **options):
@@ -50,6 +55,35 @@ def test_a_run_of_before_goes_on_with_the_kernel_now_in_use():
         load_optimizer_state(now, state)
         assert {values["step"].device.type for values in now.state.values()} == {"cuda"}
         assert all(group["fused"] for group in now.param_groups) and state["param_groups"] == kept
+
+
+class NumbersOfTheHost(TorchDispatchMode):
+    """Refuses to write a number that lies on the host into a tensor of a GPU: the copy would be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.index_put_, torch.ops.aten.index_put):
+            assert args[0].device == args[2].device, f"{args[2].shape} of {args[2].device} in {args[0].shape}"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("what", [OneToManyMatcher(), SoftmaxLoss()])
+def test_no_number_of_the_host_is_written(what):
+    with without_values():
+        here = torch.zeros(1, device="cuda")
+        with pytest.raises(AssertionError), NumbersOfTheHost():
+            here[torch.zeros(1, dtype=torch.int64, device="cuda")] = 1.0
+        targets = Targets((torch.zeros(3, dtype=torch.int64, device="cuda"),), (torch.rand(3, 4, device="cuda"),),
+                          torch.ones(1, 2, device="cuda"))  # fmt: skip
+        made = SupervisedSet(torch.randn(1, 9, 5, device="cuda"), torch.rand(1, 9, 4, device="cuda"), 0)
+        stack = stack_sets([replace(made, softmax=isinstance(what, SoftmaxLoss))])
+        with NumbersOfTheHost():
+            if isinstance(what, OneToManyMatcher):
+                assert what.match(stack, targets).cls.query_P.device.type == "cuda"
+            else:
+                index = torch.zeros(3, dtype=torch.int64, device="cuda")
+                pairs = Pairs(index, index, index, index)
+                found = what(Supervision(stack, Assignment(pairs, pairs), targets))
+                assert found.device.type == "cuda" and found.shape == (1,)
 
 
 @pytest.mark.parametrize("stated", [None, False, True])

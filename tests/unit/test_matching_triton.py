@@ -130,6 +130,20 @@ def matches() -> None:
             SetCriterion({"main": rule})(sets, targets)
 
 
+def known() -> None:
+    """What the solver is asked before it is used, on a GPU of any kind."""
+    from detrex_ext.matching.triton_solver import solve
+
+    costs = np.asarray(on_device._KNOWN[0])
+    by_scipy = [*linear_sum_assignment(costs[:2])[1], *linear_sum_assignment(costs[2:])[1]]
+    assert on_device._QUERIES == by_scipy == solve(torch.tensor(on_device._KNOWN), [2, 1])[0].tolist()
+
+
+@interpreted
+def test_what_it_must_know_to_be_used_is_what_scipy_finds():
+    run("known")
+
+
 @interpreted
 def test_a_matcher_without_the_host_gives_the_same_losses():
     run("matches")
