@@ -47,8 +47,8 @@ FAULTS = (
     Fault(
         "the attention mask with the opposite polarity",
         "layers/cpu/attention.py",
-        'scores.masked_fill(~mask, float("-inf"))',
-        'scores.masked_fill(mask, float("-inf"))',
+        'scores.masked_fill_(~mask, float("-inf"))',
+        'scores.masked_fill_(mask, float("-inf"))',
         ("tests/unit/test_attention.py",),
     ),
     Fault(

@@ -71,8 +71,10 @@ def by_hand(q_BHLD: Tensor, k_BHMD: Tensor, v_BHMD: Tensor, mask: Tensor, dropou
 def _probabilities(q_BHLD: Tensor, k_BHMD: Tensor, mask: Tensor | None) -> Tensor:
     """(B, H, L, M), fp32 or wider."""
     scores = (q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHMD.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    if mask is not None and mask.dtype != torch.bool:
+        scores = scores + mask
+    elif mask is not None and not mask.all():
+        scores.masked_fill_(~mask, float("-inf"))
     return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
