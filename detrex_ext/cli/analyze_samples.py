@@ -12,8 +12,8 @@ from .analyze_inputs import add_config, config_of
 from .outputs import check_file
 
 _TEXT = """\
-Draws training samples with their boxes as one image: the first of the data set, with the augmentation of an epoch and of
-a place in the training (mosaic and mixup are on in a part of it). What is drawn is to the pixel what the training sees.
+Draws training samples with their boxes as one image: the first of the data set, with the augmentation of an epoch and
+of a place in the training (mosaic and mixup are on in a part of it). They are to the pixel what the training sees.
 """
 _COLUMNS, _MOST = 5, 200
 
@@ -34,8 +34,8 @@ def add_parser(verbs: Any) -> None:
 
 def _samples(args: argparse.Namespace) -> dict[str, Any]:
     if not (1 <= args.number <= _MOST and 0 <= args.progress <= 1 and 0 <= args.epoch < 2**31):
-        raise UserError(f"--number {args.number} --progress {args.progress} --epoch {args.epoch}: expected 1 to {_MOST} "
-                        "samples, a progress from 0 to 1, and an epoch from 0")  # fmt: skip
+        found = f"--number {args.number} --progress {args.progress} --epoch {args.epoch}"
+        raise UserError(f"{found}: expected 1 to {_MOST} samples, a progress from 0 to 1, and an epoch from 0")
     if Path(args.output).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--output {args.output}: expected a name that ends with .png or .jpg")
     check_file(args.output, "--output")
@@ -60,5 +60,6 @@ def _samples(args: argparse.Namespace) -> dict[str, Any]:
         sheet.save(args.output)
     except OSError as error:
         raise UserError(f"--output {args.output}: cannot be written: {error.strerror}") from error
-    print(f"{args.output}: {len(images)} samples at progress {args.progress:g}, {min(objects)} to {max(objects)} objects")
+    counts = f"{min(objects)} to {max(objects)} objects"
+    print(f"{args.output}: {len(images)} samples at progress {args.progress:g}, {counts}")
     return {"progress": args.progress, "epoch": args.epoch, "objects": objects}

@@ -92,6 +92,5 @@ def _blend(image: np.ndarray, part: Sample, shift: np.ndarray, share: float) -> 
 def _ramp(low: float, high: float, side: int) -> np.ndarray:
     """(side,) 1 at the pixels between `low` and `high`, falling to 0 towards both ends."""
     center = np.arange(side) + 0.5
-    before = (center + 0.5) / max(low, 0.5)
-    after = (side - center + 0.5) / max(side - high, 0.5)
+    before, after = center / max(low, 0.5), (side - center) / max(side - high, 0.5)
     return np.clip(np.minimum(before, after), 0.0, 1.0)
