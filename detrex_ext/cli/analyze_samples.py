@@ -9,7 +9,7 @@ from typing import Any
 from detrex_ext.errors import UserError
 
 from .analyze_inputs import add_config, config_of
-from .outputs import check_file
+from .outputs import check_file, show
 
 _TEXT = """\
 Draws training samples with their boxes as one image: the first of the data set, with the augmentation of an epoch and
@@ -43,7 +43,9 @@ def _samples(args: argparse.Namespace) -> dict[str, Any]:
     from detrex_ext.visualization import below, beside, draw_boxes
 
     loader = build_train_loader(config_of(args))
-    samples, names = loader.samples, loader.dataset.class_names
+    samples, names = getattr(loader, "samples", None), getattr(getattr(loader, "dataset", None), "class_names", None)
+    if samples is None or names is None:
+        raise UserError(f"dataloader.train gives {type(loader).__name__}: samples are drawn of build_train_loader's")
     images, titles, objects = [], [], []
     for index in range(min(args.number, len(samples))):
         fetched = samples[args.epoch, index, args.progress]
@@ -61,5 +63,5 @@ def _samples(args: argparse.Namespace) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"--output {args.output}: cannot be written: {error.strerror}") from error
     counts = f"{min(objects)} to {max(objects)} objects"
-    print(f"{args.output}: {len(images)} samples at progress {args.progress:g}, {counts}")
+    show(f"{args.output}: {len(images)} samples at progress {args.progress:g}, {counts}")
     return {"progress": args.progress, "epoch": args.epoch, "objects": objects}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from test_data_loader import plain, take
 from test_data_mixing import bounds, painted, rng
 
 from detrex_ext.cli import dispatch
-from detrex_ext.config import build, load_config
+from detrex_ext.config import build, load_config, save_config
 from detrex_ext.data import CocoDataset, CopyBlend, DetrMapper, During, MixUp, Mosaic, RandomFlip, build_train_loader
 from detrex_ext.data.limits import limits_of
 from detrex_ext.data.mixed_limits import crowding, mixing_parts, too_crowded
 from detrex_ext.data.transforms import Sample
+from detrex_ext.engine import setup
 from detrex_ext.engine.schedule import constant_then_cosine
 from detrex_ext.errors import UserError
 
@@ -201,6 +203,15 @@ class TestTooFewQueries:
         assert [type(p) for p in mixing_parts(cfg)[0]] == [CopyBlend]
         assert mixing_parts({}) == [] and not [x for x in limits_of(cfg, train=False) if x.mixing]
 
+    def test_the_config_of_a_run_says_the_same(self, tmp_path):
+        cfg = load_config("quickstart", ["dense_o2o"])
+        save_config(cfg, tmp_path / "config.yaml")
+        (tmp_path / "metrics.json").touch()
+        again = load_config(tmp_path)
+        parts, same = mixing_parts(cfg)[0], mixing_parts(again)[0]
+        assert [vars(part) for part in parts] == [vars(part) for part in same] and len(parts) == 3
+        assert [type(step) for step in build(again.dataloader.train.mapper, "mapper").pipelines[0]][-1] is During
+
     def test_check_tells_and_a_training_too(self, tmp_path, capsys, caplog):
         data = coco(num_images=4)
         first = data["annotations"][0]
@@ -216,14 +227,12 @@ class TestTooFewQueries:
         assert "40 queries (model.queries.source.num_queries of quickstart --overlay dense_o2o)" in found["text"]
         assert "made of 6 images: up to 108 objects" in found["examples"][0]
 
-        from detrex_ext.engine.setup import build_train_loader as for_training
-
         cfg = load_config("quickstart", ["dense_o2o"], [f"dataset.train_json={path}", "dataset.train_images="])
-        for_training(cfg)
+        setup.build_train_loader(cfg)
         assert "mixed_more_than_queries" in caplog.text
 
 
-def test_analyze_samples_draws_what_a_training_sees(tmp_path, capsys):
+def test_analyze_samples_draws_what_a_training_sees(tmp_path, capsys, monkeypatch):
     path, image = write(tmp_path, coco(num_images=3)), tmp_path / "s.png"
     words = ["analyze", "samples", "quickstart", f"dataset.train_json={path}", "dataset.train_images=", "--overlay",
              "dense_o2o", "dataset.mosaic=1", "--output", str(image), "--number", "2"]  # fmt: skip
@@ -234,3 +243,7 @@ def test_analyze_samples_draws_what_a_training_sees(tmp_path, capsys):
                   ["--output", str(tmp_path / "no" / "x.png")]):  # fmt: skip
         assert dispatch([*words, *wrong]) == 2
         assert "expected" in capsys.readouterr().err
+    for name in ("dataset", "samples"):  # a loader of one's own
+        monkeypatch.setattr(setup, "build_train_loader", lambda cfg, name=name: SimpleNamespace(**{name: []}))
+        assert dispatch(words) == 2
+        assert "gives SimpleNamespace" in capsys.readouterr().err
