@@ -27,6 +27,11 @@ def constant_cosine(constant=0.7, end_factor=0.01):
     return _warmed_up(L(constant_then_cosine)(constant=constant, end_factor=end_factor))
 
 
+def flat_cosine(constant=0.57, end_factor=0.5, tail=0.14):
+    """1, then a cosine down to ``end_factor``, then flat there for the last ``tail``; DEIM's fractions (2412.04234)."""
+    return _warmed_up(L(constant_then_cosine)(constant=constant, end_factor=end_factor, tail=tail))
+
+
 def _warmed_up(scheduler):
     return L(warmed_up)(scheduler=scheduler, warmup_iters=0, warmup_factor=0.001, max_iter="${train.max_iter}")
 
@@ -37,3 +42,4 @@ lr_multiplier_24ep = multistep([20 * _EPOCH], 24 * _EPOCH)
 lr_multiplier_12ep = multistep([11 * _EPOCH], 12 * _EPOCH)
 lr_multiplier_cosine = cosine()
 lr_multiplier_constant_cosine = constant_cosine()
+lr_multiplier_flat_cosine = flat_cosine()

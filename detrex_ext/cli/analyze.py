@@ -13,7 +13,14 @@ from typing import Any
 
 from detrex_ext.errors import UserError
 
-from . import analyze_attention, analyze_curves, analyze_queries, analyze_stages
+from . import (
+    analyze_attention,
+    analyze_compare,
+    analyze_curves,
+    analyze_queries,
+    analyze_samples,
+    analyze_stages,
+)
 from .analyze_inputs import add_config, config_of, settle
 from .arguments import Parser, check_overrides
 from .outputs import check_file
@@ -42,6 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     analyze_queries.add_parser(what)
     analyze_attention.add_parser(what)
     analyze_curves.add_parsers(what)
+    analyze_samples.add_parser(what)
+    analyze_compare.add_parser(what)
     parser.epilog = "\n".join(verb.format_usage() for verb in what.choices.values())
     return parser
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detrex_ext.errors import UserError
 
-from .arguments import Parser, did_you_mean
+from .arguments import Parser, add_overlay, did_you_mean
 from .outputs import check_file, show
 
 _DEFAULT = "small"
@@ -22,8 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = Parser(
         prog="python -m detrex_ext check",
-        usage="%(prog)s JSON [JSON ...] [--images DIR] [--config-file FILE] [--fix OUT.json] [--json FILE] "
-        "[--outside-images] [--headers-only]",
+        usage="%(prog)s JSON [JSON ...] [--images DIR] [--config-file FILE] [--overlay A,B] [--fix OUT.json] "
+        "[--json FILE] [--outside-images] [--headers-only]",
         description="Check COCO annotation files and their images. Exit code 1 if a file has errors; with --fix, if "
         "the mended one has.",
     )
@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--images", metavar="DIR", help="image folder (default: looked for beside the JSON)")
     add("--config-file", default=_DEFAULT, metavar="FILE", help="config that will be trained, for its number of "
         f"queries and detections (default: {_DEFAULT})")  # fmt: skip
+    add_overlay(parser)
     add("--fix", metavar="OUT.json", help="write a mended annotation file and say every kind of change")
     add("--overwrite", action="store_true", help="--fix may write over a file that is there, never over JSON")
     add("--json", nargs="?", const="", metavar="FILE", help="write the reports; - for standard output")
@@ -71,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     from detrex_ext.data.limits import limits_of
     from detrex_ext.data.mend import mend
 
-    limits = limits_of(load_config(args.config_file, (), ()), args.config_file)
+    named = args.config_file + "".join(f" --overlay {overlay}" for overlay in args.overlay)
+    limits = limits_of(load_config(args.config_file, args.overlay, ()), named)
     options = {"decode": not args.headers_only, "limits": limits, "outside": args.outside_images}
     reports = [check_dataset(path, args.images, **options) for path in args.annotations]
     if args.fix is not None:

@@ -105,7 +105,9 @@ ARGUMENTS: dict[str, Option] = {
     "translate": Option(least=0, most=1), "min_visible": _PROBABILITY, "fill": _RGB,
     "brightness": _PROBABILITY, "contrast": _PROBABILITY, "saturation": _PROBABILITY,
     "hue": Option(least=0, most=0.5), "gain": _PROBABILITY, "shift": Option(least=0, most=5), "mean": _RGB, "std": _STD,
-    "since": _PROBABILITY, "until": _PROBABILITY,
+    "since": _PROBABILITY, "until": _PROBABILITY, "objects": Option(least=1, most=1000),
+    "margin": Option(least=0, most=2, items=(2, 2), ascending=True),
+    "min_area": Option(least=0, most=10**8, unit="pixels"),
     "center": Option(above=0, below=1, items=(2, 2), ascending=True),
     "share": Option(least=0, most=1, items=(2, 2), ascending=True),
     # optimizer and schedule
@@ -123,7 +125,7 @@ ARGUMENTS: dict[str, Option] = {
     "milestones": Option(list[float], above=0, most=10**9, ascending=True),
     "end": Option(float, above=0, most=10**9),
     "constant": Option(above=0, below=1, meaning="share of the training with factor 1"),
-    "end_factor": Option(least=0, most=1, meaning="last factor"),
+    "end_factor": Option(least=0, most=1, meaning="last factor"), "tail": _SHARE,
 }  # fmt: skip
 
 # (class or function, argument): where the name alone says something else.
@@ -134,6 +136,7 @@ EXCEPTIONS: dict[tuple[str, str], Option] = {
     ("multistep_schedule", "gamma"): Option(above=0, most=1),
     ("Mosaic", "scale"): Option(above=0, most=4, items=(2, 2), ascending=True),  # images are resized by it
     ("MixUp", "scale"): Option(above=0, most=4, items=(2, 2), ascending=True),
+    ("CopyBlend", "scale"): Option(above=0, most=4, items=(2, 2), ascending=True),
     ("Detector", "num_classes"): Option(int | None, least=1, most=10**6),
     ("CocoDataset", "json"): Option(null=True),
     ("CocoEvaluator", "json"): Option(null=True),

@@ -22,7 +22,7 @@ from .options_words import described, shown
 ROOMS = (
     ("Loaders", "detrex_ext.data", "build_train_loader build_test_loader CocoDataset DetrMapper"),
     ("Augmentation", "detrex_ext.data", "ResizeShortestEdge Resize RandomFlip RandomTranspose RandomCrop "
-     "RandomAffine RandomChannelGain RandomColor Mosaic MixUp"),
+     "RandomAffine RandomChannelGain RandomColor Mosaic MixUp CopyBlend During"),
     ("Evaluator", "detrex_ext.evaluation", "CocoEvaluator"),
     ("Optimizer", "torch.optim", "AdamW SGD"),
     ("Parameters of the optimizer", "detrex_ext.runtime.standalone.solver", "get_default_optimizer_params"),

@@ -166,6 +166,15 @@ KEYS: dict[str, Option] = {
     "dataset.plain_from": Option(
         float, least=0, most=1, meaning="progress of the training from which on no images are mixed"
     ),
+    "dataset.copy_blend": Option(
+        float, least=0, most=1, meaning="share of training samples that objects of another image are blended into"
+    ),
+    "dataset.mixed_from": Option(
+        float, least=0, most=1, meaning="progress of the training from which on images are mixed and strongly augmented"
+    ),
+    "dataset.bare_from": Option(
+        float, least=0, most=1, meaning="progress from which on nothing is cropped, zoomed or recolored; 1 = never"
+    ),
     "dataloader.train.total_batch_size": Option(
         int, least=1, most=65536, unit="images", meaning="of a step, over all processes"
     ),

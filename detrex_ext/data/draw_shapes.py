@@ -9,6 +9,8 @@ import numpy as np
 CLASSES = ("circle", "rectangle", "triangle", "star")
 # Inner over outer radius of the five-point star.
 _STAR_INNER = 0.45
+# Smallest difference between a shape's color and the mean color under its box (sum over RGB, of 765).
+_CONTRAST = 120.0
 
 
 def outline_points(kind: str, radius: float, angle: float, aspect: float = 1.0) -> np.ndarray | None:
@@ -133,3 +135,34 @@ def smooth_noise(rng: np.random.Generator, size: int, cells: int, amplitude: flo
     weights[np.arange(size), lower + 1] = blend
     rows = np.einsum("yr,rcd->ycd", weights, grid)
     return np.einsum("xc,ycd->yxd", weights, rows)
+
+
+def background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """(size, size, 3) float: a color that varies slowly."""
+    return rng.uniform(40, 215, size=3) + smooth_noise(rng, size, int(rng.integers(3, 9)), rng.uniform(8, 28))
+
+
+def finished(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The image as uint8, with noise on every pixel; in place until then."""
+    image += rng.normal(0.0, rng.uniform(4, 16), size=image.shape)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def contrasting(rng: np.random.Generator, under: np.ndarray, least: float = _CONTRAST) -> np.ndarray:
+    """A random color that differs from the mean color (3,) of what it is drawn on."""
+    color = rng.uniform(0, 255, size=3)
+    while np.abs(color - under).sum() < least:
+        color = rng.uniform(0, 255, size=3)
+    return color
+
+
+def distract(image: np.ndarray, rng: np.random.Generator, scale: float) -> None:
+    """Draw a few lines and arcs that are no objects, in place; `scale` is the image's side over 128."""
+    size = image.shape[0]
+    for _ in range(int(rng.integers(2, 8))):
+        color, thickness = rng.uniform(0, 255, size=3), rng.uniform(0.8, 2.5) * scale
+        if rng.random() < 0.5:
+            draw_line(image, rng.uniform(0, size, 2), rng.uniform(0, size, 2), thickness, color)
+        else:
+            radius, middle = rng.uniform(8, 50) * scale, rng.uniform(-math.pi, math.pi)
+            draw_arc(image, rng.uniform(0, size, 2), radius, middle, rng.uniform(0.3, 1.2), thickness, color)

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from detrex_ext.data.cache import SampleCache
-from detrex_ext.data.mixing import Draw, Mixing
+from detrex_ext.data.mixing import Draw
+from detrex_ext.data.phases import Step, mixing_of, run
 from detrex_ext.data.read import UnreadableImage, read_image
 from detrex_ext.data.records import file_of, objects_of, size_of
 from detrex_ext.data.samplers import Key
-from detrex_ext.data.transforms import Sample, Transform
+from detrex_ext.data.transforms import Sample
 from detrex_ext.runtime import Boxes, Instances, machine
 
 
@@ -33,8 +34,8 @@ class DetrMapper:
 
     def __init__(
         self,
-        augmentation: Sequence[Transform | Mixing],
-        augmentation_with_crop: Sequence[Transform | Mixing] | None = None,
+        augmentation: Sequence[Step],
+        augmentation_with_crop: Sequence[Step] | None = None,
         is_train: bool = True,
     ) -> None:
         steps = list(augmentation)
@@ -51,8 +52,11 @@ class DetrMapper:
     @property
     def most_mixed(self) -> int:
         """Images that one sample may be made of."""
-        mixing = [[step for step in steps if isinstance(step, Mixing) and step.on] for steps in self.pipelines]
-        return max(1 + sum(step.images - 1 for step in steps) for steps in mixing)
+        return max(1 + sum(step.images - 1 for step in mixing_of(steps)) for steps in self.pipelines)
+
+    def most_objects(self, most: int) -> int:
+        """Objects that one sample may have, of images with `most`."""
+        return most + max(sum(step.most_added(most) for step in mixing_of(steps)) for steps in self.pipelines)
 
     def __call__(self, record: dict, rng: np.random.Generator) -> dict:
         """The sample dict of `record`, as of a set that has no other; see `finish`."""
@@ -98,9 +102,7 @@ class DetrMapper:
         """
         # One pipeline draws nothing, so that its stream is the transforms' alone.
         which = int(rng.integers(2)) if len(self.pipelines) == 2 else 0
-        draw = other or (lambda alone=sample: alone)
-        for step in self.pipelines[which]:
-            sample = step(sample, rng, progress, draw) if isinstance(step, Mixing) else step(sample, rng)
+        sample = run(self.pipelines[which], sample, rng, progress, other or (lambda alone=sample: alone))
         # A copy always: the image may be the cache's.
         chw = sample.image.transpose(2, 0, 1).copy(order="C")
         out = {"file_name": file_of(record), "image": torch.from_numpy(chw)}

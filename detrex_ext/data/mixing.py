@@ -49,6 +49,10 @@ class Mixing:
             return sample
         return self.mix(sample, rng, other)
 
+    def most_added(self, most: int) -> int:
+        """Objects that a sample may gain where an image has `most`."""
+        return (self.images - 1) * most
+
     def mix(self, sample: Sample, rng: np.random.Generator, other: Draw) -> Sample:
         """One sample, of the size of the first image."""
         raise NotImplementedError
@@ -87,7 +91,7 @@ class Mosaic(Mixing):
         for top, bottom in ((0, row), (row, height)):
             for left, right in ((0, column), (column, width)):
                 one = other() if top or left else sample
-                scale = _scale(self.scale, one, sample, rng)
+                scale = relative_scale(self.scale, one, sample, rng)
                 part, _ = placed(one, (bottom - top, right - left), scale, self.fill, rng)
                 part = visible(part, self.min_visible)
                 image[top:bottom, left:right] = part.image
@@ -121,7 +125,7 @@ class MixUp(Mixing):
         """The sample under another, with the objects of both."""
         share = rng.uniform(*self.share)
         over = other()
-        over, at = placed(over, sample.hw, _scale(self.scale, over, sample, rng), (0, 0, 0), rng)
+        over, at = placed(over, sample.hw, relative_scale(self.scale, over, sample, rng), (0, 0, 0), rng)
         over = visible(over, self.min_visible)
         image = sample.image.copy(order="C")
         image[at] = np.rint(share * image[at] + (1 - share) * over.image[at]).astype(np.uint8)
@@ -160,7 +164,7 @@ def placed(
     return replace(sample, image=canvas, boxes_G4=boxes), tuple(covered)
 
 
-def _scale(bounds: Sequence[float], sample: Sample, canvas: Sample, rng: np.random.Generator) -> float:
+def relative_scale(bounds: Sequence[float], sample: Sample, canvas: Sample, rng: np.random.Generator) -> float:
     """Of an image, where at 1 it has the area of the canvas: images of a set may be of very different sizes."""
     drawn = math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))
     return drawn * math.sqrt(math.prod(canvas.hw) / math.prod(sample.hw))

@@ -59,6 +59,8 @@ _KINDS = {  # fmt: skip
     "more_objects_than_queries": (
         _WARNING, "{} queries ({}): {} objects of these images are never learned, take {} or more",
     ),
+    "mixed_more_than_queries": (_WARNING, "{} queries ({}): up to {} of the samples that are mixed of {} images have "
+        "more objects, and those beyond are not learned there; take {} or more, or mix fewer"),
     "more_objects_than_top_k": (_WARNING, "{} predictions an image ({}): {} objects are never found, take {} or more"),
     "more_objects_than_max_dets": (
         _WARNING, "{} detections an image and class are counted ({}): {} objects are never found, take {} or more",
@@ -66,10 +68,8 @@ _KINDS = {  # fmt: skip
     "misnamed_file": (_ERROR, "the folder holds it under another name"),
     "missing_file": (_ERROR, "{} of {} images are missing in {}; name the right folder or remove the entries"),
     "outside_file": (_ERROR, "outside of the folder; allowed by dataset.outside_images=true, check --outside-images"),
-    "unreadable_file": (
-        _ERROR, "the image cannot be used: replace it or remove the entry; dataloader.train.max_unreadable=N skips "
-        "up to N of them",
-    ),
+    "unreadable_file": (_ERROR, "the image cannot be used: replace it or remove the entry; "
+        "dataloader.train.max_unreadable=N skips up to N of them"),
     "wrong_size": (_ERROR, "the boxes may belong to another version of the image (sizes are after EXIF rotation)"),
 }
 # What `check --fix` can mend, some of it not always.

@@ -1,7 +1,7 @@
 """The generated "shapes" data set: a small detection task in COCO format, for trying things without data.
 
 Circles, rectangles, triangles and five-point stars, filled or outlined, turned and overlapping, on noisy backgrounds
-with distractor lines and arcs.
+with distractor lines and arcs. `--hard`: twenty classes in crowds, that cover each other and are cut off.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from detrex_ext.data import draw_shapes as draw
+from detrex_ext.data import hard_shapes
 from detrex_ext.data.draw_shapes import CLASSES
 from detrex_ext.errors import UserError
 
@@ -27,15 +28,17 @@ _MAX_OBJECTS = 8
 _MAX_OVERLAP = 0.35
 _FILLED = 0.6
 _TRIES = 40
-# Smallest difference between a shape's color and the mean color under its box (sum over RGB, of 765).
-_CONTRAST = 120.0
 _SPLITS = ("train", "val")
+# Separates the images of the hard set from those of the plain one.
+_HARD_STREAM = 0x4A5D
 
 
-def write(root: str | Path, num_train: int = 600, num_val: int = 100, size: int = 128, seed: int = 0) -> Path:
+def write(
+    root: str | Path, num_train: int = 600, num_val: int = 100, size: int = 128, seed: int = 0, hard: bool = False
+) -> Path:
     """Write `root/images/*.png`, `root/train.json` and `root/val.json`.
 
-    Image i of a split depends on (seed, split, i, size) only, so a larger set begins with the smaller one. Equal
+    Image i of a split depends on (seed, split, i, size, hard) only, so a larger set begins with the smaller one. Equal
     arguments give equal bytes with the same versions of numpy and Pillow (another zlib may pack equal pixels
     differently). A complete set of the same arguments is left as it is.
 
@@ -45,6 +48,7 @@ def write(root: str | Path, num_train: int = 600, num_val: int = 100, size: int 
         num_val: images of the validation split, at least 1.
         size: side of the square images, in pixels; at least 48.
         seed: not negative.
+        hard: the harder set.
 
     Returns:
         `root` as a Path.
@@ -57,6 +61,7 @@ def write(root: str | Path, num_train: int = 600, num_val: int = 100, size: int 
                         "  expected at least one image per split, size >= 48, seed >= 0")  # fmt: skip
     root = Path(root)
     parameters = {"num_train": num_train, "num_val": num_val, "size": size, "seed": seed}
+    parameters |= {"hard": True} if hard else {}
     if _already_there(root, parameters):
         return root
     (root / "images").mkdir(parents=True, exist_ok=True)
@@ -84,9 +89,10 @@ def _already_there(root: Path, parameters: dict) -> bool:
 
 def _split(root: Path, which: int, parameters: dict) -> dict:
     split, size = _SPLITS[which], parameters["size"]
-    images, annotations = [], []
+    hard, images, annotations = parameters.get("hard", False), [], []
     for index in range(parameters[f"num_{split}"]):
-        image, objects = one_image(np.random.default_rng((parameters["seed"], which, index, size)), size)
+        words = (parameters["seed"], which, index, size, *([_HARD_STREAM] if hard else []))
+        image, objects = (hard_shapes.one_image if hard else one_image)(np.random.default_rng(words), size)
         name = f"{split}_{index:05d}.png"
         Image.fromarray(image).save(root / "images" / name, compress_level=6)
         images.append({"id": index + 1, "file_name": name, "width": size, "height": size})
@@ -97,7 +103,7 @@ def _split(root: Path, which: int, parameters: dict) -> dict:
         "info": {"description": "generated shapes", "shapes": parameters},
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": k + 1, "name": name} for k, name in enumerate(CLASSES)],
+        "categories": [{"id": k + 1, "name": name} for k, name in enumerate(hard_shapes.CLASSES if hard else CLASSES)],
     }
 
 
@@ -108,8 +114,8 @@ def one_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tup
         (size, size, 3) uint8, and (category id from 1, [x, y, width, height] in pixels) per object.
     """
     scale = size / _BASE
-    image = rng.uniform(40, 215, size=3) + draw.smooth_noise(rng, size, int(rng.integers(3, 9)), rng.uniform(8, 28))
-    _distract(image, rng, scale)
+    image = draw.background(rng, size)
+    draw.distract(image, rng, scale)
     objects: list[tuple[int, list[float]]] = []
     taken: list[tuple[float, float, float, float]] = []
     for _ in range(int(rng.integers(1, _MAX_OBJECTS + 1))):
@@ -118,14 +124,13 @@ def one_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tup
             continue
         kind, center, radius, points, box = placed
         under = image[int(box[1]) : math.ceil(box[3]), int(box[0]) : math.ceil(box[2])]
-        color = _contrasting(rng, under.mean(axis=(0, 1)))
+        color = draw.contrasting(rng, under.mean(axis=(0, 1)))
         stroke = None if rng.random() < _FILLED else min(rng.uniform(*_STROKE) * scale, radius / 2)
         draw.draw_shape(image, center, radius, points, color, stroke)
         taken.append(box)
         xywh = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
         objects.append((CLASSES.index(kind) + 1, [round(v, 2) for v in xywh]))
-    image += rng.normal(0.0, rng.uniform(4, 16), size=image.shape)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8), objects
+    return draw.finished(image, rng), objects
 
 
 def _place(rng: np.random.Generator, size: int, scale: float, taken: list) -> tuple | None:
@@ -151,24 +156,6 @@ def _overlap(a: tuple, b: tuple) -> float:
     return width * height / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
 
 
-def _contrasting(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
-    color = rng.uniform(0, 255, size=3)
-    while np.abs(color - under).sum() < _CONTRAST:
-        color = rng.uniform(0, 255, size=3)
-    return color
-
-
-def _distract(image: np.ndarray, rng: np.random.Generator, scale: float) -> None:
-    size = image.shape[0]
-    for _ in range(int(rng.integers(2, 8))):
-        color, thickness = rng.uniform(0, 255, size=3), rng.uniform(0.8, 2.5) * scale
-        if rng.random() < 0.5:
-            draw.draw_line(image, rng.uniform(0, size, 2), rng.uniform(0, size, 2), thickness, color)
-        else:
-            radius, middle = rng.uniform(8, 50) * scale, rng.uniform(-math.pi, math.pi)
-            draw.draw_arc(image, rng.uniform(0, size, 2), radius, middle, rng.uniform(0.3, 1.2), thickness, color)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Write the data set from the command line."""
     parser = argparse.ArgumentParser(prog="python -m detrex_ext.data.shapes", description=write.__doc__.split("\n")[0])
@@ -176,8 +163,9 @@ def main(argv: list[str] | None = None) -> int:
     texts = ("images of the training split", "images of the validation split", "side of the images in pixels, from 48",
              "of the random numbers")  # fmt: skip
     names = ("--num-train", "--num-val", "--size", "--seed")
-    for name, text, default in zip(names, texts, write.__defaults__, strict=True):
+    for name, text, default in zip(names, texts, write.__defaults__[:4], strict=True):
         parser.add_argument(name, type=int, default=default, metavar="N", help=f"{text} (default {default})")
+    parser.add_argument("--hard", action="store_true", help="twenty classes, crowds, hidden and cut off shapes")
     try:
         print(write(**vars(parser.parse_args(argv))))
     except (UserError, OSError) as error:

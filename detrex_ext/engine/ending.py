@@ -170,7 +170,7 @@ def ending_hooks(cfg: DictConfig, best: BestCheckpointer | None, asked: Mapping[
         logger.warning("nothing is evaluated: no early stop, and the last weights are the final ones")
     if best is None:
         return []
-    mixed = dataset.get("mosaic") or dataset.get("mixup")
+    mixed = any(dataset.get(share) for share in ("mosaic", "mixup", "copy_blend"))
     begin = dataset.get("plain_from", 0.0) if mixed else 0.0
     early = [EarlyStop(best, stop.patience, stop.min_delta, asked, begin)] if stop.patience else []
     return early + ([RestoreBest(best, asked)] if restore else [])

@@ -48,15 +48,22 @@ def multistep_schedule(milestones: Sequence[int], end: int, gamma: float = 0.1) 
     return MultiStepParamScheduler(values, milestones=[*milestones, end])
 
 
-def constant_then_cosine(constant: float = 0.7, end_factor: float = 0.01) -> ParamScheduler:
-    """Factor 1 for the fraction ``constant`` of the training, then half a cosine down to ``end_factor``."""
+def constant_then_cosine(constant: float = 0.7, end_factor: float = 0.01, tail: float = 0.0) -> ParamScheduler:
+    """Factor 1 for the fraction ``constant`` of the training, then half a cosine down to ``end_factor``.
+
+    Args:
+        constant: fraction of the training with factor 1.
+        end_factor: last factor.
+        tail: fraction of the training, at its end, that stays at ``end_factor``.
+    """
     if not 0 < constant < 1:
         raise UserError(f"constant_then_cosine: constant={constant}, expected a fraction between 0 and 1")
-    return CompositeParamScheduler(
-        [ConstantParamScheduler(1.0), CosineParamScheduler(1.0, end_factor)],
-        lengths=[constant, 1 - constant],
-        interval_scaling=["fixed", "rescaled"],
-    )
+    if not 0 <= tail < 1 - constant:
+        raise UserError(f"constant_then_cosine: tail={tail}, expected a fraction less than 1 - constant={constant}")
+    parts = [ConstantParamScheduler(1.0), CosineParamScheduler(1.0, end_factor), ConstantParamScheduler(end_factor)]
+    lengths, scaling = [constant, 1 - constant - tail, tail], ["fixed", "rescaled", "fixed"]
+    count = 3 if tail else 2
+    return CompositeParamScheduler(parts[:count], lengths=lengths[:count], interval_scaling=scaling[:count])
 
 
 def warmed_up(

@@ -109,7 +109,7 @@ def build_evaluation(cfg: DictConfig, train_dataset: Any = None) -> tuple[Any, A
     loader = build(cfg.dataloader.test, "dataloader.test", ("__iter__", "__len__"))
     evaluator = build(cfg.dataloader.evaluator, "dataloader.evaluator", ("reset", "process", "evaluate"))
     if hasattr(getattr(loader, "dataset", None), "report"):
-        check_before_training(loader.dataset, train_dataset is not None, limits_of(cfg))
+        check_before_training(loader.dataset, train_dataset is not None, limits_of(cfg, train=False))
         if train_dataset is not None:
             check_same_classes(train_dataset, loader.dataset)
     return loader, evaluator
@@ -167,16 +167,12 @@ def log_start(cfg: DictConfig, model: nn.Module, loader: Any) -> None:
         shown = ", ".join(f"{name} {row['total']:,}" for name, row in list(rows.items())[:20])
         more = f", ... ({len(rows)} classes)" if len(rows) > 20 else ""
         logger.info("data: %d images, boxes per class: %s%s", len(dataset), shown, more)
-        limits = "; ".join(f"{limit.key}={limit.number}" for limit in limits_of(cfg))
-        most, mixed = dataset.report.most_objects, _mixed(loader)
-        many = f" (at most {mixed * most} where {mixed} are mixed)" if mixed > 1 else ""
+        limits = "; ".join(f"{limit.key}={limit.number}" for limit in limits_of(cfg, train=False))
+        most, mapper = dataset.report.most_objects, getattr(getattr(loader, "samples", None), "mapper", None)
+        mixed = getattr(mapper, "most_mixed", 1)
+        many = f" (at most {mapper.most_objects(most)} where {mixed} are mixed)" if mixed > 1 else ""
         logger.info("data: %d objects on the most crowded image%s; %s", most, many, limits)
     logger.info(batch_line(cfg))
-
-
-def _mixed(loader: Any) -> int:
-    """Images that a sample of a loader may be made of."""
-    return getattr(getattr(getattr(loader, "samples", None), "mapper", None), "most_mixed", 1)
 
 
 def batch_line(cfg: DictConfig) -> str:

@@ -53,7 +53,7 @@ def plot_curves(runs: Sequence[str | Path], output: str | Path, names: Sequence[
         UserError: matplotlib is absent, a run has no metrics, none has one of ``names``, or ``output`` is no image.
     """
     require_matplotlib()
-    series = {label: read_metrics(run) for label, run in zip(_labels(runs), runs, strict=True)}
+    series = {label: read_metrics(run) for label, run in zip(labels(runs), runs, strict=True)}
     known = sorted({name for metrics in series.values() for name in metrics})
     for name in names or ():
         if name not in known:
@@ -117,7 +117,7 @@ def _panels(known: Sequence[str]) -> list[list[str]]:
     return [panel for panel in panels if panel] or [[known[0]]]
 
 
-def _labels(runs: Sequence[str | Path]) -> list[str]:
+def labels(runs: Sequence[str | Path]) -> list[str]:
     """The runs' folder names, with as many of their parents as tell them apart."""
     files = [Path(run).resolve() for run in runs]
     folders = [(path.parent if path.is_file() else path).parts for path in files]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -98,3 +99,34 @@ def test_the_recipe_for_photographs_repeats_to_the_bit(shapes_data, tmp_path):
     again = tmp_path / "c"
     assert in_process(photos, shapes_data, again, length) == 0
     assert_same_run(a, again)
+
+
+DENSE = ("dataset.mixed_from=0.2", "dataset.plain_from=0.5", "dataset.bare_from=0.8", "train.checkpointer.period=1")
+
+
+def dense(data, out, more=(), resume=False, sabotage=None):
+    """The narrow training under the overlay ``dense_o2o``."""
+    from detrex_ext import engine
+
+    torch.set_num_threads(1)
+    if sabotage is not None:
+        sabotage()
+    engine.train(load_config("small", ["dense_o2o"], [*overrides(data, out), *DENSE, *more]), Flags(resume))
+
+
+@pytest.fixture(scope="module")
+def whole_dense(shapes_data, tmp_path_factory):
+    """A run without interruption."""
+    out = tmp_path_factory.mktemp("dense")
+    assert in_process(dense, shapes_data, out) == 0
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), WORKERS])
+@pytest.mark.parametrize("iteration", [1, 3, 6, 9])
+def test_dense_one_to_one_goes_on_in_each_of_its_parts(iteration, more, shapes_data, whole_dense, tmp_path):
+    killed = partial(_killed_in, iteration)
+    assert in_process(dense, shapes_data, tmp_path, more, sabotage=killed) == -signal.SIGKILL
+    assert in_process(dense, shapes_data, tmp_path, more, resume=True) == 0
+    assert_same_run(whole_dense, tmp_path)

@@ -9,10 +9,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from detrex_ext.data import CocoDataset, check_dataset, shapes
+from detrex_ext.data import CocoDataset, check_dataset, hard_shapes, shapes
 from detrex_ext.data import draw_shapes as draw
 from detrex_ext.data.read import read_image
 from detrex_ext.errors import UserError
+
+# the first image of the default set
+PLAIN, PIXELS = [(4, [68.31, 51.55, 14.6, 14.77]), (3, [115.77, 29.34, 10.84, 11.7])], 4341011
 
 
 def digest(root) -> dict[str, str]:
@@ -126,3 +129,71 @@ def test_command_line(tmp_path, capsys):
     assert shapes.main(arguments) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "s")
     assert (tmp_path / "s" / "val.json").is_file()
+
+
+def test_the_plain_set_stays_what_it_was():
+    image, objects = shapes.one_image(np.random.default_rng((0, 0, 0, 128)), 128)
+    assert objects == PLAIN
+    assert int(image.sum()) == pytest.approx(PIXELS, rel=1e-4)
+
+
+class TestHard:
+    def test_it_repeats_to_the_byte_begins_with_the_smaller_and_is_no_plain_one(self, tmp_path):
+        small, again, large = (digest(shapes.write(tmp_path / str(i), n, 1, size=64, seed=0, hard=True))
+                               for i, n in enumerate((2, 2, 3)))  # fmt: skip
+        assert small == again and set(small) < set(large)
+        assert all(large[name] == value for name, value in small.items() if name.startswith("images"))
+        with pytest.raises(UserError, match="nothing was overwritten"):
+            shapes.write(tmp_path / "0", 2, 1, size=64, seed=0)
+        plain = digest(shapes.write(tmp_path / "plain", 2, 1, size=64, seed=0))
+        assert not set(plain.values()) & set(small.values())
+
+    def test_it_is_crowded_of_many_sizes_and_passes_its_own_check(self, tmp_path, capsys):
+        arguments = ["--num-train", "16", "--num-val", "1", "--size", "128", "--hard"]
+        assert shapes.main([str(tmp_path / "h"), *arguments]) == 0
+        report = check_dataset(tmp_path / "h" / "train.json")
+        assert report.errors == [] and report.warnings == []
+        assert tuple(report.classes) == hard_shapes.CLASSES and len(hard_shapes.CLASSES) == 20
+        assert 20 <= report.most_objects <= 32
+        boxes = [np.array([a["bbox"] for a in r["annotations"]]) for r in CocoDataset(tmp_path / "h" / "train.json")]
+        sides = np.concatenate(boxes)[:, 2:]
+        assert sides.min() < 8 and sides.max() > 60
+        most = [max(shapes._overlap((*a[:2], *(a[:2] + a[2:])), (*b[:2], *(b[:2] + b[2:])))
+                    for i, a in enumerate(one) for b in one[:i]) for one in boxes if len(one) > 1]  # fmt: skip
+        assert np.median(most) > 0.6
+
+    def test_boxes_are_tight_around_what_is_seen(self, monkeypatch):
+        """Every object in a color of its own, without noise."""
+        colors = iter(np.arange(1, 10**6))
+        monkeypatch.setattr(draw, "background", lambda rng, size: np.zeros((size, size, 3)))
+        monkeypatch.setattr(draw, "distract", lambda image, rng, scale: None)
+        monkeypatch.setattr(draw, "contrasting", lambda rng, under, least: np.full(3, float(next(colors))))
+        monkeypatch.setattr(draw, "finished", lambda image, rng: image[..., 0])
+        monkeypatch.setattr(draw, "paint", lambda image, cover, color, top, left: image[
+            top : top + cover.shape[0], left : left + cover.shape[1]].__setitem__(cover > 0.5, color))  # fmt: skip
+        number, covered, cut = 0, 0, 0
+        for seed in range(12):
+            image, objects = hard_shapes.one_image(np.random.default_rng(seed), 128)
+            for _, (x, y, w, h) in objects:
+                number += 1
+                ys, xs = np.nonzero(image == number)
+                assert len(xs) > 0
+                found = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+                slack = np.array([x, y, x + w, y + h]) - found
+                assert np.abs(slack).max() <= 2.5  # a thin tip has no pixel of which it is the half
+                covered += np.abs(slack).max() <= 1.5
+                cut += x == 0 or y == 0 or x + w == 128 or y + h == 128
+                assert -0.01 <= min(x, y) and max(x + w, y + h) <= 128.01
+        assert covered > 0.6 * number and cut > 0.1 * number
+
+    @pytest.mark.parametrize("kind", hard_shapes.CLASSES)
+    def test_outlines_fit_their_circle_and_bound_what_is_drawn(self, kind):
+        for angle in (0.0, 0.7, 2.9):
+            points = hard_shapes.outline(kind, 22.0, angle, 0.9)
+            image = np.zeros((64, 64, 3))
+            draw.draw_shape(image, (31.0, 32.0), 22.0, points, np.ones(3), None)
+            ys, xs = np.nonzero(image[..., 0] > 0.05)
+            drawn = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+            assert np.abs(drawn - (np.array(draw.bounds(points, 22.0)) + [31, 32, 31, 32])).max() <= 3
+            assert 0.15 * 22**2 < image[..., 0].sum() <= np.pi * 22.5**2
+            assert points is None or np.hypot(*points.T).max() == pytest.approx(22.0)

@@ -11,7 +11,7 @@ from detrex_ext.cli import dispatch
 from detrex_ext.cli.plot import main
 from detrex_ext.errors import UserError
 from detrex_ext.visualization import beside, draw_boxes, plot_curves, read_metrics
-from detrex_ext.visualization.curves import _labels
+from detrex_ext.visualization.curves import labels
 from detrex_ext.visualization.draw import _overlap, _place, class_color
 
 GREY = np.full((400, 800, 3), 128, np.uint8)
@@ -126,8 +126,8 @@ def test_runs_of_one_name_are_told_apart_and_a_paper_gets_a_pdf(tmp_path, capsys
     for folder in ("a/seed0", "b/seed0"):
         (tmp_path / folder).mkdir(parents=True)
     runs = [_run(tmp_path / folder / "run", rows) for folder in ("a/seed0", "b/seed0")]
-    assert _labels([*runs, runs[0] / "metrics.json"]) == ["a/seed0/run", "b/seed0/run", "a/seed0/run"]
-    assert _labels([runs[0] / "metrics.json"]) == ["run"]
+    assert labels([*runs, runs[0] / "metrics.json"]) == ["a/seed0/run", "b/seed0/run", "a/seed0/run"]
+    assert labels([runs[0] / "metrics.json"]) == ["run"]
     plot_curves(runs, tmp_path / "curves.pdf")
     assert (tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
     for name, message in (("curves.docx", "ends with .png"), ("curves.pdf/x.png", "cannot be written: ")):
