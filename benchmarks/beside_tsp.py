@@ -30,10 +30,16 @@ from detrex_ext.runtime import EventStorage
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
 import peer_tsp  # noqa: E402
 
+# file, options of their script, and last: no token is dropped at random, or two steps would differ in their work
 FILES = {
-    "tsp_fcos_r50_3x": ("Base-FCOS-TSP.yaml", peer_tsp.FCOS_SCRIPT),
-    "tsp_rcnn_r50_3x": ("Base-RCNN-TSP.yaml", peer_tsp.RCNN_SCRIPT),
-}
+    "tsp_fcos_r50_3x": (
+        "Base-FCOS-TSP.yaml", peer_tsp.FCOS_SCRIPT, "MODEL.FCOS.RANDOM_PROPOSAL_DROP", "False"
+    ),
+    "tsp_rcnn_r50_3x": (
+        "Base-RCNN-TSP.yaml", peer_tsp.RCNN_SCRIPT, "MODEL.ROI_BOX_HEAD.RANDOM_PROPOSAL_DROP", "False"
+    ),
+}  # fmt: skip
+_OURS = "model.encoder.token_keep=1.0"
 
 
 class Official(nn.Module):
@@ -75,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if peer_tsp.ROOT is None:
         raise UserError(f"{peer_tsp.VARIABLE} must name a checkout of TSP-Detection, which is measured here")
     configs = [word for host in FILES for word in ("--config-file", host)]
-    return verb.main(["step", *configs, *(sys.argv[1:] if argv is None else argv)], cells)
+    return verb.main(["step", *configs, _OURS, *(sys.argv[1:] if argv is None else argv)], cells)
 
 
 if __name__ == "__main__":
