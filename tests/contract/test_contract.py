@@ -110,7 +110,14 @@ def test_further_queries_leave_the_hosts_own_alone(host, name):
         torch.testing.assert_close(beside.boxes_BQ4, s.boxes_BQ4, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("host", [host for host in HOSTS if host not in SOFTMAX])
+def sigmoid_hosts():
+    """Those with denoising, and those that have no form with it; the others if asked for."""
+    for host in HOSTS:
+        if host not in SOFTMAX:
+            yield pytest.param(host, marks=[pytest.mark.slow] if f"{host}, dn" in HOSTS else [])
+
+
+@pytest.mark.parametrize("host", list(sigmoid_hosts()))
 def test_another_loss_changes_the_training_alone(host):
     bare, batch = HOSTS[host]().eval(), example_batch(CLASSES, (3, 0))
     with torch.no_grad():

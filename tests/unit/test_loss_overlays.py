@@ -10,7 +10,14 @@ import torch
 from detrex_ext.config import apply_overlay, find_config, load_config
 from detrex_ext.criterion import FocalLoss, GIoUAwareLoss, MatchabilityLoss, PositionLoss
 from detrex_ext.errors import UserError
-from detrex_ext.matching import GivenMatcher, HighOrderCost, HungarianMatcher, LateMatcher, PositionClassCost
+from detrex_ext.matching import (
+    GivenMatcher,
+    HighOrderCost,
+    HungarianMatcher,
+    LateMatcher,
+    PositionClassCost,
+    RepeatedMatcher,
+)
 from detrex_ext.runtime import instantiate
 from detrex_ext.testing import example_batch
 
@@ -101,6 +108,11 @@ def test_the_later_matcher_is_asked_by_the_progress_of_the_training(monkeypatch)
     assert sides == ["early", "early"]
 
 
+@pytest.fixture(scope="module")
+def narrow():
+    return load_config(find_config("dino_r50_4scale_12ep"), [("tiny", SIZES)], ["model.num_classes=4"])
+
+
 @pytest.mark.parametrize("overlays", [
     ("high_order", "mal", "hybrid"),
     ("stable", "high_order", "group"),
@@ -111,8 +123,10 @@ def test_the_later_matcher_is_asked_by_the_progress_of_the_training(monkeypatch)
     ("mal", "fcos_rule"),
     ("stable", "one_to_many"),
 ])  # fmt: skip
-def test_they_are_laid_together(overlays):
-    cfg = load_config(find_config("dino_r50_4scale_12ep"), [("tiny", SIZES), *overlays], ["model.num_classes=4"])
+def test_they_are_laid_together(overlays, narrow):
+    cfg = copy.deepcopy(narrow)
+    for overlay in overlays:
+        cfg = apply_overlay(cfg, overlay)
     if "distill" in overlays:
         assert isinstance(instantiate(cfg.model.rules)["main"].terms["class"].loss, GIoUAwareLoss)
         return
@@ -127,10 +141,34 @@ def test_late_matching_with_the_loss_of_another():
     assert isinstance(rules["main"].matcher, LateMatcher)
 
 
-@pytest.mark.parametrize("overlay", LOSSES)
-def test_a_host_with_a_softmax_is_refused(overlay):
-    with pytest.raises(UserError, match=f"the overlay {overlay} is for hosts with a sigmoid per class"):
-        rules_of("detr_r50_300ep", overlay)
+def test_hosts_that_do_not_fit_are_refused_and_groups_without_a_rule_are_none():
+    softmax, usual = (load_config(find_config(name)) for name in ("detr_r50_300ep", "dino_r50_4scale_12ep"))
+    usual.model.rules.dn = None
+    boxes_alone = copy.deepcopy(usual)
+    boxes_alone.model.rules.main.terms["class"] = None
+    for overlay, kind in LOSSES.items():
+        with pytest.raises(UserError, match=f"the overlay {overlay} is for hosts with a sigmoid per class"):
+            apply_overlay(softmax, overlay)
+        with pytest.raises(UserError, match=f"the overlay {overlay} needs a rule with terms"):
+            apply_overlay(copy.deepcopy(boxes_alone), overlay)
+        laid = instantiate(apply_overlay(copy.deepcopy(usual), overlay).model.rules)
+        assert laid["dn"] is None and isinstance(laid["main"].terms["class"].loss, kind)
+
+
+def test_the_published_recipes():
+    rank, longer, stable = (
+        load_config(find_config(n))
+        for n in ("rank_detr_r50_300q_12ep", "rank_detr_r50_300q_36ep", "stable_dino_r50_4scale_12ep")
+    )
+    rules = instantiate(rank.model.rules)
+    kinds = {"main": GIoUAwareLoss, "enc": FocalLoss, "hybrid": GIoUAwareLoss}
+    assert losses_of(rules) == {group: (kind, 2.0) for group, kind in kinds.items()}
+    assert isinstance(rules["hybrid"].matcher, RepeatedMatcher) and rules["hybrid"].matcher.times == 6
+    assert isinstance(rules["hybrid"].matcher.matcher, LateMatcher)
+    assert (rank.train.max_iter, longer.train.max_iter) == (90000, 270000)
+    assert (rank.optimizer.lr, rank.optimizer.params.weight_decay_norm) == (1e-4, 0.0)
+    assert (rank.model.queries.source.num_queries, rank.model.queries.num_extra) == (300, 1500)
+    assert (stable.model.postprocess.nms, stable.train.max_iter, stable.optimizer.lr) == (0.8, 90000, 1e-4)
 
 
 def test_matchers_that_leave_nothing_to_change_are_refused():
