@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from no_values import without_values
 
+from detrex_ext.criterion import GIoUAwareLoss, MatchabilityLoss, PositionLoss, Supervision
 from detrex_ext.layers.box_ops import EPS, box_cxcywh_to_xyxy, giou_of_corners, iou_of_corners
+from detrex_ext.layers.cpu import switched
 from detrex_ext.matching import (
     GIoUCost,
     GivenMatcher,
@@ -22,7 +25,7 @@ from detrex_ext.matching import (
     resolve,
     stack_sets,
 )
-from detrex_ext.structures import Given, SupervisedSet, Targets
+from detrex_ext.structures import Assignment, Given, Pairs, SupervisedSet, Targets
 
 N, B, Q, K = 2, 3, 5, 6
 COUNTS = {"none": (0, 0, 0), "one": (0, 1, 0), "many": (3, 0, 4)}
@@ -163,3 +166,17 @@ def test_what_a_late_matcher_refuses():
     for other in (OneToManyMatcher(), GivenMatcher()):
         with pytest.raises(ValueError, match=f"{type(other).__name__} decides itself how many queries"):
             RepeatedMatcher(LateMatcher(HungarianMatcher(), other), 2)
+
+
+def test_nothing_is_copied_to_the_host():
+    """Neither by the costs nor by the losses that go with them."""
+    with without_values(), switched(False):  # the kernel asks for slopes, and those for a real device
+        labels, boxes = (torch.zeros(3, *size, device="cuda") for size in ((), (4,)))
+        targets = Targets((labels.long(), labels[:0].long()), (boxes, boxes[:0]), torch.ones(2, 2, device="cuda"))
+        logits = torch.zeros(2, Q, K, device="cuda")
+        stack = stack_sets([SupervisedSet(logits, torch.zeros(2, Q, 4, device="cuda"), 0)])
+        for cost in (PositionClassCost(), HighOrderCost()):
+            assert cost(candidates(stack, targets)).device.type == "cuda"
+        pairs = Pairs(*[labels.long()] * 4, None, labels > 0)
+        for loss in (MatchabilityLoss(), PositionLoss(), GIoUAwareLoss()):
+            assert loss(Supervision(stack, Assignment(pairs, pairs), targets)).device.type == "cuda"
