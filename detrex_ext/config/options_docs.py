@@ -45,10 +45,12 @@ ROOMS = (
     ("Rules of supervision", "detrex_ext.criterion", "Rule Term detr_rule hybrid_rule "
      "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule rpn_rule"),
     ("Matchers", "detrex_ext.matching", "HungarianMatcher OneToManyMatcher TopKMatcher RepeatedMatcher GivenMatcher "
-     "FCOSMatcher RoIMatcher"),
-    ("Costs", "detrex_ext.matching", "FocalClassCost SoftmaxClassCost L1Cost GIoUCost"),
+     "FCOSMatcher RoIMatcher LateMatcher"),
+    ("Costs", "detrex_ext.matching", "FocalClassCost SoftmaxClassCost L1Cost GIoUCost "
+     "PositionClassCost HighOrderCost"),
     ("Losses", "detrex_ext.criterion", "FocalLoss SoftmaxLoss L1Loss GIoULoss AlignedLoss VarifocalLoss "
-     "QualityFocalLoss CentralGIoULoss CenternessLoss RegionSoftmaxLoss DeltaLoss ClassBoxGIoULoss"),
+     "QualityFocalLoss MatchabilityLoss PositionLoss GIoUAwareLoss CentralGIoULoss CenternessLoss RegionSoftmaxLoss "
+     "DeltaLoss ClassBoxGIoULoss"),
     ("What losses are divided by", "detrex_ext.criterion", "NumObjects NumCandidates SumOfCenterness ClassDenorm "
      "NumRegions NumImages"),
     ("Strategies", "detrex_ext.strategies", "QueryRecollection DivideAndConquer StochasticDepth"),

@@ -1,9 +1,11 @@
 """From supervised sets and objects to weighted losses."""
 
+from .class_terms import class_terms
 from .fcos_losses import CenternessLoss, CentralGIoULoss, ClassDenorm, NumCandidates, SumOfCenterness
 from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SigmoidLoss, SoftmaxLoss
 from .normalizers import NORMALIZERS, Normalizer, NumImages, NumObjects
-from .quality_losses import AlignedLoss, QualityFocalLoss, VarifocalLoss
+from .position_losses import GIoUAwareLoss, PositionLoss
+from .quality_losses import AlignedLoss, MatchabilityLoss, QualityFocalLoss, VarifocalLoss
 from .roi_losses import ClassBoxGIoULoss, DeltaLoss, NumRegions, ObjectsAndImages, RegionSoftmaxLoss
 from .rules import Rule, Term, detr_rule, detr_rules, hybrid_rule, rules_by_group
 from .set_criterion import SetCriterion
@@ -19,14 +21,17 @@ __all__ = [
     "ClassDenorm",
     "DeltaLoss",
     "FocalLoss",
+    "GIoUAwareLoss",
     "GIoULoss",
     "L1Loss",
     "Loss",
+    "MatchabilityLoss",
     "Normalizer",
     "NumCandidates",
     "NumImages",
     "NumObjects",
     "NumRegions",
+    "PositionLoss",
     "ObjectsAndImages",
     "QualityFocalLoss",
     "RegionSoftmaxLoss",
@@ -38,6 +43,7 @@ __all__ = [
     "Supervision",
     "Term",
     "VarifocalLoss",
+    "class_terms",
     "detr_rule",
     "detr_rules",
     "hybrid_rule",

@@ -32,10 +32,14 @@ class SigmoidLoss(Loss):
     Every entry is a focal negative, ``scale`` p^gamma (-log(1 - p)), save those of the assignment's class pairs, where
     :meth:`positive` says. A damped pair's entry stays a negative, times the pair's weight. Queries of weight 0 do not
     count. No two (valid) class pairs may name one entry, the same query and class.
+
+    Attributes:
+        held: whether the p^gamma of negatives is a weight without a gradient.
     """
 
     scale: float
     gamma: float
+    held = False
 
     def positive(self, x_P: Tensor, s: Supervision) -> Tensor:
         """(P,) loss of the positive entries, including the pairs' weights.
@@ -54,6 +58,9 @@ class SigmoidLoss(Loss):
         logits, pairs, damp = s.stack.logits_NBQK, s.assignment.cls, s.assignment.damp
         K = logits.shape[-1]
 
+        def background(x_P: Tensor) -> Tensor:
+            return negative(x_P, self.scale, self.gamma, self.held)
+
         def of_query(value_P: Tensor, rows_P: Tensor) -> Tensor:
             return value_P if weight_R is None else value_P * weight_R[rows_P]
 
@@ -62,16 +69,14 @@ class SigmoidLoss(Loss):
             rows_P = s.cls_rows_P
 
             def corrected(x_P: Tensor) -> Tensor:
-                value_P = of_query(self.positive(x_P, s) - negative(x_P, self.scale, self.gamma), rows_P)
+                value_P = of_query(self.positive(x_P, s) - background(x_P), rows_P)
                 return value_P if pairs.valid_P is None else value_P * pairs.valid_P
 
             corrections.append((rows_P * K + s.cls_labels_P, corrected))
         if damp is not None and len(damp):
             entries = s.damp_entries_P
-            corrections.append(
-                (entries, lambda x: of_query((damp.weight_P - 1) * negative(x, self.scale, self.gamma), entries // K))
-            )
-        return dense_sigmoid_loss(logits, self.scale, self.gamma, query_NBQ, corrections)
+            corrections.append((entries, lambda x: of_query((damp.weight_P - 1) * background(x), entries // K)))
+        return dense_sigmoid_loss(logits, self.scale, self.gamma, query_NBQ, corrections, self.held)
 
 
 class FocalLoss(SigmoidLoss):

@@ -37,7 +37,7 @@ class AlignedLoss(SigmoidLoss):
         target = aligned_quality(x_P.detach().sigmoid(), s.cls_iou_P, self.alpha)
         weight = s.assignment.cls.weight_P
         target = target if weight is None else target * weight
-        return _towards(x_P, target)
+        return towards(x_P, target)
 
 
 class VarifocalLoss(SigmoidLoss):
@@ -62,7 +62,7 @@ class VarifocalLoss(SigmoidLoss):
     def positive(self, x_P: Tensor, s: Supervision) -> Tensor:
         """See :meth:`SigmoidLoss.positive`."""
         target = s.cls_iou_P
-        value = _weighted(target * _towards(x_P, target), s)
+        value = weighted(target * towards(x_P, target), s)
         return value.where(target > 0, negative(x_P, self.alpha, self.gamma))
 
 
@@ -91,14 +91,37 @@ class QualityFocalLoss(SigmoidLoss):
     def positive(self, x_P: Tensor, s: Supervision) -> Tensor:
         """See :meth:`SigmoidLoss.positive`."""
         target = s.cls_iou_P
-        return _weighted((target - x_P.sigmoid()).abs() ** self.beta * _towards(x_P, target), s)
+        return weighted((target - x_P.sigmoid()).abs() ** self.beta * towards(x_P, target), s)
 
 
-def _towards(x: Tensor, target: Tensor) -> Tensor:
+class MatchabilityLoss(SigmoidLoss):
+    """Matchability-aware loss (MAL; DEIM, arXiv 2412.04234): a positive learns a power of the IoU q of its box.
+
+    A positive costs -q^gamma log p - (1 - q^gamma) log(1 - p) times its pair's weight, also where q = 0: a box that
+    misses its object is a negative of full weight. All else costs p^gamma (-log(1 - p)), with p^gamma as a weight that
+    gets no gradient, as in the authors' code.
+
+    Args:
+        gamma: of targets and negatives.
+    """
+
+    scale = 1.0
+    held = True
+
+    def __init__(self, gamma: float = 1.5) -> None:
+        self.gamma = gamma
+
+    def positive(self, x_P: Tensor, s: Supervision) -> Tensor:
+        """See :meth:`SigmoidLoss.positive`."""
+        return weighted(towards(x_P, s.cls_iou_P**self.gamma), s)
+
+
+def towards(x: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of sigmoid(x) with a target between 0 and 1, elementwise."""
     return target * F.softplus(-x, threshold=40) + (1 - target) * F.softplus(x, threshold=40)
 
 
-def _weighted(value_P: Tensor, s: Supervision) -> Tensor:
+def weighted(value_P: Tensor, s: Supervision) -> Tensor:
+    """(P,) values of the class pairs, times their pairs' weights."""
     weight = s.assignment.cls.weight_P
     return value_P if weight is None else value_P * weight

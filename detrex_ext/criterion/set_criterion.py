@@ -38,7 +38,11 @@ class SetCriterion:
         self.check_finite = check_finite
 
     def __call__(
-        self, sets: Sequence[SupervisedSet], targets: Targets, effective: tuple[float, float] | None = None
+        self,
+        sets: Sequence[SupervisedSet],
+        targets: Targets,
+        effective: tuple[float, float] | None = None,
+        progress: float = 0.0,
     ) -> LossDict:
         """Losses of all sets.
 
@@ -47,6 +51,7 @@ class SetCriterion:
             targets: objects of the B images, on the predictions' device.
             effective: (objects, images) of all micro-batches and ranks of an optimizer step, see
                 :mod:`~detrex_ext.criterion.normalizers`; None: this batch's own, summed over ranks.
+            progress: of the training, 0 to 1, for matchers and losses that go by it (``Stack.progress``).
 
         Returns:
             Weighted losses ``loss_{term}[_{group}][_{path}]``, summed over stages, whose sum is to be minimized.
@@ -60,7 +65,7 @@ class SetCriterion:
         if not sets:
             return LossDict()
         with torch.autocast(sets[0].logits_BQK.device.type, enabled=False):
-            jobs = self._supervise(sets, targets)
+            jobs = self._supervise(sets, targets, progress)
             terms = [(rule, s, name, term) for rule, s in jobs for name, term in rule.terms.items()]
             by = divisors([(term.normalizer, s) for _, s, _, term in terms], effective)
             values_V = torch.cat([t.loss(s) * (t.weight / d) for (_, s, _, t), d in zip(terms, by, strict=True)])
@@ -86,7 +91,9 @@ class SetCriterion:
         listed = "\n".join(f"  {rule}" for rule in self.rules) or "  (none)"
         raise UserError(f"no rule fits the set of {tags(s)}; the rules (model.rules, then strategies') are\n{listed}")
 
-    def _supervise(self, sets: Sequence[SupervisedSet], targets: Targets) -> list[tuple[Rule, Supervision]]:
+    def _supervise(
+        self, sets: Sequence[SupervisedSet], targets: Targets, progress: float = 0.0
+    ) -> list[tuple[Rule, Supervision]]:
         """Stack, match, and put together what the losses need."""
         stacked: dict[tuple, list[SupervisedSet]] = {}
         for s in sets:
@@ -95,7 +102,7 @@ class SetCriterion:
         if any(self.rules[key[0]].objectness for key in stacked):
             zeros = tuple(torch.zeros_like(x) for x in targets.labels)
             objects[True] = Targets(zeros, targets.boxes, targets.image_hw_B2, targets.pairs)
-        jobs = [(self.rules[key[0]], stack_sets(members)) for key, members in stacked.items()]
+        jobs = [(self.rules[key[0]], stack_sets(members, progress)) for key, members in stacked.items()]
         for rule, stack in jobs:
             _check_labels(objects[rule.objectness], stack)
         with torch.no_grad():

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from detrex_ext.layers.box_ops import corners, iou_of_corners
+from detrex_ext.layers.box_ops import Corners, corners, iou_of_corners
 from detrex_ext.matching import Stack
 from detrex_ext.structures import Assignment, Pairs, Targets
 
@@ -40,11 +40,16 @@ class Supervision:
         return self.targets.labels_G[self.assignment.cls.gt_P]
 
     @cached_property
-    def cls_iou_P(self) -> Tensor:
-        """IoU of each class pair's predicted box with its object, without gradient."""
+    def cls_corners(self) -> tuple[Corners, Corners]:
+        """Corners of each class pair's predicted box and of its object, each (P,), without gradient."""
         pred_P4 = self.stack.boxes_NBQ4.detach().reshape(-1, 4)[self.cls_rows_P]
         true_P4 = self.targets.boxes_G4.to(pred_P4.dtype)[self.assignment.cls.gt_P]
-        return iou_of_corners(corners(pred_P4), corners(true_P4), eps=0.0)[0]
+        return corners(pred_P4), corners(true_P4)
+
+    @cached_property
+    def cls_iou_P(self) -> Tensor:
+        """IoU of each class pair's predicted box with its object, without gradient."""
+        return iou_of_corners(*self.cls_corners, eps=0.0)[0]
 
     @cached_property
     def damp_entries_P(self) -> Tensor:

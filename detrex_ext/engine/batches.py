@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
@@ -36,6 +38,12 @@ def totals(batch: Batch, device: torch.device) -> tuple[float, float]:
     sums = torch.tensor([objects, len(batch)], dtype=torch.float64, device=device)
     dist.all_reduce(sums)
     return tuple(sums.tolist())
+
+
+def told(model: nn.Module, **facts: Any) -> dict[str, Any]:
+    """Those facts of a step that a model's ``forward`` takes by name; ours takes ``effective`` and ``progress``."""
+    taken = inspect.signature(model.forward).parameters
+    return {name: value for name, value in facts.items() if name in taken}
 
 
 def out_of_memory(batch: Batch, iteration: int, accumulate_steps: int) -> UserError:

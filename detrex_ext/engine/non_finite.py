@@ -116,7 +116,9 @@ class NonFinite:
         """Called after each step that was finite."""
         self._in_a_row = 0
 
-    def met(self, error: NotFiniteError, iteration: int, batch: Batch, model: nn.Module) -> None:
+    def met(
+        self, error: NotFiniteError, iteration: int, batch: Batch, model: nn.Module, progress: float = 0.0
+    ) -> None:
         """Called on every rank after a step that was not.
 
         Args:
@@ -124,6 +126,7 @@ class NonFinite:
             iteration: in which.
             batch: of this rank.
             model: as it was before the step, not wrapped.
+            progress: of the training then.
 
         Raises:
             FloatingPointError: unless the step is skipped.
@@ -131,7 +134,7 @@ class NonFinite:
         for now, kept in self._statistics or ():
             now.copy_(kept)
         self._in_a_row += 1
-        told = f"{error}{self._keep(error, iteration, batch, model) if error.own and self.folder else ''}"
+        told = f"{error}{self._keep(error, iteration, batch, model, progress) if error.own and self.folder else ''}"
         if self.policy != "skip":
             raise FloatingPointError(told) from error
         if self._in_a_row > self.limit:
@@ -141,11 +144,14 @@ class NonFinite:
         self.skipped += 1
         logger.warning("step skipped (%d in a row, %d in all): %s", self._in_a_row, self.skipped, told)
 
-    def _keep(self, error: NotFiniteError, iteration: int, batch: Batch, model: nn.Module) -> str:
+    def _keep(
+        self, error: NotFiniteError, iteration: int, batch: Batch, model: nn.Module, progress: float
+    ) -> str:
         """Writes the file; what the message says of it."""
         path = RunFolder(self.folder).non_finite(comm.get_rank())
         step = {
             "iteration": iteration,
+            "progress": progress,
             "rank": comm.get_rank(),
             "processes": comm.get_world_size(),
             "reason": str(error).splitlines()[0],

@@ -21,6 +21,7 @@ from detrex_ext.runtime.devices import usable_device
 from detrex_ext.trust import check_trusted, drop_unknown_training
 
 from . import rng
+from .batches import told
 from .precision import Precision
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def _run(model: nn.Module, batch: list[dict[str, Any]], step: Mapping[str, Any],
     hooks = [module.register_forward_hook(_watch(name, first), with_kwargs=True) for name, module in _inner(model)]
     try:
         with precision.autocast():
-            losses = dict(model(batch))
+            losses = dict(model(batch, **told(model, progress=_progress(step))))
     except FloatingPointError as error:
         print(f"  {error}")
         losses = {}
@@ -135,6 +136,12 @@ def _run(model: nn.Module, batch: list[dict[str, Any]], step: Mapping[str, Any],
     bad = [name for name, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
     print(f"  gradients that are not finite: {_some(bad)}" if bad else "  losses and gradients are finite")
     return not bad
+
+
+def _progress(step: Mapping[str, Any]) -> float:
+    """Of the training at the step, 0 where the file does not say it."""
+    progress = step.get("progress", 0.0)
+    return progress if isinstance(progress, float) and 0 <= progress <= 1 else 0.0
 
 
 def _inner(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import time
 import weakref
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .batches import Batch, out_of_memory, split, totals
+from .batches import Batch, out_of_memory, split, told, totals
 from .hooks import is_early
 from .loop import TrainerBase
 from .metrics import MetricBuffer
@@ -69,7 +68,7 @@ class Trainer(TrainerBase):
         self.metrics, self.rng = MetricBuffer(self.precision.scaler.is_enabled()), RngState()
         self.stop_signal = self.stopping = 0
         self._inner = model.module if isinstance(model, DistributedDataParallel) else model
-        self._takes_effective = "effective" in inspect.signature(self._inner.forward).parameters
+        self._takes_effective = bool(told(self._inner, effective=None))
         self.non_finite = non_finite or NonFinite()
         self._batches: Iterator[Batch] | None = None
         self._saved_max_iter: int | None = None
@@ -99,7 +98,7 @@ class Trainer(TrainerBase):
         except torch.cuda.OutOfMemoryError as error:
             raise out_of_memory(batch, self.iter, self.accumulate_steps) from error
         except NotFiniteError as error:
-            self.non_finite.met(error, self.iter, batch, self._inner)
+            self.non_finite.met(error, self.iter, batch, self._inner, self.progress_at(self.iter))
         else:
             self.non_finite.passed()
             self.precision.scaler.step(self.optimizer)
@@ -146,7 +145,7 @@ class Trainer(TrainerBase):
 
     def _forward(self, part: Batch, effective: tuple[float, float] | None, parts: int):
         with self.precision.autocast():
-            out = self.model(part, effective=effective) if self._takes_effective else self.model(part)
+            out = self.model(part, **told(self._inner, effective=effective, progress=self.progress_at(self.iter)))
         losses = dict(out) if isinstance(out, Mapping) else {"loss": out}
         if not self._takes_effective and parts > 1:  # a model that knows no totals: the mean of the micro-batches
             losses = {name: value / parts for name, value in losses.items()}

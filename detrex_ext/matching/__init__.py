@@ -6,7 +6,9 @@ from .fcos_matcher import FCOSMatcher
 from .fixed_number import RepeatedMatcher, TopKMatcher
 from .given import GivenMatcher
 from .hungarian import HungarianMatcher
+from .late import LateMatcher
 from .one_to_many import OneToManyMatcher
+from .quality_costs import HighOrderCost, PositionClassCost
 from .restricted import RestrictedMatcher
 from .roi_matcher import RoIMatcher
 from .score_matcher import ScoreMatcher, aligned_quality
@@ -19,11 +21,14 @@ __all__ = [
     "FocalClassCost",
     "GIoUCost",
     "GivenMatcher",
+    "HighOrderCost",
     "HostProblem",
     "HungarianMatcher",
     "L1Cost",
+    "LateMatcher",
     "Matcher",
     "OneToManyMatcher",
+    "PositionClassCost",
     "RepeatedMatcher",
     "RestrictedMatcher",
     "RoIMatcher",

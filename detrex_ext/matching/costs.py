@@ -54,6 +54,10 @@ class Candidates:
         """(N, G, Q) IoU of queries and objects."""
         return iou_of_corners(_corners(self.query_boxes), _corners(self.object_boxes), eps)[0]
 
+    def giou(self, eps: float = EPS) -> Tensor:
+        """(N, G, Q) generalized IoU of queries and objects."""
+        return giou_of_corners(_corners(self.query_boxes), _corners(self.object_boxes), eps)
+
     @cached_property
     def query_boxes(self) -> tuple[Tensor, ...]:
         """cx, cy, w, h of the queries, each (N, G, Q)."""
@@ -71,7 +75,13 @@ def candidates(stack: Stack, targets: Targets, rows: slice = slice(None)) -> Can
 
 
 class Cost:
-    """A weighted term of the matching cost. Subclasses answer :meth:`value`, small for good pairs."""
+    """A weighted term of the matching cost. Subclasses answer :meth:`value`, small for good pairs.
+
+    Attributes:
+        whole: whether a pair's cost depends on other objects of its image, so that all must be there.
+    """
+
+    whole = False
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
@@ -102,7 +112,10 @@ class FocalClassCost(Cost):
 
     def value(self, candidates: Candidates) -> Tensor:
         """See :meth:`Cost.value`."""
-        p = candidates.of_class(candidates.stack.logits_NBQK).sigmoid_()
+        return self.of_prob(candidates.of_class(candidates.stack.logits_NBQK).sigmoid_())
+
+    def of_prob(self, p: Tensor) -> Tensor:
+        """Of probabilities, elementwise."""
         q = 1 - p
         cost = (p + self.eps).log_().mul_(q**self.gamma).mul_(-self.alpha)
         return cost.addcmul_((q + self.eps).log_(), p**self.gamma, value=1 - self.alpha)
@@ -157,7 +170,7 @@ class GIoUCost(Cost):
 
     def value(self, candidates: Candidates) -> Tensor:
         """See :meth:`Cost.value`."""
-        return giou_of_corners(_corners(candidates.query_boxes), _corners(candidates.object_boxes), self.eps).neg_()
+        return candidates.giou(self.eps).neg_()
 
 
 def _corners(cxcywh: tuple[Tensor, ...]) -> Corners:

@@ -17,6 +17,7 @@ from .base import HostProblem, Matcher
 from .costs import Cost, candidates
 from .given import GivenMatcher
 from .hungarian import HungarianMatcher
+from .late import LateMatcher
 from .restricted import RestrictedMatcher
 from .score_matcher import NEVER, ScoreMatcher
 from .stack import Stack
@@ -68,11 +69,13 @@ class RepeatedMatcher(Matcher):
     def __init__(self, matcher: Matcher, times: int = 6) -> None:
         if times < 1:
             raise ValueError(f"times must be at least 1, got {times}")
-        if isinstance(matcher, ScoreMatcher | GivenMatcher | RestrictedMatcher):
-            raise ValueError(
-                f"RepeatedMatcher (hybrid queries) repeats objects for a one-to-one matcher such as HungarianMatcher; "
-                f"{type(matcher).__name__} decides itself how many queries an object takes: use it alone"
-            )
+        for one in (matcher.early, matcher.late) if isinstance(matcher, LateMatcher) else (matcher,):
+            if isinstance(one, ScoreMatcher | GivenMatcher | RestrictedMatcher):
+                raise ValueError(
+                    "RepeatedMatcher (hybrid queries) repeats objects for a one-to-one matcher such as "
+                    f"HungarianMatcher; {type(one).__name__} decides itself how many queries an object takes: use it "
+                    "alone"
+                )
         self.matcher, self.times = matcher, times
 
     def __repr__(self) -> str:

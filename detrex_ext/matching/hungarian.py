@@ -93,7 +93,8 @@ class HungarianMatcher(Matcher):
         """(N, G, Q) total cost of every object and every query of its image."""
         N, _, Q, _ = stack.shape
         # on a CPU some objects at a time, so that the temporaries stay in its cache
-        step = max(1, CACHED // max(1, N * Q)) if stack.device.type == "cpu" else max(1, targets.num)
+        apart = stack.device.type == "cpu" and not any(cost.whole for cost in self.costs)
+        step = max(1, CACHED // max(1, N * Q)) if apart else max(1, targets.num)
         total_NGQ = stack.boxes_NBQ4.new_empty(N, targets.num, Q)
         for start in range(0, targets.num, step):
             rows = slice(start, start + step)

@@ -24,6 +24,7 @@ class Stack:
         boxes_NBQ4: normalized cxcywh, at least fp32.
         match_boxes_NBQ4: boxes that matchers look at; ``boxes_NBQ4`` itself unless a set names others.
         given: what the source knows of the group; the same for all N.
+        progress: of the training when its step begins, 0 to 1; 0 outside of one.
     """
 
     sets: tuple[SupervisedSet, ...]
@@ -31,6 +32,7 @@ class Stack:
     boxes_NBQ4: Tensor
     match_boxes_NBQ4: Tensor
     given: Given
+    progress: float = 0.0
 
     @property
     def softmax(self) -> bool:
@@ -74,12 +76,12 @@ def stack_key(s: SupervisedSet) -> tuple:
     return (tuple(s.logits_BQK.shape), s.softmax, s.match_boxes_BQ4 is None, *given)
 
 
-def stack_sets(sets: Sequence[SupervisedSet]) -> Stack:
+def stack_sets(sets: Sequence[SupervisedSet], progress: float = 0.0) -> Stack:
     """Stack N sets of equal :func:`stack_key`; half precision becomes fp32, a single set is not copied."""
     boxes = _stack([s.boxes_BQ4 for s in sets])
     seen = [s.match_boxes_BQ4 for s in sets]
     match_boxes = boxes if seen[0] is None else _stack(seen)
-    return Stack(tuple(sets), _stack([s.logits_BQK for s in sets]), boxes, match_boxes, sets[0].given)
+    return Stack(tuple(sets), _stack([s.logits_BQK for s in sets]), boxes, match_boxes, sets[0].given, progress)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

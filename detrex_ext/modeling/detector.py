@@ -168,13 +168,19 @@ class Detector(nn.Module):
         sets = self.core(images.images_B3HW, images.valid_hw_B2, None, strategies)
         return self.postprocess(sets, images.image_hw_B2, batched_inputs), sets
 
-    def forward(self, batched_inputs: list[dict[str, Any]], effective: tuple[float, float] | None = None):
+    def forward(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        effective: tuple[float, float] | None = None,
+        progress: float = 0.0,
+    ):
         """detectron2's contract.
 
         Args:
             batched_inputs: dicts with ``image`` (3, h, w) RGB 0-255, in training ``instances``, at inference
                 optionally ``height`` and ``width`` of the original image.
             effective: total (objects, images) of all micro-batches of a step, for exact gradient accumulation.
+            progress: of the training, 0 to 1, when the step begins.
 
         Returns:
             Training: a ``LossDict`` of weighted losses. Inference: ``[{"instances": Instances}]``.
@@ -187,4 +193,4 @@ class Detector(nn.Module):
         sets = self.core(images.images_B3HW, images.valid_hw_B2, targets)
         if self.criterion is None:
             raise RuntimeError("this model was built without rules (model.rules), so it can only predict: call .eval()")
-        return self.criterion(sets, targets, effective)
+        return self.criterion(sets, targets, effective, progress)

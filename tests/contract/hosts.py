@@ -7,8 +7,25 @@ from dataclasses import replace
 
 import torch
 
-from detrex_ext.criterion import detr_rules, hybrid_rule, tsp_fcos_rules, tsp_rcnn_rules
-from detrex_ext.matching import Matcher
+from detrex_ext.criterion import (
+    GIoUAwareLoss,
+    Loss,
+    MatchabilityLoss,
+    PositionLoss,
+    detr_rules,
+    hybrid_rule,
+    tsp_fcos_rules,
+    tsp_rcnn_rules,
+)
+from detrex_ext.matching import (
+    GIoUCost,
+    HighOrderCost,
+    HungarianMatcher,
+    L1Cost,
+    LateMatcher,
+    Matcher,
+    PositionClassCost,
+)
 from detrex_ext.modeling.backbones import BasicResNet
 from detrex_ext.modeling.decoders import (
     AdaMixerDecoder,
@@ -221,6 +238,32 @@ def restrict(model: Detector, matcher: Matcher) -> Detector:
     return model
 
 
+def supervise(model: Detector, loss: Loss, matcher: Matcher | None = None) -> Detector:
+    """The same model with another class loss everywhere, and another matcher where objects are not given."""
+    for name, rule in model.rules.items():
+        terms = {**rule.terms, "class": replace(rule.terms["class"], loss=loss)}
+        own = rule.matcher if name == "dn" or matcher is None else matcher
+        model.rules[name] = replace(rule, terms=terms, matcher=own)
+    model.use({})
+    return model
+
+
+def mal(model: Detector) -> Detector:
+    """The same model with DEIM's class loss."""
+    return supervise(model, MatchabilityLoss())
+
+
+def stable(model: Detector) -> Detector:
+    """The same model with Stable-DINO's class loss and cost."""
+    return supervise(model, PositionLoss(), HungarianMatcher([PositionClassCost(2.0), L1Cost(5.0), GIoUCost(2.0)]))
+
+
+def high_order(model: Detector) -> Detector:
+    """The same model with Rank-DETR's class loss and late matching."""
+    late = LateMatcher(model.rules["main"].matcher, HungarianMatcher([HighOrderCost()]))
+    return supervise(model, GIoUAwareLoss(), late)
+
+
 def _around(model: Detector, wrap: Callable, name: str, rule) -> Detector:
     torch.manual_seed(0)
     if isinstance(model.queries, DenoisingQueries):
@@ -295,9 +338,15 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "hybrid": lambda host: Strategy(),
     "group": lambda host: Strategy(),
     "hybrid + sqr": lambda host: QueryRecollection(lift_points=True),
+    "mal": lambda host: Strategy(),
+    "stable": lambda host: Strategy(),
+    "high_order": lambda host: Strategy(),
+    "stable + hybrid + sqr": lambda host: QueryRecollection(lift_points=True),
 }
 
 SOURCES: dict[str, Callable[[Detector], Detector]] = {"hybrid": hybrid, "group": group}
+LOSSES: dict[str, Callable[[Detector], Detector]] = {"mal": mal, "stable": stable, "high_order": high_order}
+SOFTMAX = ("detr",)  # no class loss of a sigmoid
 CHUNKS = {"sqr, one set at a time": 1}
 
 
@@ -305,6 +354,6 @@ def host_for(host: str, strategy: str) -> Detector:
     """A host with the queries that a column of the table names."""
     model = HOSTS[host]()
     for name in strategy.split(" + "):
-        model = SOURCES.get(name, lambda same: same)(model)
+        model = {**SOURCES, **LOSSES}.get(name, lambda same: same)(model)
     model.decoder.chunk = CHUNKS.get(strategy)
     return model

@@ -16,7 +16,7 @@ from detrex_ext.strategies import QueryRecollection, Strategy
 from detrex_ext.structures import Targets, cat
 from detrex_ext.testing import BrokenInvariant, check_host, check_strategy, example_batch
 
-from .hosts import ALL_HOSTS, CHUNKS, HOSTS, SOURCES, STRATEGIES, host_for, restrict
+from .hosts import ALL_HOSTS, CHUNKS, CLASSES, HOSTS, LOSSES, SOFTMAX, SOURCES, STRATEGIES, host_for, restrict
 from .steps import assert_same_step, training_step
 
 CASES = {
@@ -35,10 +35,14 @@ def test_host(host, objects):
 
 def cells():
     """Every host with every strategy on every batch; of strategies together, of further queries, and of sets run one at
-    a time, one batch, and the others if asked for."""
+    a time, one batch, and the others if asked for; of other losses, which have a test of their own, all if asked for.
+    """
     for host, strategy, case in product(HOSTS, STRATEGIES, CASES):
+        other_loss = bool({*strategy.split(" + ")} & {*LOSSES})
+        if other_loss and host in SOFTMAX:
+            continue
         slow = ("+" in strategy or strategy in {*SOURCES, *CHUNKS}) and case != "2, one without"
-        marks = [pytest.mark.slow] if slow else []
+        marks = [pytest.mark.slow] if slow or other_loss else []
         yield pytest.param(host, strategy, CASES[case], id=f"{host}-{strategy}-{case}", marks=marks)
 
 
@@ -104,6 +108,40 @@ def test_further_queries_leave_the_hosts_own_alone(host, name):
         beside = first[s.stage, s.group]
         torch.testing.assert_close(beside.logits_BQK, s.logits_BQK, rtol=0, atol=1e-12)
         torch.testing.assert_close(beside.boxes_BQ4, s.boxes_BQ4, rtol=0, atol=1e-12)
+
+
+def sigmoid_hosts():
+    """Those with denoising, and those that have no form with it; the others if asked for."""
+    for host in HOSTS:
+        if host not in SOFTMAX:
+            yield pytest.param(host, marks=[pytest.mark.slow] if f"{host}, dn" in HOSTS else [])
+
+
+@pytest.mark.parametrize("host", list(sigmoid_hosts()))
+def test_another_loss_changes_the_training_alone(host):
+    bare, batch = HOSTS[host]().eval(), example_batch(CLASSES, (3, 0))
+    with torch.no_grad():
+        answers = [torch.cat([s.logits_BQK, s.boxes_BQ4], -1) for s in bare.forward_sets(batch)]
+    usual = bare.train()(batch)
+    for name, change in LOSSES.items():
+        model = change(copy.deepcopy(bare)).eval()
+        state = model.state_dict()
+        assert list(state) == list(bare.state_dict())
+        assert all(torch.equal(state[key], value) for key, value in bare.state_dict().items())
+        with torch.no_grad():
+            found = [torch.cat([s.logits_BQK, s.boxes_BQ4], -1) for s in model.forward_sets(batch)]
+        assert all(torch.equal(a, b) for a, b in zip(found, answers, strict=True))
+        losses = model.train()(batch, progress=1.0)
+        assert losses.keys() == usual.keys() == model(example_batch(CLASSES, (0, 0)), progress=0.5).keys(), name
+        assert losses["loss_class"] != usual["loss_class"]
+        sum(losses.values()).backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_of_a_sigmoid_is_refused_by_a_softmax(loss):
+    with pytest.raises(ValueError, match="is for a sigmoid per class, but the logits of .* are a softmax"):
+        LOSSES[loss](HOSTS["detr"]()).train()(example_batch(CLASSES, (2,)))
 
 
 @pytest.mark.parametrize("host", ALL_HOSTS)

@@ -55,7 +55,7 @@ def test_the_training_ends_and_the_step_can_be_run_again(shapes_data, tmp_path, 
     assert code != 0 and not (tmp_path / "model_final.pth").exists()
     kept = read_checkpoint(tmp_path / "non_finite.pth")
     before = read_checkpoint(tmp_path / "model_0000003.pth")
-    assert kept["step"]["iteration"] == 5 and len(kept["step"]["batch"]) == 4
+    assert kept["step"]["iteration"] == 5 and len(kept["step"]["batch"]) == 4 and kept["step"]["progress"] == 0.5
     assert kept["class_names"] == before["class_names"]
     assert all(torch.isfinite(value).all() for value in kept["model"].values())
     assert main(["--replay", str(tmp_path / "non_finite.pth")]) == 1
@@ -69,6 +69,7 @@ def test_the_layer_where_it_began_is_named(shapes_data, tmp_path, capsys):
     data = read_checkpoint(tmp_path / "non_finite.pth")
     data["step"]["batch"][0]["image"][0, 3, 3] = 0.0
     data["model"]["decoder.layers.1.ffns.0.layers.1.weight"][:] = 3e38
+    data["step"]["progress"] = "late"  # of a file that somebody has changed
     torch.save(dict(data), tmp_path / "x.pth")
     assert main(["--replay", str(tmp_path / "x.pth")]) == 1
     assert "first: decoder.layers.1.ffns.0" in capsys.readouterr().out

@@ -110,8 +110,8 @@ FAULTS = (
     Fault(
         "the matcher prefers boxes that overlap least",
         "matching/costs.py",
-        "_corners(candidates.object_boxes), self.eps).neg_()",
-        "_corners(candidates.object_boxes), self.eps)",
+        "return candidates.giou(self.eps).neg_()",
+        "return candidates.giou(self.eps)",
         ("tests/unit/test_matching_costs.py",),
     ),
     Fault(
@@ -403,6 +403,41 @@ FAULTS = (
         "self.top_k is None else self.nms_of",
         "self.top_k is None else self.top_k",
         ("tests/unit/test_postprocess.py",),
+    ),
+    Fault(
+        "the weight of negatives has a gradient where it is to have none",
+        "layers/cpu/focal.py",
+        "out = torch.mul(power, p, out=slope[rows]).mul_(scale)",
+        "out = torch.addcmul(s, s, p, value=-1, out=slope[rows]).mul_(gamma).add_(p).mul_(power).mul_(scale)",
+        ("tests/unit/test_quality_losses.py",),
+    ),
+    Fault(
+        "the best box is that of all images",
+        "criterion/position_losses.py",
+        "image_P = pairs.set_P * B + pairs.img_P",
+        "image_P = pairs.set_P * B",
+        ("tests/unit/test_position_losses.py",),
+    ),
+    Fault(
+        "the best box of an image is that of some objects",
+        "matching/hungarian.py",
+        'stack.device.type == "cpu" and not any(cost.whole for cost in self.costs)',
+        'stack.device.type == "cpu"',
+        ("tests/unit/test_quality_costs.py",),
+    ),
+    Fault(
+        "the progress of a training is that after the step",
+        "engine/trainer.py",
+        "progress=self.progress_at(self.iter)))",
+        "progress=self.progress_at(self.iter + 1)))",
+        ("tests/unit/test_training_progress.py",),
+    ),
+    Fault(
+        "the criterion keeps the progress of a training for itself",
+        "criterion/set_criterion.py",
+        "stack_sets(members, progress)",
+        "stack_sets(members)",
+        ("tests/unit/test_training_progress.py",),
     ),
     Fault(
         "a box that misses its object has no class loss",

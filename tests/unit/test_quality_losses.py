@@ -9,6 +9,7 @@ import torch
 
 from detrex_ext.criterion import (
     AlignedLoss,
+    MatchabilityLoss,
     NumObjects,
     QualityFocalLoss,
     SetCriterion,
@@ -17,6 +18,7 @@ from detrex_ext.criterion import (
     detr_rule,
 )
 from detrex_ext.layers.box_ops import TINY, box_cxcywh_to_xyxy, iou_of_corners
+from detrex_ext.layers.cpu import switched
 from detrex_ext.matching import stack_sets
 from detrex_ext.structures import Assignment, Given, Pairs, SupervisedSet, Targets
 
@@ -79,6 +81,13 @@ def quality_focal(beta):
     return QualityFocalLoss(beta), positive, lambda p: p**beta * entropy(p, 0.0)
 
 
+def matchability(gamma):
+    def positive(p, iou, weight):
+        return weight * entropy(p, iou**gamma)
+
+    return MatchabilityLoss(gamma), positive, lambda p: p.detach() ** gamma * entropy(p, 0.0)
+
+
 CHOICES = {
     "aligned": aligned(0.25, 2.0),
     "aligned, others": aligned(0.5, 1.5),
@@ -86,6 +95,8 @@ CHOICES = {
     "varifocal, others": varifocal(0.5, 1.5),
     "quality focal": quality_focal(2.0),
     "quality focal, others": quality_focal(1.5),
+    "matchability": matchability(1.5),
+    "matchability, others": matchability(2.0),
 }
 
 
@@ -116,7 +127,20 @@ def test_the_gradient_is_the_slope(loss):
     assert torch.autograd.gradcheck(of_logits, [x.logits_BQK for x in sets])
 
 
-@pytest.mark.parametrize("loss", [AlignedLoss(), VarifocalLoss(), QualityFocalLoss()])
+@pytest.mark.parametrize("kernel", [False, True])
+def test_a_weight_of_negatives_without_gradient_is_the_same_with_and_without_the_kernel(kernel):
+    loss, *formula = CHOICES["matchability"]
+    sets, s = supervise()
+    logits = [x.logits_BQK for x in sets]
+    with switched(kernel):
+        found = loss(s)
+    wanted = by_formula(sets, *formula)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+    for a, b in zip(*(torch.autograd.grad(x.sum(), logits) for x in (found, wanted)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [AlignedLoss(), VarifocalLoss(), QualityFocalLoss(), MatchabilityLoss()])
 def test_boxes_get_no_gradient_from_the_target(loss):
     sets, s = supervise()
     grads = torch.autograd.grad(loss(s).sum(), [x.boxes_BQ4 for x in sets], allow_unused=True)
@@ -143,6 +167,7 @@ def test_finite_at_extreme_logits_and_empty_boxes(dtype, missed):
         AlignedLoss(): (0.99 if missed else 0.0, 0.01, 1.0),  # who denies has the floor as a target
         VarifocalLoss(): (0.75, 0.0, 0.75) if missed else (0.0, 1.0, 0.75),
         QualityFocalLoss(): (1.0, 0.0, 1.0) if missed else (0.0, 1.0, 1.0),
+        MatchabilityLoss(): (1.0, 0.0, 1.0) if missed else (0.0, 1.0, 1.0),
     }
     for loss, (sure, denied, background) in costs.items():
         for x in (-1e4, -200.0, 0.0, 200.0, 1e4):
@@ -156,7 +181,7 @@ def test_finite_at_extreme_logits_and_empty_boxes(dtype, missed):
                 assert value.item() == pytest.approx(wanted, rel=1e-5, abs=1e-3)
 
 
-@pytest.mark.parametrize("loss", [AlignedLoss(), VarifocalLoss(), QualityFocalLoss()])
+@pytest.mark.parametrize("loss", [AlignedLoss(), VarifocalLoss(), QualityFocalLoss(), MatchabilityLoss()])
 def test_losses_are_single_precision_under_autocast(loss):
     rule = detr_rule()
     rule.terms["class"].loss = loss

@@ -24,20 +24,23 @@ def dense_sigmoid_loss(
     gamma: float,
     weight_NBQ: Tensor | None = None,
     corrections: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]] = (),
+    held: bool = False,
 ) -> Tensor:
     """:func:`detrex_ext.criterion.sigmoid.dense_sigmoid_loss`, (N,) sums."""
-    return _DenseSigmoid.apply(logits_NBQK, scale, gamma, weight_NBQ, corrections)
+    return _DenseSigmoid.apply(logits_NBQK, scale, gamma, weight_NBQ, corrections, held)
 
 
 class _DenseSigmoid(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, scale: float, gamma: float, weight: Any, corrections: Any) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, scale: float, gamma: float, weight: Any, corrections: Any, held: bool
+    ) -> Tensor:
         wants_grad = ctx.needs_input_grad[0]
         N, K = logits.shape[0], logits.shape[-1]
         x = logits.detach().reshape(-1, K)
         w = None if weight is None else weight.reshape(-1, 1)
         slope = torch.empty_like(x) if wants_grad else None
-        sums = _negatives(x, scale, gamma, w, slope).view(N, -1).sum(1)
+        sums = _negatives(x, scale, gamma, w, slope, held).view(N, -1).sum(1)
         for entries, function in corrections:
             value, grad = _at_entries(x.view(-1)[entries], function)
             sums = sums.index_add(0, entries // max(1, logits[0].numel()), value)
@@ -51,7 +54,7 @@ class _DenseSigmoid(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        return slope * grad_N.view(-1, 1, 1, 1), None, None, None, None
+        return slope * grad_N.view(-1, 1, 1, 1), None, None, None, None, None
 
 
 def _at_entries(x_P: Tensor, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -63,10 +66,12 @@ def _at_entries(x_P: Tensor, function: Callable[[Tensor], Tensor]) -> tuple[Tens
     return value.detach(), grad
 
 
-def _negatives(x: Tensor, scale: float, gamma: float, weight: Tensor | None, slope: Tensor | None) -> Tensor:
+def _negatives(
+    x: Tensor, scale: float, gamma: float, weight: Tensor | None, slope: Tensor | None, held: bool
+) -> Tensor:
     """Row sums (R,) of the negatives of x (R, K), weighted by (R, 1); writes their derivatives into ``slope``.
 
-    With s = -log(1 - p): d(p^gamma s)/dx = p^gamma (gamma (1 - p) s + p).
+    With s = -log(1 - p): d(p^gamma s)/dx = p^gamma (gamma (1 - p) s + p), or where p^gamma is held p^gamma p.
     """
     R, K = x.shape
     sums = x.new_zeros(R)
@@ -80,7 +85,10 @@ def _negatives(x: Tensor, scale: float, gamma: float, weight: Tensor | None, slo
         value = torch.sum(power * s, 1).mul_(scale)
         sums[rows] = value if weight is None else value.mul_(weight[rows, 0])
         if slope is not None:
-            out = torch.addcmul(s, s, p, value=-1, out=slope[rows]).mul_(gamma).add_(p).mul_(power).mul_(scale)
+            if held:
+                out = torch.mul(power, p, out=slope[rows]).mul_(scale)
+            else:
+                out = torch.addcmul(s, s, p, value=-1, out=slope[rows]).mul_(gamma).add_(p).mul_(power).mul_(scale)
             if weight is not None:
                 out.mul_(weight[rows])
     return sums

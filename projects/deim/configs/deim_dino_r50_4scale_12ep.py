@@ -1,0 +1,10 @@
+"""DINO, four scales, ResNet-50, 12 epochs of COCO, with DEIM's data, schedule and matchability-aware loss."""
+
+from types import SimpleNamespace
+
+from detrex_ext.config import apply_overlay
+
+from .dense_o2o_dino_r50_4scale_12ep import dataloader, dataset, lr_multiplier, model, optimizer, train
+
+apply_overlay(SimpleNamespace(model=model, train=train), "mal")
+train.output_dir = "./output/deim_dino_r50_4scale_12ep"
