@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from .modeling.graphs import Graphs
 from .runtime import Instances, machine, native
 
 PER_CLASS = "per-class"
-_THREADS = 4  # that prepare images for a GPU
+_THREADS = 4  # at most, beside a GPU
 _BATCHES, _BYTES = 4, 2**28  # of images that wait until there are enough of their size
 
 
@@ -42,7 +43,7 @@ class Examined:
 
     @property
     def kind(self) -> Hashable:
-        """Those of one go through the model together: its size there."""
+        """Its size in the model."""
         return tuple(self._input["image"].shape)
 
     @property
@@ -63,9 +64,10 @@ class Predictor:
         threshold: least scores where ``predict`` is given none: those of the checkpoint's evaluation, else 0.5.
         precision: "fp32", "bf16" or "fp16", which products are computed in.
         precision_reason: why it is that, for people.
+        threads: that prepare images while the model is busy.
 
     Args:
-        precision: one of these, or "auto": bf16 where the device multiplies it natively, else fp32.
+        precision: one of these, or "auto", see :func:`~detrex_ext.runtime.native.resolve`.
         cuda_graphs: see :class:`~detrex_ext.modeling.graphs.Graphs`.
     """
 
@@ -89,6 +91,8 @@ class Predictor:
         self.threshold = threshold or Threshold(origin="the default")
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.precision, self.precision_reason = native.resolve(precision, self.device)
+        # on a CPU the model uses all cores
+        self.threads = 1 if self.device.type == "cpu" else max(1, min(_THREADS, machine.cores() - 1))
         self._graphs = Graphs(self.model) if cuda_graphs else None
 
     def predict(
@@ -148,9 +152,7 @@ class Predictor:
             for seen, instances in zip(batch, self._run([seen._input for seen in batch], least), strict=True):
                 seen.instances, seen._input = instances, None
 
-        # on a CPU the model uses all cores
-        threads = 1 if self.device.type == "cpu" else max(1, min(_THREADS, machine.cores() - 1))
-        prepared = ahead(images, prepare, max(threads, batch_size), threads)
+        prepared = ahead(images, prepare, max(self.threads, batch_size), self.threads)
         return together(prepared, batch_size, work, _BATCHES * batch_size, _BYTES)
 
     def _least(self, threshold: float | str | None) -> Tensor:
@@ -178,19 +180,17 @@ class Predictor:
 
     @torch.no_grad()
     def _run(self, batch: list[dict], least: Tensor) -> list[Instances]:
-        dtype = native.DTYPES.get(self.precision)
-        # what a graph casts lies in its own memory: a cache must not hand it on
-        how = {"enabled": dtype is not None, "cache_enabled": self._graphs is None}
+        half = contextlib.nullcontext()
+        if dtype := native.DTYPES.get(self.precision):
+            # what a graph casts lies in its own memory: a cache must not hand it on
+            half = torch.autocast(self.device.type, dtype, cache_enabled=self._graphs is None)
         try:
-            with torch.autocast(self.device.type, dtype, **how):
+            with half:
                 outputs = self.model(batch) if self._graphs is None else self._by_graphs(batch)
         except FloatingPointError as error:
             if self.precision != "fp16":
                 raise
-            raise UserError(
-                f"precision=fp16: {error}: numbers of this model leave the range of fp16\n"
-                "  use precision=bf16 or precision=fp32"
-            ) from error
+            raise UserError(f"precision=fp16: {error}: they leave its range\n  use precision=bf16 or fp32") from error
         found = [output["instances"].to("cpu") for output in outputs]
         return [x[x.scores >= (least if len(least) == 1 else least[x.pred_classes]).to(x.scores)] for x in found]
 

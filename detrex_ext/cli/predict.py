@@ -17,7 +17,7 @@ from .predict_files import find_images, output_of, targets_of
 if TYPE_CHECKING:
     import numpy as np
 
-    from detrex_ext.predictor import Predictor
+    from detrex_ext.predictor import Examined, Predictor
     from detrex_ext.runtime import Instances
 
     from .predict_truth import Truth
@@ -141,20 +141,24 @@ def _number(count: int, word: str) -> str:
 def _predict(
     predictor: Predictor, files: list[Path], targets: list[Path], args: argparse.Namespace, truth: Truth | None
 ) -> tuple[list[dict], list[str]]:
+    from detrex_ext.data.ahead import ahead
     from detrex_ext.data.read import UnreadableImage
 
-    rows, failed = [], []
-    examined = predictor.examine(files, args.threshold, args.batch_size)
-    for file, target, seen in zip(files, targets, examined, strict=True):
+    def finish(item: tuple[Path, Path, Examined]) -> dict | UnreadableImage:
+        file, target, seen = item
         if isinstance(seen.error, UnreadableImage):
-            lines = str(seen.error).splitlines()
-            failed.append("; ".join(line.strip(" ;") for line in lines if line.strip(" ;")))
-        elif seen.error is not None:
+            return seen.error
+        if seen.error is not None:
             raise seen.error
-        else:
-            _draw(seen.rgb, seen.instances, predictor.class_names, truth, file).save(target)
-            rows.append(_row(file, seen.instances, predictor.class_names))
-    return rows, failed
+        _draw(seen.rgb, seen.instances, predictor.class_names, truth, file).save(target)
+        return _row(file, seen.instances, predictor.class_names)
+
+    examined = predictor.examine(files, args.threshold, args.batch_size)
+    # drawn and saved while the model is busy with the next ones
+    found = list(ahead(zip(files, targets, examined, strict=True), finish, predictor.threads, predictor.threads))
+    lines = [str(error).splitlines() for error in found if isinstance(error, UnreadableImage)]
+    failed = ["; ".join(line.strip(" ;") for line in of_one if line.strip(" ;")) for of_one in lines]
+    return [row for row in found if isinstance(row, dict)], failed
 
 
 def _draw(image: np.ndarray, found: Instances, names: list[str], truth: Truth | None, file: Path):

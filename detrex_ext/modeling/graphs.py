@@ -59,7 +59,8 @@ class Graphs:
                 logger.info("CUDA graphs: %d sizes are recorded; batches of further ones run without", self.most)
         if len(self._run) < self.most:  # later ones need not be known
             self._once.add(size)
-        return self._run.get(size, self._plain)(images_B3HW, valid_hw_B2)
+        with torch.cuda.device_of(images_B3HW):  # a graph runs on the current device, whatever its tensors are on
+            return self._run.get(size, self._plain)(images_B3HW, valid_hw_B2)
 
     def _plain(self, images_B3HW: Tensor, valid_hw_B2: Tensor) -> list[SupervisedSet]:
         # torch 2.4 and 2.5 have no such switch: what is compiled is then recorded for every size
@@ -71,7 +72,7 @@ class Graphs:
         if self.compiled:
             return self._by_compiler
         try:
-            with torch.cuda.device(images_B3HW.device):
+            with torch.cuda.device_of(images_B3HW):
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
                 return Recorded(self.core, images_B3HW, valid_hw_B2, self._pool)
         except RuntimeError as error:
