@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from detrex_ext.errors import UserError
+from detrex_ext.gpu_check import predicting, speed
+from detrex_ext.gpu_check.table import NotHere, Options
 from detrex_ext.modeling import graphs
 from detrex_ext.modeling.graphs import Graphs
 from detrex_ext.predictor import Predictor
@@ -156,3 +158,17 @@ def test_what_cannot_be_recorded_is_told_in_one_message(error, taped, monkeypatc
         run(*batch)
     with pytest.raises(UserError, match="cuda_graphs=True: Linear has no core to record"):
         Graphs(nn.Linear(1, 1))
+
+
+@pytest.mark.usefixtures("taped")
+def test_the_check_of_a_gpu_tells_what_is_recorded_from_what_is_not(monkeypatch):
+    with pytest.raises(NotHere, match="only a CUDA device"):
+        predicting.recorded((48, 64), 1, "fp32", Options("cpu", quick=True))
+    monkeypatch.setattr(Options, "on_gpu", True)
+    monkeypatch.setattr(speed, "measured", lambda work, batch, options: {"held": None, "sets": bool(work())})
+    row = predicting.recorded((48, 64), 1, "fp32", Options("cpu", quick=True))
+    assert row["scores_differ"] < 1e-5 and row["sets"] and made == [(1, 3, 48, 64)]
+    monkeypatch.setattr(Tape, "__call__", lambda self, images, valid: self.sets)  # a graph that never looks again
+    assert predicting.recorded((48, 64), 1, "fp32", Options("cpu", quick=True))["scores_differ"] > 1e-4
+    with pytest.raises(NotHere, match="a compilation takes more"):
+        predicting.recorded((48, 64), 1, "fp32", Options("cpu", quick=True), compiled=True)
