@@ -23,6 +23,7 @@ from detrex_ext.runtime import instantiate, native
 NAMES = [str(k) for k in range(CLASSES)]
 SIZES = [(64, 96), (48, 96), (64, 96), (64, 80), (48, 96), (64, 96), (64, 96)]
 QUICK = ("dino", "adamixer", "tsp-rcnn")
+NOTHING = ("tsp-fcos", "tsp-fcos, all points")  # all boxes of their random weights are empty
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
 
 
@@ -31,7 +32,8 @@ def photo(size, seed=0):
 
 
 def hosts():
-    return [pytest.param(host, marks=[] if host in QUICK else [pytest.mark.slow]) for host in ALL_HOSTS]
+    return [pytest.param(host, marks=[] if host in QUICK else [pytest.mark.slow])
+            for host in ALL_HOSTS if host not in NOTHING]  # fmt: skip
 
 
 def check_equal(found, wanted):
