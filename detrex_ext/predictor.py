@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from PIL import Image
 from torch import Tensor, nn
 
 from .checkpoint.threshold import Threshold
-from .data.read import read_image, rgb_of
+from .data.ahead import ahead, together
+from .data.image_like import ImageLike, as_rgb
 from .data.transforms import Sample
 from .errors import UserError
-from .runtime import Instances
+from .modeling.graphs import Graphs
+from .runtime import Instances, machine, native
 
 PER_CLASS = "per-class"
-ImageLike = str | os.PathLike | Image.Image | np.ndarray
+_THREADS = 4  # at most, beside a GPU
+_BATCHES, _BYTES = 4, 2**28  # of images that wait until there are enough of their size
+
+
+@dataclass
+class Examined:
+    """An image that :meth:`Predictor.examine` has seen.
+
+    Attributes:
+        rgb: (H, W, 3) uint8, None where it could not be read.
+        instances: what was found on it, None where ``error`` says why it could not be read.
+        nbytes: memory of the pixels.
+    """
+
+    rgb: np.ndarray | None = None
+    instances: Instances | None = None
+    error: Exception | None = None
+    nbytes: int = 0
+    _input: dict[str, Any] | None = None
+
+    @property
+    def kind(self) -> Hashable:
+        """Its size in the model."""
+        return tuple(self._input["image"].shape)
+
+    @property
+    def done(self) -> bool:
+        """Whether the model has seen it, or will not."""
+        return self._input is None
 
 
 class Predictor:
@@ -32,6 +62,13 @@ class Predictor:
         source: the file its weights come from.
         weights: which these are, in words: the file, how many iterations made them, averaged or trained.
         threshold: least scores where ``predict`` is given none: those of the checkpoint's evaluation, else 0.5.
+        precision: "fp32", "bf16" or "fp16", which products are computed in.
+        precision_reason: why it is that, for people.
+        threads: that prepare images while the model is busy.
+
+    Args:
+        precision: one of these, or "auto", see :func:`~detrex_ext.runtime.native.resolve`.
+        cuda_graphs: see :class:`~detrex_ext.modeling.graphs.Graphs`.
     """
 
     def __init__(
@@ -44,11 +81,19 @@ class Predictor:
         source: str = "",
         weights: str = "",
         threshold: Threshold | None = None,
+        *,
+        precision: str = "fp32",
+        cuda_graphs: bool = False,
     ) -> None:
         self.model, self.transforms = model.eval(), list(transforms)
         self.class_names, self.category_ids = list(class_names), list(category_ids)
         self.config, self.source, self.weights = config, source, weights
         self.threshold = threshold or Threshold(origin="the default")
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.precision, self.precision_reason = native.resolve(precision, self.device)
+        # on a CPU the model uses all cores
+        self.threads = 1 if self.device.type == "cpu" else max(1, min(_THREADS, machine.cores() - 1))
+        self._graphs = Graphs(self.model) if cuda_graphs else None
 
     def predict(
         self, image: ImageLike | Sequence[ImageLike], threshold: float | str | None = None, batch_size: int = 1
@@ -59,7 +104,8 @@ class Predictor:
             image: a path, a Pillow image, an (H, W, 3) uint8 RGB array (or RGBA, or gray), or a list of such.
             threshold: least score of what is returned, in [0, 1]; ``"per-class"`` = each class's own; None =
                 ``self.threshold``, the same for all classes.
-            batch_size: images of a list that go through the model together; padding may change scores a little.
+            batch_size: images of a list that go through the model together, where as many have the same size as the
+                model takes them. None is padded for another's sake, so that each is found as it is alone.
 
         Returns:
             ``Instances`` on the CPU, in pixels of the image (upright, as EXIF says): ``pred_boxes`` (XYXY),
@@ -69,24 +115,45 @@ class Predictor:
             UserError: an image that cannot be read. TypeError: no image at all. ValueError: another argument.
         """
         if not isinstance(image, list | tuple):
-            return next(self.stream([image], threshold, 1))
+            return self._run([self.as_input(as_rgb(image))], self._least(threshold))[0]
         return list(self.stream(image, threshold, batch_size))
 
     def stream(
         self, images: Iterable[ImageLike], threshold: float | str | None = None, batch_size: int = 1
     ) -> Iterator[Instances]:
-        """As ``predict`` for many images: each is read when its turn comes."""
+        """As ``predict`` for many images: they are read while the model is busy with those before, a few ahead."""
+        for seen in self.examine(images, threshold, batch_size, keep=False):
+            if seen.error is not None:
+                raise seen.error
+            yield seen.instances
+
+    def examine(
+        self, images: Iterable[ImageLike], threshold: float | str | None = None, batch_size: int = 1, keep: bool = True
+    ) -> Iterator[Examined]:
+        """As ``stream``, with the pixels of each image if they are to be kept; one that cannot be read ends nothing.
+
+        Raises:
+            ValueError: of the threshold or the size of a batch.
+        """
         least = self._least(threshold)
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be 1 or more")
-        batch: list[dict] = []
-        for image in images:
-            batch.append(self.as_input(as_rgb(image)))
-            if len(batch) == batch_size:
-                yield from self._run(batch, least)
-                batch = []
-        if batch:
-            yield from self._run(batch, least)
+
+        def prepare(image: ImageLike) -> Examined:
+            try:
+                rgb = as_rgb(image)
+                made = self.as_input(rgb)
+            except Exception as error:
+                return Examined(error=error)
+            kept = rgb if keep else None
+            return Examined(kept, nbytes=made["image"].nbytes + (rgb.nbytes if keep else 0), _input=made)
+
+        def work(batch: list[Examined]) -> None:
+            for seen, instances in zip(batch, self._run([seen._input for seen in batch], least), strict=True):
+                seen.instances, seen._input = instances, None
+
+        prepared = ahead(images, prepare, max(self.threads, batch_size), self.threads)
+        return together(prepared, batch_size, work, _BATCHES * batch_size, _BYTES)
 
     def _least(self, threshold: float | str | None) -> Tensor:
         """Least score of each class, or of all (1,)."""
@@ -113,23 +180,21 @@ class Predictor:
 
     @torch.no_grad()
     def _run(self, batch: list[dict], least: Tensor) -> list[Instances]:
-        found = [output["instances"].to("cpu") for output in self.model(batch)]
+        half = contextlib.nullcontext()
+        if dtype := native.DTYPES.get(self.precision):
+            # what a graph casts lies in its own memory: a cache must not hand it on
+            half = torch.autocast(self.device.type, dtype, cache_enabled=self._graphs is None)
+        try:
+            with half:
+                outputs = self.model(batch) if self._graphs is None else self._by_graphs(batch)
+        except FloatingPointError as error:
+            if self.precision != "fp16":
+                raise
+            raise UserError(f"precision=fp16: {error}: they leave its range\n  use precision=bf16 or fp32") from error
+        found = [output["instances"].to("cpu") for output in outputs]
         return [x[x.scores >= (least if len(least) == 1 else least[x.pred_classes]).to(x.scores)] for x in found]
 
-
-def as_rgb(image: ImageLike) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of any image that ``Predictor.predict`` takes.
-
-    Raises:
-        UserError: a file that cannot be read. TypeError: no image at all.
-    """
-    if isinstance(image, str | os.PathLike):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        return rgb_of(image)
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) and image.size:
-        channels = image.reshape(*image.shape[:2], -1)
-        if channels.shape[2] in (1, 3, 4):
-            return np.repeat(channels, 3, axis=2) if channels.shape[2] == 1 else channels[:, :, :3].copy()
-    found = f"{image.dtype} array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise TypeError(f"an image is a path, a Pillow image or an (H, W, 3) uint8 RGB array; found {found}")
+    def _by_graphs(self, batch: list[dict]) -> list[dict[str, Instances]]:
+        images, _ = self.model.inputs(batch)
+        sets = self._graphs(images.images_B3HW, images.valid_hw_B2)
+        return self.model.postprocess(sets, images.image_hw_B2, batch)

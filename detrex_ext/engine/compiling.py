@@ -22,6 +22,7 @@ PARTS = {
     "decoder": ("decoder",),
     "all": ("backbone", "neck", "encoder", "queries", "decoder"),
 }
+_OFF = {"train.compile": "null", "compile": "False"}
 _GRAPHS = 32  # of one part: a few for sizes, as torch learns what varies, the same for evaluation, once for each type
 
 
@@ -45,7 +46,9 @@ def build_to_train(cfg: DictConfig) -> nn.Module:
     return model
 
 
-def compile_parts(model: nn.Module, what: str | None, cuda_graphs: bool = False, **options: Any) -> None:
+def compile_parts(
+    model: nn.Module, what: str | None, cuda_graphs: bool = False, key: str = "train.compile", **options: Any
+) -> None:
     """Lets torch compile parts of a model when they first run, in place; names of parameters stay.
 
     Denoising queries are filled up from then on where the decoder is compiled, or their number would be another in each
@@ -55,6 +58,7 @@ def compile_parts(model: nn.Module, what: str | None, cuda_graphs: bool = False,
         model: on its device.
         what: a name of :data:`PARTS`; None = nothing.
         cuda_graphs: the kernels of a part are recorded and run as one, for each size of its inputs.
+        key: what the person asked by, for messages.
         **options: of ``torch.compile``.
 
     Raises:
@@ -65,7 +69,7 @@ def compile_parts(model: nn.Module, what: str | None, cuda_graphs: bool = False,
             raise UserError("train.cuda_graphs=true records what is compiled, and nothing is\n  add train.compile=all")
         return
     device = next(model.parameters()).device
-    names = _parts(model, what)
+    names = _parts(model, what, key)
     if cuda_graphs and device.type != "cuda":
         raise UserError(
             f"train.cuda_graphs=true: the model is on {device.type}, and only a CUDA device records graphs\n"
@@ -74,7 +78,7 @@ def compile_parts(model: nn.Module, what: str | None, cuda_graphs: bool = False,
     if cuda_graphs:
         options["mode"] = "reduce-overhead"
         model.register_forward_pre_hook(_begins)
-    _check_compiler(what, device, options)
+    _check_compiler(f"{key}={what}", device, options)
     config = torch._dynamo.config
     config.cache_size_limit = max(config.cache_size_limit, _GRAPHS)
     for name in names:
@@ -94,13 +98,13 @@ def _begins(*_: Any) -> None:
     torch.compiler.cudagraph_mark_step_begin()
 
 
-def _parts(model: nn.Module, what: str) -> tuple[str, ...]:
+def _parts(model: nn.Module, what: str, key: str) -> tuple[str, ...]:
     if what not in PARTS:
-        raise UserError(f"train.compile={what}: expected one of {', '.join(PARTS)}, or null")
+        raise UserError(f"{key}={what}: expected one of {', '.join(PARTS)}, or {_OFF[key]}")
     missing = [name for name in PARTS[what] if not isinstance(getattr(model, name, None), nn.Module)]
     if missing:
         name = type(model).__name__
-        raise UserError(f"train.compile={what}: {name} has no part '{missing[0]}'\n  use train.compile=null")
+        raise UserError(f"{key}={what}: {name} has no part '{missing[0]}'\n  use {key}={_OFF[key]}")
     return PARTS[what]
 
 
@@ -110,7 +114,7 @@ def _sources(queries: nn.Module) -> list[nn.Module]:
     return [m for m in sources if not any(isinstance(x, QuerySource) for x in m.children())] or [queries]
 
 
-def _check_compiler(what: str, device: torch.device, options: dict[str, Any]) -> None:
+def _check_compiler(asked: str, device: torch.device, options: dict[str, Any]) -> None:
     """Compiles something small, for what it needs is a matter of the machine.
 
     Raises:
@@ -123,6 +127,6 @@ def _check_compiler(what: str, device: torch.device, options: dict[str, Any]) ->
         cuda = device.type == "cuda"
         needs = "Triton (pip install triton)" if cuda else "a C++ compiler (g++, clang++ or cl) on the path"
         raise UserError(
-            f"train.compile={what}: torch {torch.__version__} cannot compile for {device.type} on this machine: "
-            f"{reason.strip()[:300]}\n  it needs {needs}; or use train.compile=null"
+            f"{asked}: torch {torch.__version__} cannot compile for {device.type} on this machine: "
+            f"{reason.strip()[:300]}\n  it needs {needs}; or leave it uncompiled"
         ) from error

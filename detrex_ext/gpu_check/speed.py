@@ -115,7 +115,7 @@ def trained(
     work = _step(net, build_optimizer(cfg, net), images(net, (_OBJECTS * batch)[:batch], size), options.device, dtype)
     try:
         with _sampling_by(backend):
-            row = _measured(work, batch, options)
+            row = measured(work, batch, options)
     except torch.cuda.OutOfMemoryError as error:
         raise NotHere(f"it does not fit: {error}") from error
     key = ("step", size, batch, dtype)
@@ -139,7 +139,7 @@ def _step(net: Any, optimizer: torch.optim.Optimizer, items: list, device: str, 
     return run
 
 
-def _measured(work: Work, batch: int, options: Options) -> Row:
+def measured(work: Work, batch: int, options: Options) -> Row:
     """Images a second, milliseconds, kernels and busy share, peak memory."""
     if options.on_gpu:
         torch.cuda.reset_peak_memory_stats(options.device)
@@ -160,7 +160,8 @@ def inference(options: Options) -> list[Case]:
             for size, batch, dtype in rows]  # fmt: skip
 
 
-def _predictor(size: tuple[int, int], batch: int, dtype: str, options: Options) -> tuple[Any, Work]:
+def predictor(size: tuple[int, int], batch: int, dtype: str, options: Options) -> tuple[Any, Work]:
+    """The model, and what predicts with it on a batch of noise."""
     _, net = built(_HOST, (), False, options.quick)
     net.to(options.device).eval().requires_grad_(False)
     items = images(net, (0,) * batch, size)
@@ -175,7 +176,7 @@ def _predictor(size: tuple[int, int], batch: int, dtype: str, options: Options) 
 
 def predicted(size: tuple[int, int], batch: int, dtype: str, options: Options) -> Row:
     """Prediction as it is."""
-    return _measured(_predictor(size, batch, dtype, options)[1], batch, options)
+    return measured(predictor(size, batch, dtype, options)[1], batch, options)
 
 
 def compiled(options: Options) -> list[Case]:
@@ -187,7 +188,7 @@ def by_compiler(size: tuple[int, int], batch: int, dtype: str, options: Options)
     """The part between tensors compiled; what it answers beside what it answers as it is."""
     if options.quick:
         raise NotHere("a compilation takes minutes on a CPU")
-    net, work = _predictor(size, batch, dtype, options)
+    net, work = predictor(size, batch, dtype, options)
     scores = [work()[0]["instances"].scores]
     net.core = torch.compile(net.core)
     try:
@@ -195,4 +196,4 @@ def by_compiler(size: tuple[int, int], batch: int, dtype: str, options: Options)
     except Exception as error:  # a compiler that cannot is no fault of what it cannot compile
         raise NotHere(f"it does not compile: {type(error).__name__}: {str(error)[:200]}") from error
     far = float((scores[0] - scores[1]).abs().max()) if scores[0].shape == scores[1].shape else "other number"
-    return {**_measured(work, batch, options), "scores_differ": far}
+    return {**measured(work, batch, options), "scores_differ": far}

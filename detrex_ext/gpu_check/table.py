@@ -111,7 +111,8 @@ STEPS = (
          f"{_HERE}.speed:training", 100, 40, judged=False),
     Step("strategies", "What does a step cost with a strategy, of the bare one?",
          f"{_HERE}.speed:strategies", 60, 40, judged=False),
-    Step("inference", "Images a second of prediction", f"{_HERE}.speed:inference", 45, 30, judged=False),
-    Step("compiled", "The same compiled, where that works", f"{_HERE}.speed:compiled", 120, 120, fresh=True,
+    Step("inference", "Images a second of prediction, kernel by kernel and by CUDA graphs",
+         f"{_HERE}.predicting:inference", 45, 30, judged=False),
+    Step("compiled", "The same compiled, where that works", f"{_HERE}.predicting:compiled", 120, 120, fresh=True,
          judged=False),
 )  # fmt: skip

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import torch
 
+from detrex_ext.errors import UserError
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", "fp32", *DTYPES)
 # Without these oneDNN converts to fp32 and back, and a product takes up to 50 times as long as in fp32.
 _X86 = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16")}
 _ARM = {"bf16": ("sve_bf16", "bf16"), "fp16": ()}
@@ -53,6 +56,27 @@ def half(device: torch.device, dtype: str) -> tuple[bool, str]:
     if has:
         return False, f"this processor has {has[0]}, ONEDNN_MAX_CPU_ISA={limit} forbids it"
     return False, f"this processor has no instructions for {dtype}"
+
+
+def resolve(precision: str, device: torch.device) -> tuple[str, str]:
+    """The precision that is meant on a device, "fp32", "bf16" or "fp16", and why, for people.
+
+    Args:
+        precision: one of these, or "auto": bf16 where the device multiplies it natively, else fp32.
+        device: where the model is.
+
+    Raises:
+        UserError: another word.
+    """
+    if precision == "auto":
+        can, reason = half(device, "bf16")
+        return "bf16" if can else "fp32", reason
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision}: expected one of {', '.join(PRECISIONS)}")
+    reason = "as asked"
+    if precision != "fp32" and not half(device, precision)[0]:
+        reason += f"; slow, {half(device, precision)[1]}"
+    return precision, reason
 
 
 def widest() -> str:
