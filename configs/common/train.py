@@ -48,6 +48,8 @@ train = dict(
     # start over in a folder that holds another run: its checkpoints, metrics and log go when the new run starts
     overwrite=False,
     channels_last=False,
+    # null, or backbone, encoder, decoder, all: computed again in the backward pass, which takes less memory, more time
+    activation_checkpointing=None,
     # null, or backbone, encoder, decoder, all: a compiled part is faster on a GPU, after minutes for its first steps
     compile=None,
     # run what is compiled as CUDA graphs, the losses outside: where steps wait for the host, and image sizes are few

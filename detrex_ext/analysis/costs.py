@@ -82,7 +82,7 @@ class Costs(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
-            return False  # there are no values; "is any of it padding?" is answered as for images of one size
+            return False if args[0].dtype == torch.bool else 1  # "is any of it padding?": as for images of one size
         out = func(*args, **kwargs)
         packet = func._overloadpacket
         formula = self._ours.get(packet._qualified_op_name) or flop_registry.get(packet)

@@ -130,6 +130,12 @@ KEYS: dict[str, Option] = {
     ),
     "train.overwrite": Option(bool, meaning="start over in a folder that holds another run, which goes"),
     "train.channels_last": Option(bool, meaning="memory format of convolutions"),
+    "train.activation_checkpointing": Option(
+        str | None,
+        choices=("backbone", "encoder", "decoder", "all"),
+        meaning="part whose layers are computed again in the backward pass, not kept: the same numbers, less memory, "
+        "more time; all = those that can; null = none",
+    ),
     "train.compile": Option(
         str | None,
         choices=("backbone", "encoder", "decoder", "all"),

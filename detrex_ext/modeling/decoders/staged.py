@@ -34,12 +34,14 @@ class StagedDecoder(nn.Module):
         order: layers run in training, default 0..num_layers-1.
         eval_order: layers run at inference, default ``order``.
         chunk: None runs all tokens at once; n runs n self-attention domains at a time with activation checkpointing.
+        checkpoint: recompute the stages in the backward pass: less memory, more time.
         softmax: class logits are a softmax with "no object" as the last class.
         boxes_in_image: ``predict`` keeps every coordinate of a box in [0, 1], as a sigmoid does.
     """
 
     softmax = False
     boxes_in_image = True
+    checkpoint = False
 
     def __init__(
         self,
@@ -126,16 +128,18 @@ class StagedDecoder(nn.Module):
 
     def stage(self, layer: int, q: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
         """One stage of all sets: what enters it, and what :meth:`prepare` made of the memory; as :meth:`predict`."""
-        kv = self.project(layer, mem)
 
-        def run(part: Queries) -> tuple[Tensor, Tensor, Queries]:
+        def run(part: Queries, kv: Any) -> tuple[Tensor, Tensor, Queries]:
             x = self.self_attend(layer, self.condition(layer, part, mem))
             return self.predict(layer, self.cross_attend(layer, x, kv, mem), mem)
 
         parts = in_chunks(q, self.chunk) if self.chunk is not None and self.training else []
+        if len(parts) < 2 and self.checkpoint and self.training:  # the projected memory is not kept either
+            return recomputed(lambda part: run(part, self.project(layer, mem)), q)
+        kv = self.project(layer, mem)
         if len(parts) < 2:
-            return run(q)
-        outs = [recomputed(run, q.select(flags)) for flags in parts]
+            return run(q, kv)
+        outs = [recomputed(lambda part: run(part, kv), q.select(flags)) for flags in parts]
         return reassemble(q, parts, outs)
 
     def attend_then_norm(self, layer: int, x: Queries, pos_BTC: Tensor) -> Queries:
