@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detrex_ext.structures import Given, Memory, Queries, SupervisedSet
 
-from .chunks import in_chunks, reassemble, recomputed
+from .chunks import fold, in_chunks, reassemble, recomputed
 
 Attend = Callable[..., Tensor]
 OUTPUT = "out:"  # how the names of entries of `extra` begin that are outputs of a stage
@@ -139,8 +139,7 @@ class StagedDecoder(nn.Module):
         kv = self.project(layer, mem)
         if len(parts) < 2:
             return run(q, kv)
-        outs = [recomputed(lambda part: run(part, kv), q.select(flags)) for flags in parts]
-        return reassemble(q, parts, outs)
+        return reassemble(q, parts, [recomputed(lambda part: run(part, kv), q.select(flags)) for flags in parts])
 
     def attend_then_norm(self, layer: int, x: Queries, pos_BTC: Tensor) -> Queries:
         """Self-attention per domain with residual, then the norm: hosts whose layers hold both under detrex's names."""
@@ -177,7 +176,7 @@ class StagedDecoder(nn.Module):
         by_id = {id(m): m for m in q.masks.values()}
         pieces: list[tuple[int, Tensor]] = []
         for (length, mask_id), members in alike.items():
-            folded = [_fold(s, members, length) for s in streams]
+            folded = [fold(s, members, length) for s in streams]
             out = attend(*folded, by_id.get(mask_id)).unflatten(0, (-1, len(members)))
             for n, spans in enumerate(members):
                 at = 0
@@ -187,16 +186,6 @@ class StagedDecoder(nn.Module):
         free = [(a, b) for s, a, b in q.spans() if s.domain is None]
         pieces += [(a, self.bypass(layer, streams[0][:, a:b])) for a, b in free]
         return torch.cat([p for _, p in sorted(pieces, key=lambda item: item[0])], 1)
-
-
-def _fold(x_BT: Tensor, members: list[list[tuple[int, int]]], length: int) -> Tensor:
-    """(B, T, ...) -> (B n, L, ...) for n domains of equal length; a view where their tokens are contiguous."""
-    spans = [span for m in members for span in m]
-    if all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False)):
-        picked = x_BT[:, spans[0][0] : spans[-1][1]]
-    else:
-        picked = torch.cat([x_BT[:, a:b] for a, b in spans], 1)
-    return picked.unflatten(1, (len(members), length)).flatten(0, 1)
 
 
 def drop_scratch(extra: dict[str, Tensor]) -> dict[str, Tensor]:
