@@ -74,10 +74,15 @@ class Costs(TorchDispatchMode):
         self.flops = self.moved = self.peak = self._bytes = 0
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
-    def restart(self) -> None:
-        """Forget the peak so far; what is in use stays counted."""
+    def now(self) -> int:
+        """Bytes in use."""
         self._drop()
-        self.peak = self._bytes
+        return self._bytes
+
+    def restart(self) -> int:
+        """Forget the peak so far; what is in use stays counted, and is returned."""
+        self.peak = self.now()
+        return self.peak
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
