@@ -1,7 +1,7 @@
 """What a GPU keeps otherwise than a CPU, for steps on tensors without values: nothing here computes anything.
 
 A GPU's fused attention keeps no map, with dropout or a mask that learns either; its dropout keeps a byte for a value;
-under autocast its norms and softmaxes are fp32; the kernels of :mod:`detrex_ext.layers.cpu` that are a CPU's are not used.
+under autocast its norms and softmaxes are fp32; kernels of :mod:`detrex_ext.layers.cpu` that are a CPU's are not used.
 """
 
 from __future__ import annotations

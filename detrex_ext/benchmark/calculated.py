@@ -37,15 +37,16 @@ def memory_table(rows: Sequence[dict[str, Any]]) -> str:
 def scaling_table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows of `benchmark scaling`."""
     steps = rows[0]["steps"]
-    head = ["config", "step", "gradients", "MB", "buckets", *(f"{s['gpus']} GPUs, {s['gbits']:g} Gbit/s" for s in steps)]
+    head = ["config", "step", "gradients", "MB", "buckets"]
+    head += [f"{s['gpus']} GPUs, {s['gbits']:g} Gbit/s" for s in steps]
     lines = []
     for row in rows:
         found = [f"{s['efficiency']:.0%} ({s['hidden']:.0%})" for s in row["steps"]]
         numbers = [f"{1e3 * row['step_s']:.0f} ms", row["travels"], f"{row['bytes'] / 2**20:.0f}", row["buckets"]]
         lines.append([row["config"], *numbers, *found])
     notes = [
-        "efficiency: time of a step on one GPU over that of many, each with its own batch; in brackets the share of the "
-        "time on the network that the backward pass covers; by the model of detrex_ext/benchmark/scaling.py",
+        "efficiency: time of a step on one GPU over that of many, each with its own batch; in brackets the share of "
+        "the time on the network that the backward pass covers; by the model of detrex_ext/benchmark/scaling.py",
     ]
     return _table(head, lines, notes)
 

@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from ..analysis.costs import Costs, shapes_only
+from ..data.ground_truth import read_ground_truth
 from ..engine.optim import build_optimizer
 from ..engine.recomputing import recompute_parts
-from ..data.ground_truth import read_ground_truth
 from ..errors import UserError
 from ..layers import cpu
 from ..layers.ms_deform_backends import FORCE
@@ -135,7 +135,7 @@ def built(cfg: DictConfig) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def images(batch: int, sizes: Sizes, classes: int) -> list[dict[str, Any]]:
-    """A batch of one size with so many objects; its images are made in the mode that is in force, objects have values."""
+    """A batch of one size with so many objects; its images are made in the mode in force, objects have values."""
     items = []
     for i in range(batch):
         image = torch.zeros(3, sizes.height, sizes.width, dtype=torch.uint8)
@@ -212,23 +212,30 @@ def usable(gib: float) -> float:
 
 
 def largest(cfg: DictConfig, sizes: Sizes, cards: Sequence[float]) -> tuple[Peak, list[int]]:
-    """The peak of a batch of one, and the largest batch that fits each card, of so many GiB; 0 where none does.
+    """The peak of a batch of one, and the largest batch that fits each card, of so many GiB; 0 where none does."""
+    known: dict[int, Peak] = {}
 
-    Between batches the peak grows along a line, or a steeper one from some batch on; so what a line through two of them
-    says is calculated, and made smaller until it fits.
-    """
-    known = {batch: peak(cfg, batch, sizes) for batch in (1, 2)}
-    found = []
-    for gib in cards:
-        room = usable(gib)
-        low, high = sorted(known)[-2:] if known[2].total <= room else (1, 2)
-        each = (known[high].total - known[low].total) / (high - low)
-        batch = min(max(int(low + (room - known[low].total) / max(each, 1)), 0), MOST)
-        while batch > 0:
-            if batch not in known:
-                known[batch] = peak(cfg, batch, sizes)
-            if known[batch].total <= room:
-                break
-            batch -= max(1, int((known[batch].total - room) / max(each, 1)))
-        found.append(max(batch, 0))
+    def total(batch: int) -> int:
+        if batch not in known:
+            known[batch] = peak(cfg, batch, sizes)
+        return known[batch].total
+
+    found = [_largest(total, usable(gib)) for gib in cards]
     return known[1], found
+
+
+def _largest(total: Callable[[int], int], room: float) -> int:
+    """The largest batch with at most so many bytes. They grow along a line, or a steeper one from some batch on."""
+    if total(1) > room or total(2) > room:
+        return int(total(1) <= room)
+    low, high, slope = 2, MOST + 1, total(2) - total(1)
+    each = slope
+    while high - low > 1 and total(low) + slope <= room:
+        guess = min(max(int(low + (room - total(low)) / max(each, 1)), low + 1), high - 1)
+        if total(guess) <= room:
+            slope = each = (total(guess) - total(low)) / (guess - low)
+            low = guess
+        else:
+            high = guess
+            each = (total(high) - total(low)) / (high - low)
+    return low

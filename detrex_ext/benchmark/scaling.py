@@ -1,11 +1,11 @@
 """Many GPUs on paper: what a step of data-parallel training sends, how much of it hides behind the backward pass.
 
-The model: gradients are ready in the reverse order of the parameters, the time of the backward pass divided over parts by
-their operations and within a part over its weights. They fill buckets as DDP's do; a bucket travels when it is full and the
-one before it is through, as a ring all-reduce: ``2 (N - 1) / N`` of its bytes pass the slowest link, and each of the ring's
-ways between machines costs a latency. What is not through when the backward pass ends is waited for; so are two collectives
-of a few numbers (the normalizers of the losses, whether all are finite). Nothing else waits: no slow reader of data, no
-rank with a larger batch.
+The model: gradients are ready in the reverse order of the parameters, the time of the backward pass divided over parts
+by their operations and within a part over its weights. They fill buckets as DDP's do; a bucket travels when it is full
+and the one before it is through, as a ring all-reduce: ``2 (N - 1) / N`` of its bytes pass the slowest link, and each
+way of the ring between machines costs a latency. What is not through when the backward pass ends is waited for; so are
+two collectives of a few numbers (the normalizers of the losses, whether all are finite). Nothing else waits: no slow
+reader of data, no rank with a larger batch.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def work_of(cfg: DictConfig, batch: int, height: int, width: int, rate: float, s
     Args:
         cfg: with ``model.num_classes``; left as it was.
         batch: images of a GPU.
-        height, width: of the images.
+        height: of the images, in pixels.
+        width: as ``height``.
         rate: operations a second that the GPU reaches; a step is three forward passes of inference.
         seconds: of a step, where it was measured.
     """

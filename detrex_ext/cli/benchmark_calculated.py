@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +51,8 @@ def memory(argv: Sequence[str]) -> int:
     Raises:
         UserError: bad input, or a model whose memory depends on values.
     """
-    parser = _parser("memory", "The peak of a training step on a GPU, and the largest batch that fits 24, 40 and 80 GB, "
-                     "by calculation: nothing runs, and no GPU is needed.")  # fmt: skip
+    parser = _parser("memory", "The peak of a training step on a GPU, and the largest batch that fits 24, 40 and 80 "
+                     "GB, by calculation: nothing runs, and no GPU is needed.")  # fmt: skip
     add = parser.add_argument
     add("--dtype", choices=("bf16", "fp32"), default="bf16", help="bf16: autocast (default)")
     add("--objects", type=int, default=100, metavar="N", help="of each image (default 100); with dataset.train_json "
@@ -64,7 +64,7 @@ def memory(argv: Sequence[str]) -> int:
     if args.objects < 0 or args.processes < 1:
         raise UserError(f"--objects {args.objects} --processes {args.processes}: expected 0 or more, and 1 or more")
 
-    from detrex_ext.benchmark import peak
+    from detrex_ext.benchmark import calculated, peak
     from detrex_ext.runtime.devices import usable_device
 
     device = usable_device(args.device, "--device") if args.device else None
@@ -77,7 +77,7 @@ def memory(argv: Sequence[str]) -> int:
             zip(peak.CARDS, peak.largest(cfg, sizes, tuple(peak.CARDS.values()))[1], strict=True))  # fmt: skip
         row["measured"] = None if device is None else peak.measured(cfg, args.batch, sizes, device)
         rows.append(row)
-    _write(args, rows, _memory_text(rows))
+    _write(args, rows, calculated.memory_table(rows))
     return 0
 
 
@@ -87,11 +87,11 @@ def scaling(argv: Sequence[str]) -> int:
     Raises:
         UserError: bad input.
     """
-    parser = _parser("scaling", "What a step of several GPUs sends, and how efficient it is expected to be, by the model "
-                     "that detrex_ext/benchmark/scaling.py states.")  # fmt: skip
+    parser = _parser("scaling", "What a step of several GPUs sends, and how efficient it is expected to be, by the "
+                     "model that detrex_ext/benchmark/scaling.py states.")  # fmt: skip
     add = parser.add_argument
-    add("--gpus", type=int, nargs="+", default=[8, 32, 64], metavar="N", help="of the job (default 8 32 64)")
-    add("--gbits", type=float, nargs="+", default=[25, 400], metavar="G", help="Gbit/s of a machine (default 25 400)")
+    add("--gpus", type=_list(int), default=[8, 32, 64], metavar="N,M", help="of the job (default 8,32,64)")
+    add("--gbits", type=_list(float), default=[25, 400], metavar="G,H", help="Gbit/s of a machine (default 25,400)")
     add("--per-machine", type=int, default=8, metavar="N", help="GPUs of a machine (default 8)")
     add("--tflops", type=float, default=60, metavar="T", help="that a GPU reaches, for the time of a step (default 60)")
     add("--step-ms", type=float, metavar="MS", help="measured time of a step on one GPU, instead of --tflops")
@@ -99,7 +99,7 @@ def scaling(argv: Sequence[str]) -> int:
     if min(*args.gpus, *args.gbits, args.per_machine, args.tflops, args.step_ms or 1) <= 0:
         raise UserError("--gpus, --gbits, --per-machine, --tflops and --step-ms must be more than 0")
 
-    from detrex_ext.benchmark import scaling
+    from detrex_ext.benchmark import calculated, scaling
 
     rows = []
     for name, cfg in _configs(args):
@@ -110,8 +110,15 @@ def scaling(argv: Sequence[str]) -> int:
                      for gbits in args.gbits for gpus in args.gpus]  # fmt: skip
             rows.append({"config": name, "step_s": work.seconds, "travels": travels, "bytes": work.sent * each // 4,
                          "buckets": len(scaling.buckets(work.gradients, cap)), "steps": steps})  # fmt: skip
-    _write(args, rows, _scaling_text(rows))
+    _write(args, rows, calculated.scaling_table(rows))
     return 0
+
+
+def _list(kind: type) -> Callable[[str], list]:
+    def numbers(text: str) -> list:
+        return [kind(word) for word in text.split(",")]
+
+    return numbers
 
 
 def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
@@ -149,18 +156,6 @@ def _sizes(args: argparse.Namespace, cfg: DictConfig) -> Sizes:
     sizes = Sizes(*args.hw, args.dtype, (args.objects,), args.processes)
     named = any(word.startswith("dataset.train_json=") for word in args.overrides) and cfg.dataset.train_json
     return replace(sizes, objects=most_crowded(cfg.dataset.train_json, args.batch)) if named else sizes
-
-
-def _memory_text(rows: Sequence[dict[str, Any]]) -> str:
-    from detrex_ext.benchmark import calculated
-
-    return calculated.memory_table(rows)
-
-
-def _scaling_text(rows: Sequence[dict[str, Any]]) -> str:
-    from detrex_ext.benchmark import calculated
-
-    return calculated.scaling_table(rows)
 
 
 def _write(args: argparse.Namespace, rows: Sequence[dict[str, Any]], text: str) -> None:
