@@ -7,7 +7,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from .peak import CARDS, GIB, LOST, OVERHEAD
+from .largest import CARDS, LOST, OVERHEAD
+from .peak import GIB
 
 _CARDS = ", ".join(f"{name} as {gib:g} GiB" for name, gib in CARDS.items())
 

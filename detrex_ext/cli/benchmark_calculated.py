@@ -64,7 +64,7 @@ def memory(argv: Sequence[str]) -> int:
     if args.objects < 0 or args.processes < 1:
         raise UserError(f"--objects {args.objects} --processes {args.processes}: expected 0 or more, and 1 or more")
 
-    from detrex_ext.benchmark import calculated, peak
+    from detrex_ext.benchmark import calculated, largest, peak
     from detrex_ext.runtime.devices import usable_device
 
     device = usable_device(args.device, "--device") if args.device else None
@@ -74,7 +74,7 @@ def memory(argv: Sequence[str]) -> int:
         found = peak.peak(cfg, args.batch, sizes)
         row: dict[str, Any] = {"config": name, "batch": args.batch, **asdict(sizes), **asdict(found)}
         row["largest"] = {} if args.no_largest else dict(
-            zip(peak.CARDS, peak.largest(cfg, sizes, tuple(peak.CARDS.values()))[1], strict=True))  # fmt: skip
+            zip(largest.CARDS, largest.largest(cfg, sizes, tuple(largest.CARDS.values()))[1], strict=True))  # fmt: skip
         row["measured"] = None if device is None else peak.measured(cfg, args.batch, sizes, device)
         rows.append(row)
     _write(args, rows, calculated.memory_table(rows))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from detrex_ext.analysis.costs import shapes_only
-from detrex_ext.benchmark import peak, scaling
+from detrex_ext.benchmark import largest, peak, scaling
 from detrex_ext.benchmark.as_on_gpu import as_on_gpu
 from detrex_ext.benchmark.peak import GIB, Sizes
 from detrex_ext.cli.benchmark import main
@@ -78,7 +78,7 @@ def test_the_largest_batch_is_one_that_fits_and_none_fits_beside_it(kink, gib):
         asked.append(batch)
         return int((1 + batch + 3 * max(0, batch - kink)) * GIB)
 
-    assert peak._largest(total, gib * GIB) == max((b for b in range(1, 99) if total(b) <= gib * GIB), default=0)
+    assert largest._largest(total, gib * GIB) == max((b for b in range(1, 99) if total(b) <= gib * GIB), default=0)
     assert len(set(asked) - set(range(1, 99))) == 0
 
 
