@@ -1,7 +1,6 @@
 """The memory of a training step by calculation: tensors have shapes and no values, so any machine and any size will do.
 
-A step runs, forward, backward and optimizer, and what is in use is counted (:class:`detrex_ext.analysis.costs.Costs`).
-No GPU is there, so what it does otherwise stands in :mod:`.as_on_gpu`.
+A step runs, and what is in use is counted (:mod:`..analysis.costs`); what a GPU does otherwise is in :mod:`.as_on_gpu`.
 """
 
 from __future__ import annotations
@@ -167,9 +166,9 @@ def step(
 def _without_values(gpu: bool) -> Iterator[None]:
     """Tensors without values, and what answers for them where somebody looks: all matching costs are zero."""
     environment = mock.patch.dict(os.environ, {FORCE: "cpu" if gpu else "torch"})
-    with environment, mock.patch.object(base, "_to_host", _zeros), shapes_only():
-        with as_on_gpu() if gpu else cpu.switched(False):
-            yield
+    how = as_on_gpu() if gpu else cpu.switched(False)
+    with environment, mock.patch.object(base, "_to_host", _zeros), shapes_only(), how:
+        yield
 
 
 def _zeros(tensors: Sequence[Tensor]) -> list[Any]:
