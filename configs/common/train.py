@@ -16,7 +16,12 @@ train = dict(
     seed=-1,
     # auto: where the device multiplies the type natively; fp16 scales losses, bf16 needs no scaling
     amp=dict(enabled="auto", dtype="bf16"),
-    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    # bucket_cap_mb: gradients that travel together; null = torch's 25, the first 1
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, bucket_cap_mb=None, fp16_compression=False,
+             bf16_compression=False),
+    # several processes: each holds a part of all weights, gradients and moments (FSDP2), and whole ones when they are
+    # used; for backbones whose weights fill a GPU
+    fsdp=False,
     # the batch of each process is run in this many parts, with the losses and gradients of the whole
     accumulate_steps=1,
     # total batch that the learning rate and the schedule were chosen for, printed beside the batch in use
@@ -48,6 +53,8 @@ train = dict(
     # start over in a folder that holds another run: its checkpoints, metrics and log go when the new run starts
     overwrite=False,
     channels_last=False,
+    # null, or backbone, encoder, decoder, all: computed again in the backward pass, which takes less memory, more time
+    activation_checkpointing=None,
     # null, or backbone, encoder, decoder, all: a compiled part is faster on a GPU, after minutes for its first steps
     compile=None,
     # run what is compiled as CUDA graphs, the losses outside: where steps wait for the host, and image sizes are few

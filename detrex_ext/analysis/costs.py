@@ -74,15 +74,20 @@ class Costs(TorchDispatchMode):
         self.flops = self.moved = self.peak = self._bytes = 0
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
-    def restart(self) -> None:
-        """Forget the peak so far; what is in use stays counted."""
+    def now(self) -> int:
+        """Bytes in use."""
         self._drop()
-        self.peak = self._bytes
+        return self._bytes
+
+    def restart(self) -> int:
+        """Forget the peak so far; what is in use stays counted, and is returned."""
+        self.peak = self.now()
+        return self.peak
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
-            return False  # there are no values; "is any of it padding?" is answered as for images of one size
+            return False if args[0].dtype == torch.bool else 1  # "is any of it padding?": as for images of one size
         out = func(*args, **kwargs)
         packet = func._overloadpacket
         formula = self._ours.get(packet._qualified_op_name) or flop_registry.get(packet)

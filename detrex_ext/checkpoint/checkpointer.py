@@ -20,6 +20,7 @@ from .foreign import as_tensors
 from .load import load_state
 from .provenance import KEY, made_by
 from .run_folder import RunFolder, Saved
+from .shards import whole
 from .soundness import check_sound
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ class Checkpointer(_FvcoreCheckpointer):
             return
         data = {"model": self.model.state_dict()}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        if any(hasattr(p, "full_tensor") for p in self.model.parameters()):
+            data = whole(data)
         data.update(self.extra)
         data.update(kwargs)
         if not self.save_to_disk:

@@ -20,6 +20,7 @@ from .foreign import AVERAGED, as_tensors, found_in, spellings
 from .layouts import LAYOUTS, OURS, Layout, candidates
 from .query_rows import common_rows, number_hint
 from .report import LoadReport
+from .shards import part_like
 from .soundness import check_sound
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def load_state(
         raise _unfit(name, where, [tried for tried, _ in answers], report, tensors, model)
     check_sound(chosen, own, name)
     with torch.no_grad():
-        model.load_state_dict(chosen, strict=False)
+        model.load_state_dict({key: part_like(value, own[key]) for key, value in chosen.items()}, strict=False)
     return report
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from detrex_ext.benchmark import SUITES
 from detrex_ext.errors import UserError
 
+from . import benchmark_calculated
 from .arguments import Parser, add_overlay, check_overrides
 from .outputs import check_file
 
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m detrex_ext benchmark",
         description="Median times of implementations run in turn, and the peak memory of each in a process of its own.",
+        epilog="By calculation, without running anything: benchmark memory, benchmark scaling; each has --help.",
     )
     parser.add_argument("suite", choices=SUITES, metavar="SUITE", help=f"what to measure: {', '.join(SUITES)}")
     parser.add_argument(
@@ -70,6 +72,10 @@ def main(
     Raises:
         UserError: an unknown strategy or device, or a file that cannot be written.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    calculated = {"memory": benchmark_calculated.memory, "scaling": benchmark_calculated.scaling}
+    if argv and argv[0] in calculated:
+        return calculated[argv[0]](argv[1:])
     args = build_parser().parse_args(argv)
     strategies = tuple(name for name in args.strategies.split(",") if name and name != "none")
     overlays = tuple(args.overlay)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from .options_processes import PROCESSES
 from .options_types import Option
 
 _MAX_ITER, _EDGE = 10**9, 16384
@@ -51,9 +52,7 @@ KEYS: dict[str, Option] = {
         bool | Literal["auto"], meaning="mixed precision; auto: where the device has instructions for the type"
     ),
     "train.amp.dtype": Option(str, choices=("bf16", "fp16"), meaning="bf16 needs no loss scaling; fp16 scales losses"),
-    "train.ddp.broadcast_buffers": Option(bool, meaning="statistics of norms follow rank 0 in every step"),
-    "train.ddp.find_unused_parameters": Option(bool, meaning="needed where a step leaves parameters out"),
-    "train.ddp.fp16_compression": Option(bool, meaning="gradients travel between processes as fp16"),
+    **PROCESSES,
     "train.accumulate_steps": Option(
         int, least=1, most=65536, meaning="parts that the batch of a process is run in, with the gradients of the whole"
     ),

@@ -13,6 +13,7 @@ from detrex_ext.errors import UserError
 from detrex_ext.modeling.queries import DenoisingQueries, QuerySource
 
 from . import setup
+from .recomputing import recompute_parts
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def build_to_train(cfg: DictConfig) -> nn.Module:
             "train.cuda_graphs=true: gradients of one part of a batch would be written over by those of the next\n"
             "  use train.accumulate_steps=1, or train.cuda_graphs=false"
         )
+    recompute_parts(model, cfg.train.get("activation_checkpointing"))
     compile_parts(model, cfg.train.compile, cfg.train.cuda_graphs)
     if next(model.parameters()).device.type != "cpu" and hasattr(getattr(model, "criterion", None), "check_finite"):
         model.criterion.check_finite = False  # the trainer looks at the sum of all losses: one wait, not two

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from detrex_ext.checkpoint.shards import part_like
 from detrex_ext.config import build
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import LazyCall as L
@@ -164,6 +165,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
               zip(ours, state["param_groups"], strict=True)]  # fmt: skip
     optimizer.load_state_dict({**state, "param_groups": groups})
     for parameter, values in optimizer.state.items():
+        values.update({key: part_like(value, parameter) for key, value in values.items()})
         moments = (values.get(name) for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"))
         shapes = {tuple(moment.shape) for moment in moments if moment is not None}
         if shapes - {tuple(parameter.shape)}:

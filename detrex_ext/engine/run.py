@@ -15,7 +15,7 @@ from torch import nn
 from detrex_ext.checkpoint import Checkpointer, RunFolder
 from detrex_ext.checkpoint.threshold import KEY
 from detrex_ext.checkpoint.weights import AVERAGE, EVALUATED, TRAINED, WORDS, evaluated_by, rule
-from detrex_ext.runtime import comm, create_ddp_model
+from detrex_ext.runtime import comm
 
 from . import setup
 from .best_metric import check_metric
@@ -34,6 +34,7 @@ from .precision import Precision
 from .progress import writer_hooks
 from .resuming import check_saved, newest, take_saved, tell
 from .schedule import build_schedule
+from .sharding import gathered, is_sharded, over_processes
 from .signals import SignalHook, StoppableLoader, stopped_by
 from .start import begin
 from .trainer import Trainer
@@ -101,8 +102,8 @@ class _Run:
     ) -> None:
         self.cfg, self.model, self.evaluation, self.asked = cfg, model, evaluation, asked(cfg.train)
         self.results: dict[str, Any] = {}
+        wrapped = over_processes(cfg, model)  # gives every rank the weights of rank 0
         optimizer = build_optimizer(cfg, model)
-        wrapped = create_ddp_model(model, **cfg.train.ddp)  # gives every rank the weights of rank 0
         opts = cfg.train.model_ema
         self.ema = ModelEMA(model, opts.decay, opts.warmup, opts.device) if opts.enabled else None
         self.evaluated = AVERAGE if self.ema and opts.average else TRAINED
@@ -114,7 +115,8 @@ class _Run:
             accumulate_steps=cfg.train.accumulate_steps,
             clip_grad=clipping(cfg.train.clip_grad, model),
             log_period=cfg.train.log_period,
-            non_finite=NonFinite(**cfg.train.non_finite, folder=cfg.train.output_dir),
+            # what one rank holds of sharded weights is of no use alone
+            non_finite=NonFinite(**cfg.train.non_finite, folder="" if is_sharded(model) else cfg.train.output_dir),
         )
         if hasattr(loader, "set_device"):
             loader.set_device(self.trainer.device)
@@ -185,6 +187,6 @@ class _Run:
         """Metrics of the average, or of the trained weights where the config asks for these or there is no other."""
         loader, evaluator = self.evaluation
         applied = self.ema.applied() if self.evaluated == AVERAGE else contextlib.nullcontext()
-        with stopped_by(self.periodic.stop), applied:
+        with stopped_by(self.periodic.stop), applied, gathered(self.model):
             self.results = run_evaluation(self.model, StoppableLoader(loader, self.trainer), evaluator)
         return self.results

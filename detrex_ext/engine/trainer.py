@@ -22,6 +22,7 @@ from .non_finite import NonFinite, NotFiniteError, agree
 from .optim import load_optimizer_state
 from .precision import Precision
 from .rng import RngState
+from .sharding import unsynced
 
 logger = logging.getLogger(__name__)
 _TIMES = ("time", "data_time", "eta_seconds")
@@ -126,7 +127,7 @@ class Trainer(TrainerBase):
         sums: dict[str, Tensor] = {}
         for part in parts:
             last = part is parts[-1]
-            with contextlib.nullcontext() if last else self._no_sync():
+            with contextlib.nullcontext() if last else unsynced(self.model):
                 try:
                     losses, stats = self._forward(part, effective, len(parts))
                 except FloatingPointError as error:
@@ -151,17 +152,12 @@ class Trainer(TrainerBase):
             losses = {name: value / parts for name, value in losses.items()}
         return losses, getattr(out, "stats", {})
 
-    def _no_sync(self) -> contextlib.AbstractContextManager:
-        """Gradients of all micro-batches but the last stay on this rank."""
-        if isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
-        return contextlib.nullcontext()
-
     def _clip(self) -> Tensor:
         """Clips gradients; their norm before it."""
         self.precision.scaler.unscale_(self.optimizer)
         args = {"parameters": [p for group in self.optimizer.param_groups for p in group["params"]], **self.clip_grad}
         norm = nn.utils.clip_grad_norm_(**{**args, "parameters": [p for p in args["parameters"] if p.grad is not None]})
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         # free on the CPU; on a GPU a norm is looked at when it is logged, and always before a checkpoint
         if norm.device.type == "cpu" and not self.precision.scaler.is_enabled() and not torch.isfinite(norm):
             raise NotFiniteError(f"iteration {self.iter}: the gradient norm is {norm.item()}")

@@ -23,6 +23,7 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
+from detrex_ext.runtime.standalone import comm as _comm
 from detrex_ext.runtime.standalone import solver as _solver
 
 __all__ = [
@@ -51,8 +52,13 @@ class WarmupParamScheduler(_WarmupParamScheduler):
         super().__init__(scheduler, warmup_factor, length, warmup_method, rescale_interval)
 
 
-def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs) -> nn.Module:
-    """detectron2's, without device ids on the CPU, where torch refuses them."""
+def create_ddp_model(
+    model: nn.Module, *, fp16_compression: bool = False, bf16_compression: bool = False, **kwargs
+) -> nn.Module:
+    """detectron2's, without device ids on the CPU, where torch refuses them; ours for what it has not."""
+    if bf16_compression:
+        both = {"fp16_compression": fp16_compression, "bf16_compression": True}
+        return _comm.create_ddp_model(model, **both, **kwargs)
     if "device_ids" not in kwargs and next(model.parameters()).device.type == "cpu":
         kwargs["device_ids"] = None
     return _create_ddp_model(model, fp16_compression=fp16_compression, **kwargs)

@@ -25,7 +25,10 @@ BEFORE = Path(__file__).resolve().parents[1] / "data" / "configs"
 OF_RUNTIME = ".get_default_optimizer_params"  # it is detectron2's where that is installed
 SAID_SINCE = (("inverse_sigmoid_eps", 1e-3), ("_target_", "builtins.dict"))
 # keys of train that were not there then
-SINCE = "minutes early_stop teacher epochs non_finite scale_lr resume_override watchdog compile cuda_graphs".split()
+SINCE = (
+    "minutes early_stop teacher epochs non_finite scale_lr resume_override watchdog compile cuda_graphs fsdp "
+    "activation_checkpointing"
+).split()
 THEN = {"small": ("sqr", "dac"), "dino_r50_4scale_12ep": ("ice",)}
 
 
@@ -58,6 +61,8 @@ def test_a_config_of_before_means_what_it_meant(name, monkeypatch):
         assert not now.dataset.pop(since, 0) or since == "plain_from"
     now.train.best_checkpoint.pop("restore")
     now.train.clip_grad.pop("only")
+    for since in ("bucket_cap_mb", "bf16_compression"):
+        now.train.ddp.pop(since)
     now.train.amp.enabled = then.train.amp.enabled  # it is "auto" since
     # DINO's asked for the trained weights, and averages none
     now.train.model_ema.average = then.train.model_ema.average = True

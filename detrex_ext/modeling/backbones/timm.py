@@ -35,6 +35,8 @@ class TimmBackbone(PartlyFrozen):
         options: further arguments of the model.
     """
 
+    _checkpoint = False
+
     def __init__(
         self,
         name: str,
@@ -64,8 +66,18 @@ class TimmBackbone(PartlyFrozen):
         self._shapes = {f: ShapeSpec(channels=c, stride=_STRIDES[f]) for f, c in zip(index, channels, strict=True)}
         self.norms = nn.ModuleDict({f: nn.LayerNorm(s.channels) for f, s in self._shapes.items()} if out_norm else {})
         self.freeze(self._first_parts(name, info, freeze_at))
-        if checkpoint:
-            self.body.set_grad_checkpointing(True)
+        self.checkpoint = checkpoint
+
+    @property
+    def checkpoint(self) -> bool:
+        """Whether parts are computed again in the backward pass."""
+        return self._checkpoint
+
+    @checkpoint.setter
+    def checkpoint(self, on: bool) -> None:
+        if on != self._checkpoint:  # not all models have it
+            self.body.set_grad_checkpointing(on)
+        self._checkpoint = on
 
     def _first_parts(self, name: str, info: Any, freeze_at: int) -> list[nn.Module]:
         """Parts up to the map of stride 2 ** freeze_at; for 1 those before the part that ends with stride 4."""

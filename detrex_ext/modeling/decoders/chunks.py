@@ -53,3 +53,13 @@ def reassemble(q: Queries, parts: Sequence[Sequence[bool]], outs: Sequence[Stage
         {k: join([n.extra[k] for n in nexts]) for k in nexts[0].extra},
     )
     return join(logits), join(boxes), joined
+
+
+def fold(x_BT: Tensor, members: list[list[tuple[int, int]]], length: int) -> Tensor:
+    """(B, T, ...) -> (B n, L, ...) for n domains of equal length; a view where their tokens are contiguous."""
+    spans = [span for m in members for span in m]
+    if all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False)):
+        picked = x_BT[:, spans[0][0] : spans[-1][1]]
+    else:
+        picked = torch.cat([x_BT[:, a:b] for a, b in spans], 1)
+    return picked.unflatten(1, (len(members), length)).flatten(0, 1)

@@ -6,6 +6,7 @@ Shape legend: B images, S tokens, C channels.
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from detrex_ext.layers.attention import MultiheadAttention, key_mask
 from detrex_ext.layers.mlp import FFN, MLP
@@ -39,6 +40,7 @@ class DenseEncoder(nn.Module):
         temperature: of the sine position code.
         scale_position: before each layer an MLP of the content scales the position code (DAB-DETR).
         prelu: FFNs with a learned negative slope (DAB-DETR) instead of ReLU.
+        checkpoint: recompute the layers in the backward pass: less memory, more time.
     """
 
     def __init__(
@@ -51,13 +53,14 @@ class DenseEncoder(nn.Module):
         temperature: float = 10000.0,
         scale_position: bool = False,
         prelu: bool = False,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             DenseEncoderLayer(dim, num_heads, ffn_dim, dropout, prelu) for _ in range(num_layers)
         )
         self.query_scale = MLP(dim, dim, dim, 2) if scale_position else None
-        self.dim, self.temperature = dim, temperature
+        self.dim, self.temperature, self.checkpoint = dim, temperature, checkpoint
         for p in self.parameters():
             if p.dim() > 1:
                 nn.init.xavier_uniform_(p)
@@ -81,6 +84,7 @@ class DenseEncoder(nn.Module):
         x, mem.pos_BSC, mask = mem.tokens_BSC, code.flatten(1, 2), key_mask(mem.pad_BS)
         for layer in self.layers:
             pos = mem.pos_BSC if self.query_scale is None else mem.pos_BSC * self.query_scale(x)
-            x = layer(x, pos, mask)
+            again = self.checkpoint and self.training
+            x = recompute(layer, x, pos, mask, use_reentrant=False) if again else layer(x, pos, mask)
         mem.tokens_BSC = x
         return mem, []

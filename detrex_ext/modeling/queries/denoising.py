@@ -130,7 +130,8 @@ class DenoisingQueries(QuerySource):
 
     def _noise_labels(self, labels: Tensor) -> Tensor:
         flip = torch.rand(labels.shape, device=labels.device) < 0.5 * self.label_noise_ratio
-        if labels.device.type != "cpu" or not eager():  # where to learn how many they are is to wait for all before
+        # where to learn how many they are is to wait for all before, or there are no values
+        if labels.device.type != "cpu" or not eager() or type(flip) is not Tensor:
             return torch.where(flip, torch.randint_like(labels, 0, self.num_classes), labels)
         chosen = flip.nonzero()[:, 0]
         return labels.index_put((chosen,), torch.randint_like(chosen, 0, self.num_classes))

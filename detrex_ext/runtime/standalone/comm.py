@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from detrex_ext.errors import UserError
+
 _LOCAL_PROCESS_GROUP: dist.ProcessGroup | None = None
 
 
@@ -140,21 +142,33 @@ def reduce_dict(input_dict: dict[str, Tensor], average: bool = True) -> dict[str
         return dict(zip(names, values / world if average else values, strict=True))
 
 
-def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> nn.Module:
+def create_ddp_model(
+    model: nn.Module, *, fp16_compression: bool = False, bf16_compression: bool = False, **kwargs: Any
+) -> nn.Module:
     """Wrap in DistributedDataParallel where there is more than one process.
 
     Args:
         model: on this rank's device.
         fp16_compression: send gradients as fp16.
+        bf16_compression: send gradients as bf16, which has the range of fp32.
         **kwargs: for DistributedDataParallel; `device_ids` defaults to this rank's GPU, none on the CPU.
+
+    Raises:
+        UserError: both compressions.
     """
+    if fp16_compression and bf16_compression:
+        raise UserError(
+            "train.ddp.fp16_compression and train.ddp.bf16_compression: gradients travel in one type\n"
+            "  bf16 has the range of fp32, fp16 more digits"
+        )
     if get_world_size() == 1:
         return model
     if "device_ids" not in kwargs and next(model.parameters()).device.type != "cpu":
         kwargs["device_ids"] = [get_local_rank()]
     ddp = DistributedDataParallel(model, **kwargs)
-    if fp16_compression:
+    if fp16_compression or bf16_compression:
         from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-        ddp.register_comm_hook(state=None, hook=default_hooks.fp16_compress_hook)
+        hook = default_hooks.fp16_compress_hook if fp16_compression else default_hooks.bf16_compress_hook
+        ddp.register_comm_hook(state=None, hook=hook)
     return ddp
