@@ -2,7 +2,7 @@
 
 from detrex_ext.matching import OneToManyMatcher
 from detrex_ext.runtime import LazyCall as L
-from detrex_ext.strategies import DivideAndConquer
+from detrex_ext.strategies import DivideAndConquer, MixedSupervision, MultiRoute
 
 dac = L(DivideAndConquer)(
     matcher=L(OneToManyMatcher)(
@@ -18,3 +18,10 @@ dac = L(DivideAndConquer)(
     norm_factor=3.0,
     recollected=False,
 )
+
+# the rule of the authors of both: a quarter of the queries at most are candidates, and a query has one class
+_many = L(OneToManyMatcher)(
+    k=6, threshold=0.4, w_iou=0.7, w_cls=0.3, cap=0.25, conflict="one_class", tau=None, alpha=0.25, boxes="predicted"
+)
+mr = L(MultiRoute)(matcher=_many, num_tokens=10, weight=1.0)
+ms = L(MixedSupervision)(matcher=_many, own_ffn=True, class_weight=None, weight=1.0)

@@ -51,7 +51,8 @@ ROOMS = (
      "QualityFocalLoss CentralGIoULoss CenternessLoss RegionSoftmaxLoss DeltaLoss ClassBoxGIoULoss"),
     ("What losses are divided by", "detrex_ext.criterion", "NumObjects NumCandidates SumOfCenterness ClassDenorm "
      "NumRegions NumImages"),
-    ("Strategies", "detrex_ext.strategies", "QueryRecollection DivideAndConquer StochasticDepth"),
+    ("Strategies", "detrex_ext.strategies", "QueryRecollection DivideAndConquer StochasticDepth "
+     "MultiRoute MixedSupervision"),
 )  # fmt: skip
 
 _HEAD = """\

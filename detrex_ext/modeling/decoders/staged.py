@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detrex_ext.structures import Given, Memory, Queries, SupervisedSet
 
-from .chunks import in_chunks, reassemble, recomputed
+from .chunks import fold, in_chunks, reassemble, recomputed
 
 Attend = Callable[..., Tensor]
 OUTPUT = "out:"  # how the names of entries of `extra` begin that are outputs of a stage
@@ -34,6 +34,8 @@ class StagedDecoder(nn.Module):
         order: layers run in training, default 0..num_layers-1.
         eval_order: layers run at inference, default ``order``.
         chunk: None runs all tokens at once; n runs n self-attention domains at a time with activation checkpointing.
+        routes: by path, the decoder as its sets see it: a view of this one with other parts. Set by strategies.
+        readers: strategies that read further outputs of a training stage.
         softmax: class logits are a softmax with "no object" as the last class.
         boxes_in_image: ``predict`` keeps every coordinate of a box in [0, 1], as a sigmoid does.
     """
@@ -58,6 +60,8 @@ class StagedDecoder(nn.Module):
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1 (or None for all at once), got {chunk}")
         self.chunk = chunk
+        self.routes: dict[str, StagedDecoder] = {}
+        self.readers: tuple[Any, ...] = ()
 
     def prepare(self, mem: Memory) -> Memory:
         """The memory as the stages take it, made once for all of them; unchanged, unless the host says otherwise."""
@@ -129,13 +133,19 @@ class StagedDecoder(nn.Module):
         kv = self.project(layer, mem)
 
         def run(part: Queries) -> tuple[Tensor, Tensor, Queries]:
-            x = self.self_attend(layer, self.condition(layer, part, mem))
-            return self.predict(layer, self.cross_attend(layer, x, kv, mem), mem)
+            way = self.routes.get(part.slots[0].path, self) if part.slots else self
+            x = way.self_attend(layer, way.condition(layer, part, mem))
+            x = way.cross_attend(layer, x, kv, mem)
+            logits, boxes, out = way.predict(layer, x, mem)
+            for s in self.readers if self.training else ():
+                read = {OUTPUT + name: value for name, value in s.readout(self, layer, x, mem).items()}
+                out = out.replace(extra={**out.extra, **read})
+            return logits, boxes, out
 
-        parts = in_chunks(q, self.chunk) if self.chunk is not None and self.training else []
+        parts = in_chunks(q, chunk := self.chunk if self.training else None, self.routes)
         if len(parts) < 2:
             return run(q)
-        outs = [recomputed(run, q.select(flags)) for flags in parts]
+        outs = [run(q.select(flags)) if chunk is None else recomputed(run, q.select(flags)) for flags in parts]
         return reassemble(q, parts, outs)
 
     def attend_then_norm(self, layer: int, x: Queries, pos_BTC: Tensor) -> Queries:
@@ -173,7 +183,7 @@ class StagedDecoder(nn.Module):
         by_id = {id(m): m for m in q.masks.values()}
         pieces: list[tuple[int, Tensor]] = []
         for (length, mask_id), members in alike.items():
-            folded = [_fold(s, members, length) for s in streams]
+            folded = [fold(s, members, length) for s in streams]
             out = attend(*folded, by_id.get(mask_id)).unflatten(0, (-1, len(members)))
             for n, spans in enumerate(members):
                 at = 0
@@ -183,16 +193,6 @@ class StagedDecoder(nn.Module):
         free = [(a, b) for s, a, b in q.spans() if s.domain is None]
         pieces += [(a, self.bypass(layer, streams[0][:, a:b])) for a, b in free]
         return torch.cat([p for _, p in sorted(pieces, key=lambda item: item[0])], 1)
-
-
-def _fold(x_BT: Tensor, members: list[list[tuple[int, int]]], length: int) -> Tensor:
-    """(B, T, ...) -> (B n, L, ...) for n domains of equal length; a view where their tokens are contiguous."""
-    spans = [span for m in members for span in m]
-    if all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False)):
-        picked = x_BT[:, spans[0][0] : spans[-1][1]]
-    else:
-        picked = torch.cat([x_BT[:, a:b] for a, b in spans], 1)
-    return picked.unflatten(1, (len(members), length)).flatten(0, 1)
 
 
 def drop_scratch(extra: dict[str, Tensor]) -> dict[str, Tensor]:
