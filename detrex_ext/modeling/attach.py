@@ -26,7 +26,8 @@ def attach(model: Detector, strategies: Mapping[str, Strategy]) -> nn.ModuleDict
         strategy.attach(model)
     like = next(model.parameters())
     owners = nn.ModuleDict({name: s for name, s in strategies.items() if isinstance(s, nn.Module)})
-    owners.to(like.device, like.dtype)
+    if any((p.device, p.dtype) != (like.device, like.dtype) for p in owners.parameters()):
+        owners.to(like.device, like.dtype)
     routes = [pair for s in strategies.values() for pair in s.routes(model.decoder).items()]
     if len(dict(routes)) < len(routes):
         raise ValueError(f"strategies {', '.join(strategies)}: two of them are the same, for their sets have one path")

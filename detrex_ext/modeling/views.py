@@ -20,9 +20,16 @@ def with_parts(module: _Module, **parts: nn.Module) -> _Module:
     return view
 
 
+def copied(module: _Module) -> _Module:
+    """A module of the same form and weights with parameters of its own."""
+    # as copies of tensors, for a deep copy of one without values (a model that is only traced) reads memory
+    memo = {id(p): nn.Parameter(p.detach().clone(), p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, memo)
+
+
 def another(block: _Module) -> _Module:
     """A block of the same form with first weights of its own, drawn as a decoder's."""
-    block = copy.deepcopy(block)
+    block = copied(block)
     for m in block.modules():
         if isinstance(m, nn.Linear):
             m.reset_parameters()

@@ -5,7 +5,6 @@ Source: "MS-DETR: Efficient DETR Training with Mixed Supervision", CVPR 2024, ar
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detrex_ext.modeling.decoders import StagedDecoder
-from detrex_ext.modeling.views import another, require_layers, with_parts
+from detrex_ext.modeling.views import another, copied, require_layers, with_parts
 from detrex_ext.structures import Memory, Queries, SupervisedSet
 from detrex_ext.structures.placing import placed
 
@@ -60,7 +59,7 @@ class MixedSupervision(nn.Module, Strategy):
         self.within = getattr(model.decoder, "cross_first", False)
         own = [nn.Sequential(another(x.ffns[0]), another(x.norms[2])) for x in layers if self.within and self.own_ffn]
         self.ffns = nn.ModuleList(own)
-        self.heads = nn.ModuleDict({} if self.within else {"class_embed": copy.deepcopy(model.decoder.class_embed)})
+        self.heads = nn.ModuleDict({} if self.within else {"class_embed": copied(model.decoder.class_embed)})
 
     def routes(self, decoder: StagedDecoder) -> Mapping[str, StagedDecoder]:
         """See :meth:`Strategy.routes`."""

@@ -5,7 +5,6 @@ Source: "Mr. DETR: Instructive Multi-Route Training for Detection Transformers",
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from torch import nn
 from detrex_ext.layers.instructed_attention import InstructedAttention
 from detrex_ext.modeling.decoders import StagedDecoder
 from detrex_ext.modeling.queries import TwoStageQueries, host_source
-from detrex_ext.modeling.views import another, require_layers, with_parts
+from detrex_ext.modeling.views import another, copied, require_layers, with_parts
 from detrex_ext.structures import Memory, Queries, SupervisedSet, Targets, cat
 
 from .base import Strategy
@@ -35,19 +34,24 @@ class MultiRoute(nn.Module, Strategy):
     On the route ``instructed`` learned tokens, of each layer its own, stand before the queries in self-attention, and
     a norm of this route follows. Its queries are proposals of the encoder by a second head, or the main ones where the
     host makes no proposals. The route ``separate`` takes the main queries through feed-forward blocks of its own. All
-    else is shared. Neither enters what other strategies add.
+    else is shared. Denoising queries are beside them on both, with their given pairs. Neither route enters what other
+    strategies add.
 
     Args:
         matcher: who answers for which object on both routes; None: :class:`OneToManyMatcher` as published.
         num_tokens: learned tokens of a layer.
+        denoising: denoising queries pass the routes too.
         weight: factor of their losses, those of the second proposals among them.
     """
 
-    def __init__(self, matcher: Matcher | None = None, num_tokens: int = 10, weight: float = 1.0) -> None:
+    def __init__(
+        self, matcher: Matcher | None = None, num_tokens: int = 10, denoising: bool = True, weight: float = 1.0
+    ) -> None:
         super().__init__()
         if num_tokens < 1:
             raise ValueError(f"num_tokens must be at least 1, got {num_tokens}")
         self.matcher, self.num_tokens, self.weight = matcher, num_tokens, weight
+        self.groups = ("main", "dn") if denoising else ("main",)
 
     def attach(self, model: Detector) -> None:
         """See :meth:`Strategy.attach`."""
@@ -60,7 +64,8 @@ class MultiRoute(nn.Module, Strategy):
         self.ffns = nn.ModuleList(another(layer.ffns[0]) for layer in layers)
         source = host_source(model.queries)
         heads = ("class_embed", "bbox_embed") if isinstance(source, TwoStageQueries) else ()
-        self.heads = nn.ModuleDict({name: copy.deepcopy(getattr(source, name)) for name in heads})
+        self.heads = nn.ModuleDict({name: copied(getattr(source, name)) for name in heads})
+        self.sources = (with_parts(source, **self.heads),) if heads else ()  # in a tuple, for it is no part of this
 
     def routes(self, decoder: StagedDecoder) -> Mapping[str, StagedDecoder]:
         """See :meth:`Strategy.routes`."""
@@ -76,20 +81,24 @@ class MultiRoute(nn.Module, Strategy):
         self, model: Detector, q: Queries, mem: Memory, targets: Targets | None
     ) -> tuple[list[SupervisedSet], Queries]:
         """See :meth:`Strategy.begin`."""
-        main, sets = q.take("main", "plain").replace(masks={}), []
-        first = main
-        if self.heads:
-            first, sets = with_parts(host_source(model.queries), **self.heads)(mem, targets)
-        added = [x.retag(path=path) for path, x in zip(PATHS, (first, main), strict=True)]
+        host = first = q.take(self.groups, "plain")
+        sets: list[SupervisedSet] = []
+        for source in self.sources:
+            source.training = model.training
+            found, sets = source(mem, targets)
+            # denoising queries come before the main ones, in their domain and under its mask
+            known = [host.take("dn")] if "dn" in host.given else []
+            first = cat(*known, found.take("main")).replace(slots=host.slots, masks=host.masks)
+        added = [x.retag(path=path) for path, x in zip(PATHS, (first, host), strict=True)]
         return [replace(s, path="instructed") for s in sets], cat(*added, q)
 
     def rules(self, host_rules: dict[str, Rule]) -> list[Rule]:
         """See :meth:`Strategy.rules`."""
         from detrex_ext.matching import OneToManyMatcher
 
-        many = self.matcher or OneToManyMatcher(cap=0.25, conflict="one_class")
+        many = self.matcher or OneToManyMatcher(cap=225, conflict="one_class")
         rules = []
-        for group, changes in {"main": {"matcher": many}, "enc": {}}.items():
+        for group, changes in {"main": {"matcher": many}, "enc": {}, "dn": {}}.items():
             if group in host_rules:
                 terms = {n: replace(t, weight=t.weight * self.weight) for n, t in host_rules[group].terms.items()}
                 changes = {**changes, "terms": terms, "when": {"group": group, "path": PATHS}}

@@ -86,7 +86,7 @@ def gpu(monkeypatch):
 def on_gpu(host, strategy):
     with torch.device("cuda"):
         model = host_for(host, strategy).train()
-    model.use({"checked": STRATEGIES[strategy](host)})
+        model.use({"checked": STRATEGIES[strategy](host)})
     model.criterion.check_finite = False  # waits, and says so
     return model
 
@@ -98,6 +98,7 @@ def cells():
     """Every host with sets of all kinds; further queries and sets run one at a time with some."""
     found = [(host, "sqr + dac") for host in HOSTS]
     found += [*(("dino", name) for name in ("hybrid", "group", *CHUNKS)), ("dab", "hybrid"), ("dab", "group")]
+    found += [(host, "mr + ms") for host in ("deformable++", "dino", "detr", "dab", "adamixer")]
     for host, strategy in found:
         quick = host in QUICK and strategy in ("sqr + dac", "hybrid")
         yield pytest.param(host, strategy, id=f"{host}-{strategy}", marks=[] if quick else [pytest.mark.slow])
