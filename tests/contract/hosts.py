@@ -328,7 +328,7 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
 SOURCES: dict[str, Callable[[Detector], Detector]] = {"hybrid": hybrid, "group": group}
 CHUNKS = {"sqr, one set at a time": 1, "mr, one set at a time": 1}
 # strategies with parameters, and hosts of each kind on which the quick suite runs them
-TRAINED, QUICK_TRAINED = ("mr", "ms"), ("deformable++", "dino", "detr", "dab, dn", "adamixer")
+TRAINED, QUICK_TRAINED = ("mr", "ms"), ("dino", "detr", "dab, dn", "adamixer")
 
 
 def host_for(host: str, strategy: str) -> Detector:

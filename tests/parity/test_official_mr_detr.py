@@ -18,7 +18,8 @@ from .whole import STAGES, Pair, compare_gradients, compare_sets, stages
 
 skip_without_checkout()
 
-QUERIES, SIZES = 300, [(240, 272), (256, 232)]
+SIZES = [(240, 272), (256, 232)]
+QUERIES = {"deformable": 300, "dino": 900}  # their mask of denoising names 900
 
 
 CONFIGS = {"deformable": "mr_deformable_plus_r50_300q_12ep", "dino": "mr_cdn_r50_12ep"}
@@ -32,15 +33,15 @@ def test_the_shipped_config_is_the_released_model(project, objects):
     items = batch(SIZES, objects, 80, seed=2, dtype=torch.float64)
     with modules_of_checkout():
         torch.manual_seed(1)
-        peer = build(project, QUERIES)
+        peer = build(project, QUERIES[project])
         disturb(peer)
         state = {k: v.clone() for k, v in peer.state_dict().items()}
-        with computing_in(torch.float64), watched_choice(QUERIES) as chosen:
+        with computing_in(torch.float64), watched_choice(QUERIES[project]) as chosen:
             torch.manual_seed(3)  # of the noise of denoising
             outputs, wanted = outputs_and_losses(peer.double(), items)
     cfg = load_config(CONFIGS[project], (), ["model.num_classes=80"]).model
     cfg.preprocess.parity_padding = True
-    (cfg.queries.source if project == "dino" else cfg.queries).num_queries = QUERIES
+    (cfg.queries.source if project == "dino" else cfg.queries).num_queries = QUERIES[project]
     ours = instantiate(cfg)
     report = load_state(ours, state, strict=True)
     assert report.complete and report.layout == "Mr. DETR" and not report.dropped
