@@ -117,9 +117,7 @@ def test_proposals_of_the_second_head_are_the_hosts_with_its_weights():
 
 def test_routes_run_one_at_a_time_give_the_same_step():
     model = HOSTS["dino"]()
-    torch.manual_seed(0)
     together = training_step(model, MultiRoute(), (3, 0))
-    torch.manual_seed(0)
     apart = training_step(model, MultiRoute(), (3, 0), lambda decoder: setattr(decoder, "chunk", 1))
     assert_same_step(apart, together)
 
