@@ -21,5 +21,7 @@ dac = L(DivideAndConquer)(
 
 # as both of them have it: a query has one class, and candidates are a quarter of the queries at most or of 900
 _many = dict(k=6, threshold=0.4, w_iou=0.7, w_cls=0.3, conflict="one_class", tau=None, alpha=0.25, boxes="predicted")
-mr = L(MultiRoute)(matcher=L(OneToManyMatcher)(cap=225, **_many), num_tokens=10, denoising=True, weight=1.0)
+mr = L(MultiRoute)(
+    matcher=L(OneToManyMatcher)(cap=225, **_many), num_tokens=10, denoising=True, weight=1.0, norm_factor=1.0
+)
 ms = L(MixedSupervision)(matcher=L(OneToManyMatcher)(cap=0.25, **_many), own_ffn=True, class_weight=None, weight=1.0)

@@ -42,15 +42,23 @@ class MultiRoute(nn.Module, Strategy):
         num_tokens: learned tokens of a layer.
         denoising: denoising queries pass the routes too.
         weight: factor of their losses, those of the second proposals among them.
+        norm_factor: losses of the main queries on the routes are divided by so many times what the host divides by.
     """
 
     def __init__(
-        self, matcher: Matcher | None = None, num_tokens: int = 10, denoising: bool = True, weight: float = 1.0
+        self,
+        matcher: Matcher | None = None,
+        num_tokens: int = 10,
+        denoising: bool = True,
+        weight: float = 1.0,
+        norm_factor: float = 1.0,
     ) -> None:
         super().__init__()
         if num_tokens < 1:
             raise ValueError(f"num_tokens must be at least 1, got {num_tokens}")
-        self.matcher, self.num_tokens, self.weight = matcher, num_tokens, weight
+        if norm_factor <= 0:
+            raise ValueError(f"norm_factor must be positive, got {norm_factor}")
+        self.matcher, self.num_tokens, self.weight, self.norm_factor = matcher, num_tokens, weight, norm_factor
         self.groups = ("main", "dn") if denoising else ("main",)
 
     def attach(self, model: Detector) -> None:
@@ -100,7 +108,8 @@ class MultiRoute(nn.Module, Strategy):
         rules = []
         for group, changes in {"main": {"matcher": many}, "enc": {}, "dn": {}}.items():
             if group in host_rules:
-                terms = {n: replace(t, weight=t.weight * self.weight) for n, t in host_rules[group].terms.items()}
+                factor = self.weight / (self.norm_factor if group == "main" else 1)
+                terms = {n: replace(t, weight=t.weight * factor) for n, t in host_rules[group].terms.items()}
                 changes = {**changes, "terms": terms, "when": {"group": group, "path": PATHS}}
                 rules.append(replace(host_rules[group], **changes))
         return rules

@@ -16,6 +16,9 @@ model.queries = L(DenoisingQueries)(
     box_noise_scale=0.4,
     inverse_sigmoid_eps="${model.decoder.inverse_sigmoid_eps}",
 )
+model.strategies.mr.norm_factor = 3.0
+model.strategies.mr.matcher.update(w_iou=0.8, w_cls=0.2)
+model.rules.enc.matcher = "${model.rules.main.matcher}"
 model.rules.enc.terms = "${model.rules.main.terms}"
 model.rules.dn = L(Rule)(matcher=L(GivenMatcher)(), terms="${model.rules.main.terms}")
 train.output_dir = "./output/mr_cdn_r50_12ep"
