@@ -58,7 +58,7 @@ def test_the_shipped_config_is_the_released_model(project, objects):
         of_route = [(one["pred_logits"], one["pred_boxes"]) for one in outputs[key]]
         compare_sets(f"{what}: sets", sets, ("main", path), of_route, 1e-12)
     if project == "dino":
-        pytest.xfail("sets of the main queries agree; a loss of the recipe with denoising differs, and it is not known why")
+        pytest.xfail("sets of the main queries agree; a loss with denoising differs, it is open why")
     keys = dict(names_of_losses(project == "dino"))
     assert set(keys) == set(losses.stats) and set(keys.values()) == set(wanted)
     for ours_key, key in keys.items():
