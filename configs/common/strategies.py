@@ -2,7 +2,7 @@
 
 from detrex_ext.matching import OneToManyMatcher
 from detrex_ext.runtime import LazyCall as L
-from detrex_ext.strategies import DivideAndConquer
+from detrex_ext.strategies import DivideAndConquer, MixedSupervision, MultiRoute
 
 dac = L(DivideAndConquer)(
     matcher=L(OneToManyMatcher)(
@@ -18,3 +18,10 @@ dac = L(DivideAndConquer)(
     norm_factor=3.0,
     recollected=False,
 )
+
+# as both of them have it: a query has one class, and candidates are a quarter of the queries at most or of 900
+_many = dict(k=6, threshold=0.4, w_iou=0.7, w_cls=0.3, conflict="one_class", tau=None, alpha=0.25, boxes="predicted")
+mr = L(MultiRoute)(
+    matcher=L(OneToManyMatcher)(cap=225, **_many), num_tokens=10, denoising=True, weight=1.0, norm_factor=1.0
+)
+ms = L(MixedSupervision)(matcher=L(OneToManyMatcher)(cap=0.25, **_many), own_ffn=True, class_weight=None, weight=1.0)

@@ -80,7 +80,7 @@ ARGUMENTS: dict[str, Option] = {
     "factor": Option(above=0, most=1000), "xyxy": Option(meaning="of the corners instead of cxcywh"),
     "k": Option(least=1, most=1000), "times": Option(least=1, most=1000), "threshold": Option(least=0, most=10),
     "cap": Option(above=0, most=10**6), "tau": Option(above=0, most=1000),
-    "conflict": Option(choices=("multi", "best")), "boxes": Option(choices=("predicted", "prior")),
+    "conflict": Option(choices=("multi", "one_class", "best")), "boxes": Option(choices=("predicted", "prior")),
     "take": Option(choices=("best", "all")), "box_on": Option(choices=("candidates", "matched")),
     "match": Option(choices=("restricted", "hungarian", "one_to_many")),
     "box_loss_on": Option(choices=("candidates", "matched")), "w_giou": _WEIGHT, "centerness_weight": _WEIGHT,

@@ -53,7 +53,8 @@ ROOMS = (
      "DeltaLoss ClassBoxGIoULoss"),
     ("What losses are divided by", "detrex_ext.criterion", "NumObjects NumCandidates SumOfCenterness ClassDenorm "
      "NumRegions NumImages"),
-    ("Strategies", "detrex_ext.strategies", "QueryRecollection DivideAndConquer StochasticDepth"),
+    ("Strategies", "detrex_ext.strategies", "QueryRecollection DivideAndConquer StochasticDepth "
+     "MultiRoute MixedSupervision"),
 )  # fmt: skip
 
 _HEAD = """\

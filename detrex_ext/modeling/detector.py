@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detrex_ext.structures import Features, Memory, Queries, SupervisedSet, Targets
 
+from .attach import attach
 from .preprocess import Images, Preprocess
 from .sizes import check_parts, require_classes, shared_size
 
@@ -88,13 +89,8 @@ class Detector(nn.Module):
         """
         from detrex_ext.criterion import SetCriterion
 
-        for name, strategy in strategies.items():
-            if not hasattr(strategy, "after_stage"):
-                raise ValueError(f"strategies.{name}: expected a Strategy, found {type(strategy).__name__}")
-            strategy.check(len(self.decoder.order))
+        self.training_only = attach(self, strategies)
         self.strategies = dict(strategies)
-        owners = {name: s for name, s in strategies.items() if isinstance(s, nn.Module)}
-        self.training_only = nn.ModuleDict(owners).to(self.device)
         added = [r for s in self.strategies.values() for r in s.rules(self.rules)]
         self.criterion = SetCriterion([*added, *self.rules.values()])
 
@@ -132,9 +128,20 @@ class Detector(nn.Module):
             strategies: act instead of the model's own, and in either mode; None: its own, in training only.
         """
         q, mem, sets = self.encode(images_B3HW, valid_hw_B2, targets)
-        if strategies is None:
-            return [*sets, *self.decoder(q, mem, tuple(self.strategies.values()))]
-        return [*sets, *self.decoder(q, mem, tuple(strategies), act=True)]
+        own = self.strategies.values() if self.training else ()
+        acting = tuple(own if strategies is None else strategies)
+        added, q = self.begin(acting, q, mem, targets)
+        return [*sets, *added, *self.decoder(q, mem, acting, act=strategies is not None)]
+
+    def begin(
+        self, strategies: Iterable[Strategy], q: Queries, mem: Memory, targets: Targets | None
+    ) -> tuple[list[SupervisedSet], Queries]:
+        """What strategies make of the initial queries (B, T, C) and the memory (B, S, C), and the sets they add."""
+        sets: list[SupervisedSet] = []
+        for s in strategies:
+            added, q = s.begin(self, q, mem, targets)
+            sets += added
+        return sets, q
 
     def inputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[Images, Targets | None]:
         """A batch as tensors on the model's device: padded images, and in training its objects."""
@@ -168,12 +175,7 @@ class Detector(nn.Module):
         sets = self.core(images.images_B3HW, images.valid_hw_B2, None, strategies)
         return self.postprocess(sets, images.image_hw_B2, batched_inputs), sets
 
-    def forward(
-        self,
-        batched_inputs: list[dict[str, Any]],
-        effective: tuple[float, float] | None = None,
-        progress: float = 0.0,
-    ):
+    def forward(self, batched_inputs: list[dict[str, Any]], effective: tuple[float, float] | None = None, progress=0.0):
         """detectron2's contract.
 
         Args:

@@ -2,7 +2,16 @@
 
 from .base import Strategy
 from .divide_and_conquer import DivideAndConquer
+from .mixed_supervision import MixedSupervision
+from .multi_route import MultiRoute
 from .recollection import QueryRecollection
 from .stochastic_depth import StochasticDepth
 
-__all__ = ["DivideAndConquer", "QueryRecollection", "StochasticDepth", "Strategy"]
+__all__ = [
+    "DivideAndConquer",
+    "MixedSupervision",
+    "MultiRoute",
+    "QueryRecollection",
+    "StochasticDepth",
+    "Strategy",
+]

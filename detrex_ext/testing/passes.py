@@ -29,9 +29,12 @@ class _Entering(Strategy):
 
 def entering(model: Detector, batch: list[dict]) -> tuple[Memory, list[tuple[int, Queries]]]:
     """The memory of a training pass, and each stage's layer with the queries that enter it."""
-    q, mem = initial(model, batch)
-    watch = _Entering()
-    model.decoder(q, mem, [*model.strategies.values(), watch])
+    images, targets = model.inputs(batch)
+    q, mem, _ = model.encode(images.images_B3HW, images.valid_hw_B2, targets)
+    strategies, watch = model.strategies.values(), _Entering()
+    _, q = model.begin(strategies, q, mem, targets)
+    mem = model.decoder.prepare(mem)
+    model.decoder(q, mem, [*strategies, watch])
     return mem, list(zip(watch.order, watch.seen, strict=False))  # nothing enters after the last stage
 
 

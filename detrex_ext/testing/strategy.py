@@ -117,7 +117,8 @@ def _leaks(model: Detector, batch: list[dict]) -> list[tuple[int, str, str]]:
             (grad,) = torch.autograd.grad(read, watched.content_BTC, retain_graph=True)
             for other, c, d in spans:
                 # a denoising set may see the matching queries of its domain; that is its source's mask, not a leak
-                known = slot.path == other.path == "plain" and slot.domain == other.domain is not None
+                known = slot.path == other.path and slot.group != other.group
+                known = known and slot.domain == other.domain is not None
                 if (c, d) != (a, b) and c < d and not known and bool(grad[:, c:d].abs().max() > 0):
                     found.append((layer, f"{slot.group}/{slot.path}", f"{other.group}/{other.path}"))
     return found

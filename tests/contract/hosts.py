@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from detrex_ext.criterion import (
     GIoUAwareLoss,
@@ -59,7 +60,7 @@ from detrex_ext.modeling.queries import (
     TwoStageQueries,
     WholeImageQueries,
 )
-from detrex_ext.strategies import DivideAndConquer, QueryRecollection, Strategy
+from detrex_ext.strategies import DivideAndConquer, MixedSupervision, MultiRoute, QueryRecollection, Strategy
 from detrex_ext.structures import Queries, SupervisedSet
 
 CLASSES, QUERIES, LAYERS = 4, 6, 4
@@ -275,11 +276,30 @@ def _around(model: Detector, wrap: Callable, name: str, rule) -> Detector:
     return model
 
 
-class Both(Strategy):
-    """Two strategies as one."""
+class Both(nn.Module, Strategy):
+    """Several strategies as one."""
 
     def __init__(self, *strategies: Strategy) -> None:
+        super().__init__()
         self.strategies = strategies
+        self.owners = nn.ModuleList(s for s in strategies if isinstance(s, nn.Module))
+
+    @property
+    def reads(self):
+        return any(s.reads for s in self.strategies)
+
+    def attach(self, model):
+        for s in self.strategies:
+            s.attach(model)
+
+    def routes(self, decoder):
+        return {path: view for s in self.strategies for path, view in s.routes(decoder).items()}
+
+    def begin(self, model, q, mem, targets):
+        return model.begin(self.strategies, q, mem, targets)
+
+    def readout(self, decoder, layer, x, mem):
+        return {k: v for s in self.strategies for k, v in s.readout(decoder, layer, x, mem).items()}
 
     def plan(self, order):
         for s in self.strategies:
@@ -342,12 +362,22 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
     "stable": lambda host: Strategy(),
     "high_order": lambda host: Strategy(),
     "stable + hybrid + sqr": lambda host: QueryRecollection(lift_points=True),
+    "mr": lambda host: MultiRoute(),
+    "ms": lambda host: MixedSupervision(),
+    "mr, one set at a time": lambda host: MultiRoute(),
+    "mr + ms": lambda host: Both(MultiRoute(), MixedSupervision()),
+    "hybrid + sqr + mr + dac + ms": lambda host: Both(
+        QueryRecollection(lift_points=True), MultiRoute(), DivideAndConquer(), MixedSupervision()
+    ),
+    "group + mr + ms": lambda host: Both(MultiRoute(), MixedSupervision()),
 }
 
 SOURCES: dict[str, Callable[[Detector], Detector]] = {"hybrid": hybrid, "group": group}
 LOSSES: dict[str, Callable[[Detector], Detector]] = {"mal": mal, "stable": stable, "high_order": high_order}
 SOFTMAX = ("detr",)  # no class loss of a sigmoid
-CHUNKS = {"sqr, one set at a time": 1}
+CHUNKS = {"sqr, one set at a time": 1, "mr, one set at a time": 1}
+# strategies with parameters, and hosts of each kind on which the quick suite runs them
+TRAINED, QUICK_TRAINED = ("mr", "ms"), ("dino", "detr", "dab, dn", "adamixer")
 
 
 def host_for(host: str, strategy: str) -> Detector:

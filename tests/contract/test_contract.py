@@ -16,7 +16,20 @@ from detrex_ext.strategies import QueryRecollection, Strategy
 from detrex_ext.structures import Targets, cat
 from detrex_ext.testing import BrokenInvariant, check_host, check_strategy, example_batch
 
-from .hosts import ALL_HOSTS, CHUNKS, CLASSES, HOSTS, LOSSES, SOFTMAX, SOURCES, STRATEGIES, host_for, restrict
+from .hosts import (
+    ALL_HOSTS,
+    CHUNKS,
+    CLASSES,
+    HOSTS,
+    LOSSES,
+    QUICK_TRAINED,
+    SOFTMAX,
+    SOURCES,
+    STRATEGIES,
+    TRAINED,
+    host_for,
+    restrict,
+)
 from .steps import assert_same_step, training_step
 
 CASES = {
@@ -35,13 +48,16 @@ def test_host(host, objects):
 
 def cells():
     """Every host with every strategy on every batch; of strategies together, of further queries, and of sets run one at
-    a time, one batch, and the others if asked for; of other losses, which have a test of their own, all if asked for.
+    a time, one batch, and the others if asked for; of those with parameters likewise, on some hosts; of other losses,
+    which have a test of their own, all if asked for.
     """
     for host, strategy, case in product(HOSTS, STRATEGIES, CASES):
         other_loss = bool({*strategy.split(" + ")} & {*LOSSES})
         if other_loss and host in SOFTMAX:
             continue
-        slow = ("+" in strategy or strategy in {*SOURCES, *CHUNKS}) and case != "2, one without"
+        slow = ("+" in strategy or strategy in {*SOURCES, *CHUNKS, *TRAINED}) and case != "2, one without"
+        trained = any(name in strategy.replace(",", " +").split(" + ") for name in TRAINED)
+        slow |= trained and (strategy not in TRAINED or host not in QUICK_TRAINED)
         marks = [pytest.mark.slow] if slow or other_loss else []
         yield pytest.param(host, strategy, CASES[case], id=f"{host}-{strategy}-{case}", marks=marks)
 

@@ -86,7 +86,7 @@ def gpu(monkeypatch):
 def on_gpu(host, strategy):
     with torch.device("cuda"):
         model = host_for(host, strategy).train()
-    model.use({"checked": STRATEGIES[strategy](host)})
+        model.use({"checked": STRATEGIES[strategy](host)})
     model.criterion.check_finite = False  # waits, and says so
     return model
 
@@ -98,6 +98,7 @@ def cells():
     """Every host with sets of all kinds; further queries and sets run one at a time with some."""
     found = [(host, "sqr + dac") for host in HOSTS]
     found += [*(("dino", name) for name in ("hybrid", "group", *CHUNKS)), ("dab", "hybrid"), ("dab", "group")]
+    found += [(host, "mr + ms") for host in ("deformable++", "dino", "detr", "dab", "adamixer")]
     for host, strategy in found:
         quick = host in QUICK and strategy in ("sqr + dac", "hybrid")
         yield pytest.param(host, strategy, id=f"{host}-{strategy}", marks=[] if quick else [pytest.mark.slow])
@@ -221,6 +222,6 @@ def test_what_is_computed_again_shows_the_device_of_its_random_numbers(gpu, monk
     """torch restores the random state of the devices of tensor arguments; without, dropout would be another."""
     given = []
     monkeypatch.setattr(chunks, "checkpoint", lambda run, *args, **named: given.append(args) or run(*args))
-    model = on_gpu("dino", *CHUNKS)
+    model = on_gpu("dino", next(iter(CHUNKS)))
     model(example_batch(model.num_classes, (3, 1)))
     assert given and all(any(isinstance(x, Tensor) and x.is_cuda for x in args) for args in given)

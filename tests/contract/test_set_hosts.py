@@ -8,7 +8,14 @@ from detrex_ext.config import apply_overlay, get_config, load_config
 from detrex_ext.errors import UserError
 from detrex_ext.modeling.queries import DenoisingQueries, GroupQueries, HybridQueries
 from detrex_ext.runtime import instantiate
-from detrex_ext.strategies import DivideAndConquer, QueryRecollection, StochasticDepth, Strategy
+from detrex_ext.strategies import (
+    DivideAndConquer,
+    MixedSupervision,
+    MultiRoute,
+    QueryRecollection,
+    StochasticDepth,
+    Strategy,
+)
 from detrex_ext.testing import check_strategy, example_batch
 
 from .hosts import CLASSES, SET_HOSTS, SOURCES
@@ -19,6 +26,8 @@ REFUSED = {
     "dqr": (lambda: QueryRecollection(window=None), "recollection needs a decoder of several stages"),
     "dac": (DivideAndConquer, "a decoder of one stage leaves nothing to divide"),
     "stochastic depth": (StochasticDepth, "stochastic depth needs a decoder of several stages"),
+    "mr": (MultiRoute, "multi-route training takes a decoder's layers of self-attention"),
+    "ms": (MixedSupervision, "mixed supervision takes a decoder's layers of self-attention"),
 }
 SOURCES_REFUSED = {
     "hybrid": (lambda source: HybridQueries(source, 8), "TokenQueries makes no extra queries"),
@@ -58,6 +67,8 @@ OVERLAYS = {
     "dqr": "recollection needs a decoder of several stages",
     "dac": "a decoder of one stage leaves nothing to divide",
     "stochastic_depth": "stochastic depth needs a decoder of several stages",
+    "mr": "multi-route training takes a decoder's layers of self-attention",
+    "ms": "mixed supervision takes a decoder's layers of self-attention",
     "hybrid": "TokenQueries makes no extra queries",
     "group": "TokenQueries learns nothing",
     "deta": "the overlay deta needs a two-stage host",

@@ -1,11 +1,11 @@
-"""Recollection and divided attention on two ranks, one of which has no objects."""
+"""Recollection, divided attention, and strategies with parameters on two ranks, one of which has no objects."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.distributed as dist
-from contract.hosts import HOSTS, Both
+from contract.hosts import HOSTS, STRATEGIES, Both
 from torch.nn.parallel import DistributedDataParallel
 from training import start_process
 
@@ -14,11 +14,12 @@ from detrex_ext.strategies import DivideAndConquer, QueryRecollection
 from detrex_ext.testing import example_batch
 
 
-def detector(host):
+def detector(host, strategy):
     torch.manual_seed(0)
     model = HOSTS[host]().train()
     dac = DivideAndConquer(OneToManyMatcher(tau=1.5), recollected=True)
-    model.use({"both": Both(QueryRecollection(), dac)})
+    both = Both(QueryRecollection(), dac) if strategy == "sqr + dac" else STRATEGIES[strategy](host)
+    model.use({"both": both})
     return model
 
 
@@ -29,20 +30,23 @@ def backward(model, batch):
     return losses
 
 
-def on_rank(rank, host, folder):
+def on_rank(rank, host, strategy, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    model = detector(host)
+    model = detector(host, strategy)
     losses = backward(DistributedDataParallel(model), example_batch(4, (2, 3, 0, 0))[2 * rank :][:2])
     grads = {name: p.grad for name, p in model.named_parameters()}
     torch.save({"losses": {k: v.detach() for k, v in losses.items()}, "grads": grads}, f"{folder}/{rank}.pth")
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("host", ["deformable++", "dino"])
-def test_a_rank_without_objects_trains_with_the_others(host, tmp_path):
+TRAINED = [pytest.param(host, "mr + ms", marks=pytest.mark.slow) for host in ("deformable++", "dino")]
+
+
+@pytest.mark.parametrize("host, strategy", [("deformable++", "sqr + dac"), ("dino", "sqr + dac"), *TRAINED])
+def test_a_rank_without_objects_trains_with_the_others(host, strategy, tmp_path):
     """Losses and gradients are those of the whole batch, whatever the number of ranks."""
-    processes = [start_process(on_rank, rank, host, tmp_path) for rank in range(2)]
+    processes = [start_process(on_rank, rank, host, strategy, tmp_path) for rank in range(2)]
     for process in processes:
         process.join(300)
         assert process.exitcode == 0
@@ -51,7 +55,7 @@ def test_a_rank_without_objects_trains_with_the_others(host, tmp_path):
     assert all(g is not None and g.isfinite().all() for g in first["grads"].values())
     if host == "dino":  # how many denoising queries there are goes by the rank's own objects
         return
-    alone = detector(host)
+    alone = detector(host, strategy)
     for name, value in backward(alone, example_batch(4, (2, 3, 0, 0))).items():
         mean = (first["losses"][name] + second["losses"][name]) / 2
         torch.testing.assert_close(mean, value.detach(), rtol=1e-5, atol=1e-6)

@@ -33,6 +33,12 @@ class Inputs:
     images: list[Tensor]
     targets: Targets
 
+    def keep(self, number: int | None) -> None:
+        """No more than so many objects of an image; None = all."""
+        t = self.targets
+        labels, boxes = (tuple(x[:number] for x in each) for each in (t.labels, t.boxes))
+        self.targets = Targets(labels, boxes, t.image_hw_B2)
+
     def theirs(self, times: int = 1) -> list[dict[str, Tensor]]:
         """Objects in their form, each so many times."""
         return theirs(self.targets, times)
@@ -119,6 +125,6 @@ def compare_gradients(what: str, both: Pair, tolerance: float) -> None:
     compared = 0
     for a, b in zip(both.ours.parameters(), brought.parameters(), strict=True):
         if a.grad is not None:
-            within(what, far(a.grad, b) / float(b.detach().abs().max()), tolerance)
+            within(what, far(a.grad, b) / (float(b.detach().abs().max()) or 1.0), tolerance)
             compared += 1
     assert compared >= len({id(g) for g in found.values()})  # heads have two names there

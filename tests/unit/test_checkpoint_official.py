@@ -29,7 +29,7 @@ from detrex_ext.modeling.queries import (
 
 DIM, LAYERS = 32, 2
 KINDS = ("plain", "refine", "two_stage", "mixed", "dac", "dino", "detr")
-NAMES = dict(plain="official Deformable-DETR", mixed="official H-DETR or DAC-DETR", dino="official DINO")
+NAMES = dict(plain="official Deformable-DETR", mixed="official H-DETR, DAC-DETR or MS-DETR", dino="official DINO")
 NAMES |= dict(refine=NAMES["plain"], two_stage=NAMES["plain"], dac=NAMES["mixed"], detr="official DETR")
 
 

@@ -128,7 +128,9 @@ def test_every_shipped_config_passes(name):
     check_options(shipped(name))
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize(
+    "host", [name if name.startswith(("dino", "detr_")) else pytest.param(name, marks=pytest.mark.slow) for name in HOSTS]
+)
 def test_every_overlay_passes_over_every_host_that_takes_it(host):
     laid = []
     for overlay in OVERLAYS:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from detrex_ext.errors import UserError
+from detrex_ext.structures import without_training_only
 
 from .base import Layout, Names, Sliced, State
 from .classifiers import EFFICIENTNET, SWIN, TIMM
@@ -19,6 +20,7 @@ from .detrex_dino import DETREX_DINO
 from .mmdet_adamixer import MMDET_ADAMIXER
 from .mmdet_deformable import MMDET_DEFORMABLE
 from .mobilenet import FLAT_MOBILENET, TORCHVISION_MOBILENET
+from .mr_detr import MR_DETR
 from .official import OFFICIAL_DEFORMABLE, OFFICIAL_DINO, OFFICIAL_MIXED
 from .official_detr import OFFICIAL_DETR
 from .resnet import CAFFE2_RESNET, DETECTRON2_RESNET, TORCHVISION_RESNET
@@ -37,7 +39,8 @@ def _our_names(keys: Collection[str], model_keys: Collection[str]) -> Names:
 
 
 def _of_host(state: State) -> State:
-    """The state of the model that is the same at inference, without further queries."""
+    """The state of the model that is the same at inference, without further queries and what only training has."""
+    state = without_training_only(state)
     source = "queries.source." if "queries.label_enc.weight" in state else "queries."
     return {re.sub(r"^queries\.(?:source\.)+", source, k): v for k, v in state.items() if not _FURTHER.match(k)}
 
@@ -55,6 +58,7 @@ OUR_BACKBONE = replace(
     scope="backbone.",
 )
 LAYOUTS: list[Layout] = [
+    MR_DETR,
     DETREX_DEFORMABLE,
     DETREX_DINO,
     DETREX_DAB,

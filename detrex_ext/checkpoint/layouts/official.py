@@ -1,4 +1,4 @@
-"""The authors' own files of the deformable hosts: Deformable-DETR, DINO, H-DETR and DAC-DETR.
+"""The authors' own files of the deformable hosts: Deformable-DETR, DINO, H-DETR, DAC-DETR and MS-DETR.
 
 Each key is first renamed to detrex's, whose table knows the rest. Three traps: in a decoder layer ``norm2`` is the norm
 after self-attention and ``norm1`` the one after cross-attention; class rows are COCO's category ids, 91 with gaps; and
@@ -13,6 +13,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from detrex_ext.structures import TRAINING_ONLY
+
 from ..coco import COCO_IDS
 from .base import Layout, Names, Sliced, State
 from .detrex_deformable import DETREX_DEFORMABLE
@@ -24,6 +26,9 @@ _BACKBONE = re.compile(r"^backbone\.0\.(body\.)?")
 _PROJECTION = re.compile(r"^input_proj\.(\d+)\.([01])\.")
 _SAMPLING = "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight"
 _QUERIES = ("tgt_embed.weight", "query_embedding.weight")
+# MS-DETR's second feed-forward block of a decoder layer, which acts in training alone
+_MIXED = re.compile(r"^transformer\.decoder\.layers\.(\d+)\.(linear3|linear4|norm4)\.")
+_MIXED_PARTS = {"linear3": "0.layers.0.0", "linear4": "0.layers.1", "norm4": "1"}
 _ENCODER_HEADS = {"enc_out_class_embed": "class_embed", "enc_out_bbox_embed": "bbox_embed"}
 
 
@@ -51,6 +56,8 @@ def _to_detrex(key: str, keys: Collection[str]) -> str:
     if key == "query_embed.weight":  # content alone where proposals give the position
         two_stage = "transformer.enc_output.weight" in keys
         return "transformer.tgt_embed.weight" if two_stage else "query_embedding.weight"
+    if mixed := _MIXED.match(key):
+        return f"{TRAINING_ONLY}.ms.ffns.{mixed[1]}.{_MIXED_PARTS[mixed[2]]}.{key[mixed.end() :]}"
     part, _, rest = key.removeprefix("transformer.").partition(".")
     if part in _ENCODER_HEADS:
         return f"{_ENCODER_HEADS[part]}.{_num_layers(keys)}.{rest}"
@@ -113,7 +120,7 @@ OFFICIAL_DEFORMABLE = Layout(
 )
 OFFICIAL_MIXED = replace(
     OFFICIAL_DEFORMABLE,
-    name="official H-DETR or DAC-DETR",
+    name="official H-DETR, DAC-DETR or MS-DETR",
     recognize=lambda keys: {"query_embed.weight", "transformer.enc_output.weight", _SAMPLING} <= set(keys),
 )
 OFFICIAL_DINO = replace(

@@ -1,8 +1,8 @@
-"""A stage's query sets a few at a time, computed again in the backward pass instead of kept."""
+"""A stage's query sets in parts: those of a route, and a few at a time, computed again in the backward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +15,20 @@ from detrex_ext.structures import Queries
 Stage = tuple[Tensor, Tensor, Queries]
 
 
-def in_chunks(q: Queries, size: int) -> list[list[bool]]:
-    """Flags per slot for each run of ``size`` whole self-attention domains; a slot without a domain counts as one."""
+def in_chunks(q: Queries, size: int | None, routes: Container[str] = ()) -> list[list[bool]]:
+    """Flags per slot for each run of ``size`` whole self-attention domains; a slot without a domain counts as one.
+
+    Paths that are ``routes`` are parts of their own. Without a size they are all that parts.
+    """
     keys = [("slot", i) if s.domain is None else ("domain", s.domain) for i, s in enumerate(q.slots)]
-    names = list(dict.fromkeys(keys))
-    groups = [names[i : i + size] for i in range(0, len(names), size)]
-    return [[key in group for key in keys] for group in groups]
+    ways = [s.path if s.path in routes else None for s in q.slots]
+    parts = []
+    for way in dict.fromkeys(ways):
+        names = list(dict.fromkeys(key for key, own in zip(keys, ways, strict=True) if own == way))
+        step = size or len(names)
+        groups = [names[i : i + step] for i in range(0, len(names), step)]
+        parts += [[key in group and own == way for key, own in zip(keys, ways, strict=True)] for group in groups]
+    return parts
 
 
 def recomputed(run: Callable[[Queries], Any], q: Queries) -> Any:

@@ -52,6 +52,8 @@ class DeformableDecoder(StagedDecoder):
         position: ``given`` = the source's constant ``extra["query_pos"]``; ``reference`` = an MLP of the sine code of
             the current reference (DAB-DETR, DINO).
         look_forward_twice: the box loss of a stage also reaches the previous stage's box (DINO, section 3.5).
+        cross_first: cross-attention comes before self-attention in a layer (MS-DETR, arXiv 2401.03989), with the same
+            parameters under the same names.
         post_norm: a norm shared by all stages before the heads (DINO).
         first_size_logit: initial bias of width and height in the first head: -2 where references start as points, so
             that first boxes are small (Deformable-DETR); 0 where they start as boxes.
@@ -79,6 +81,7 @@ class DeformableDecoder(StagedDecoder):
         eval_order: Sequence[int] | None = None,
         chunk: int | None = None,
         inverse_sigmoid_eps: float = LOGIT_EPS,
+        cross_first: bool = False,
     ) -> None:
         require_classes(num_classes)
         super().__init__(num_layers, order, eval_order, chunk)
@@ -93,7 +96,7 @@ class DeformableDecoder(StagedDecoder):
         )
         self.ref_point_head = MLP(2 * dim, dim, dim, 2) if position == "reference" else None
         self.norm = nn.LayerNorm(dim) if post_norm else None
-        self.dim, self.num_levels = dim, num_levels
+        self.dim, self.num_levels, self.cross_first = dim, num_levels, cross_first
         self.inverse_sigmoid_eps = checked_logit_eps(inverse_sigmoid_eps)
         for p in self.parameters():
             if p.dim() > 1:
@@ -126,16 +129,20 @@ class DeformableDecoder(StagedDecoder):
 
     def self_attend(self, layer: int, x: Queries) -> Queries:
         """See :meth:`StagedDecoder.self_attend`."""
-        return self.attend_then_norm(layer, x, x.extra["_pos"])
+        return x if self.cross_first else self.attend_then_norm(layer, x, x.extra["_pos"])
 
     def cross_attend(self, layer: int, x: Queries, kv: Tensor, mem: Memory) -> Queries:
-        """See :meth:`StagedDecoder.cross_attend`."""
+        """See :meth:`StagedDecoder.cross_attend`; with ``cross_first`` its outcome stays as scratch ``_crossed``."""
         block = self.layers[layer]
         ref = x.extra["_ref"][:, :, None]
         valid = mem.valid_BL2[:, None]
         unit = self._unit(x, ref, valid, mem)
         content = block.attentions[1](x.content_BTC, x.extra["_pos"], ref[..., :2] * valid, unit, kv, mem.shapes)
-        return x.replace(content_BTC=block.norms[2](block.ffns[0](block.norms[1](content))))
+        x = x.replace(content_BTC=block.norms[1](content))
+        if self.cross_first:
+            x = x.replace(extra={**x.extra, "_crossed": x.content_BTC})
+            x = self.attend_then_norm(layer, x, x.extra["_pos"])
+        return x.replace(content_BTC=block.norms[2](block.ffns[0](x.content_BTC)))
 
     def _unit(self, x: Queries, ref: Tensor, valid: Tensor, mem: Memory) -> Tensor:
         """One unit of sampling offset: a cell around a point, a share of half the box around a box."""

@@ -35,6 +35,8 @@ class StagedDecoder(nn.Module):
         eval_order: layers run at inference, default ``order``.
         chunk: None runs all tokens at once; n runs n self-attention domains at a time with activation checkpointing.
         checkpoint: recompute the stages in the backward pass: less memory, more time.
+        routes: by path, the decoder as its sets see it: a view of this one with other parts. Set by strategies.
+        readers: strategies that read further outputs of a training stage.
         softmax: class logits are a softmax with "no object" as the last class.
         boxes_in_image: ``predict`` keeps every coordinate of a box in [0, 1], as a sigmoid does.
     """
@@ -44,12 +46,9 @@ class StagedDecoder(nn.Module):
     checkpoint = False
 
     def __init__(
-        self,
-        num_layers: int,
-        order: Sequence[int] | None = None,
-        eval_order: Sequence[int] | None = None,
+        self, num_layers: int, order: Sequence[int] | None = None, eval_order: Sequence[int] | None = None,
         chunk: int | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.num_layers = num_layers
         self.order = tuple(order) if order is not None else tuple(range(num_layers))
@@ -60,6 +59,8 @@ class StagedDecoder(nn.Module):
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1 (or None for all at once), got {chunk}")
         self.chunk = chunk
+        self.routes: dict[str, StagedDecoder] = {}
+        self.readers: tuple[Any, ...] = ()
 
     def prepare(self, mem: Memory) -> Memory:
         """The memory as the stages take it, made once for all of them; unchanged, unless the host says otherwise."""
@@ -89,9 +90,7 @@ class StagedDecoder(nn.Module):
         """Logits (B, T, K), normalized cxcywh boxes (B, T, 4), and the next stage's queries without scratch."""
         raise NotImplementedError
 
-    def forward(
-        self, q: Queries, mem: Memory, strategies: Iterable[Any] = (), act: bool = False
-    ) -> list[SupervisedSet]:
+    def forward(self, q: Queries, mem: Memory, strategies: Iterable = (), act: bool = False) -> list[SupervisedSet]:
         """All sets of all stages, tagged with step, group and path.
 
         Args:
@@ -130,16 +129,24 @@ class StagedDecoder(nn.Module):
         """One stage of all sets: what enters it, and what :meth:`prepare` made of the memory; as :meth:`predict`."""
 
         def run(part: Queries, kv: Any) -> tuple[Tensor, Tensor, Queries]:
-            x = self.self_attend(layer, self.condition(layer, part, mem))
-            return self.predict(layer, self.cross_attend(layer, x, kv, mem), mem)
+            way = self.routes.get(part.slots[0].path, self) if part.slots else self
+            x = way.self_attend(layer, way.condition(layer, part, mem))
+            x = way.cross_attend(layer, x, kv, mem)
+            logits, boxes, out = way.predict(layer, x, mem)
+            for s in self.readers if self.training else ():
+                read = {OUTPUT + name: value for name, value in s.readout(self, layer, x, mem).items()}
+                out = out.replace(extra={**out.extra, **read})
+            return logits, boxes, out
 
-        parts = in_chunks(q, self.chunk) if self.chunk is not None and self.training else []
-        if len(parts) < 2 and self.checkpoint and self.training:  # the projected memory is not kept either
+        again = self.training and (self.checkpoint or self.chunk is not None)
+        parts = in_chunks(q, self.chunk if self.training else None, self.routes)
+        if len(parts) < 2 and self.training and self.checkpoint:  # the projected memory is not kept either
             return recomputed(lambda part: run(part, self.project(layer, mem)), q)
         kv = self.project(layer, mem)
         if len(parts) < 2:
             return run(q, kv)
-        return reassemble(q, parts, [recomputed(lambda part: run(part, kv), q.select(flags)) for flags in parts])
+        outs = [recomputed(lambda part: run(part, kv), x) if again else run(x, kv) for x in map(q.select, parts)]
+        return reassemble(q, parts, outs)
 
     def attend_then_norm(self, layer: int, x: Queries, pos_BTC: Tensor) -> Queries:
         """Self-attention per domain with residual, then the norm: hosts whose layers hold both under detrex's names."""

@@ -1,7 +1,7 @@
 """Query sources: where a decoder's initial queries come from."""
 
 from .anchors import AnchorQueries
-from .base import Extra, QuerySource
+from .base import Extra, QuerySource, host_source
 from .denoising import DenoisingQueries
 from .group import GroupQueries
 from .hybrid import HybridQueries
@@ -23,5 +23,6 @@ __all__ = [
     "TokenQueries",
     "TwoStageQueries",
     "WholeImageQueries",
+    "host_source",
     "wrap_source",
 ]

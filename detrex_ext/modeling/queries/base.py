@@ -98,6 +98,13 @@ class WrappedSource(QuerySource):
         return self.source.place(boxes_BT4, mem)
 
 
+def host_source(source: QuerySource) -> QuerySource:
+    """The source of a host's own queries, without those that are around it (denoising, hybrid, group)."""
+    while isinstance(getattr(source, "source", None), QuerySource):
+        source = source.source
+    return source
+
+
 def all_rows(own: nn.Embedding, extra: Extra | None) -> Tensor:
     """(Q, .) rows of a source's own queries and, behind them, of the extra ones."""
     return own.weight if extra is None else torch.cat([own.weight, extra.rows])

@@ -33,6 +33,8 @@ class TwoStageQueries(QuerySource):
         score: ``objectness`` = class channel 0 (Deformable-DETR); ``max`` = best class (DINO).
         supervise: ``all`` proposals (Deformable-DETR) or the ``selected`` ones (DINO), as group ``enc``.
         anchor_size: width and height of a proposal's anchor on the finest level; doubles per level.
+        match_anchors: matchers look at a proposal's anchor instead of its box (MS-DETR, Mr. DETR). As in the authors'
+            code a token that may not propose has the anchor (1, 1, 1, 1).
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class TwoStageQueries(QuerySource):
         score: str = "objectness",
         supervise: str = "all",
         anchor_size: float = 0.05,
+        match_anchors: bool = False,
     ) -> None:
         require_classes(num_classes)
         super().__init__()
@@ -56,6 +59,7 @@ class TwoStageQueries(QuerySource):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got '{value}'")
         self.num_queries, self.dim, self.content = num_queries, dim, content
         self.score, self.supervise, self.anchor_size = score, supervise, anchor_size
+        self.match_anchors = match_anchors
         self.enc_output = nn.Linear(dim, dim)
         self.enc_output_norm = nn.LayerNorm(dim)
         self.pos_trans = self.tgt_embed = None
@@ -107,7 +111,9 @@ class TwoStageQueries(QuerySource):
             chosen = given.pick(index[:, start:end]).prior
             queries.given[slot.group] = Given(prior=replace(chosen, boxes_BQ4=queries.ref_BT4[:, start:end]))
         given = given if supervise_all else given.pick(index[:, :own])
-        return queries, [SupervisedSet(*supervised, -1, "enc", given=given)]
+        seen = anchors_BS4 if supervise_all else pick(anchors_BS4)[:, :own]
+        seen = seen.sigmoid() if self.match_anchors else None
+        return queries, [SupervisedSet(*supervised, -1, "enc", given=given, match_boxes_BQ4=seen)]
 
     def select(self, scores_BS: Tensor, more: int = 0) -> Tensor:
         """(B, Q + more) tokens of the highest scores, best first."""
