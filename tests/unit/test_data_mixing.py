@@ -350,3 +350,16 @@ class TestOverlay:
         cfg.dataloader.train.mapper.augmentation.pop(0)
         cfg = laid_over(cfg, ["mosaic"])
         assert [type(s) for s in build(cfg.dataloader.train.mapper, "mapper").pipelines[0]][1:] == [Mosaic, MixUp]
+
+    @pytest.mark.parametrize("name", ["photos", "dino_r50_4scale_12ep", "small"])
+    def test_images_without_an_up_are_turned_too(self, name):
+        bare, _ = self.steps(name)
+        found, mapper = self.steps(name, ("any_orientation", dict(prob=0.3)))
+        (again, _), has = self.steps(name, "any_orientation", "any_orientation"), name == "small"
+        for one, before, twice in zip(found, bare, again, strict=True):
+            behind = before.index("RandomFlip") + 1
+            assert one == (before if has else [*before[:behind], "RandomFlip", "RandomTranspose", *before[behind:]])
+            assert twice == one
+        flips = [step for step, of in zip(mapper.augmentation, found[0], strict=True) if of == "RandomFlip"]
+        kinds = [(bool(step.get("vertical")), step.get("prob", 0.5)) for step in flips]
+        assert kinds == [(False, 0.5), (True, 0.5 if has else 0.3)]
