@@ -84,7 +84,9 @@ def test_a_saved_config_makes_the_same_model(name):
     assert {key: list(value.shape) for key, value in model.state_dict().items()} == then
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [name if name.startswith("dino") else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+)
 def test_a_saved_config_trains(name):
     """Overlays and rules of then: every set is supervised, every part of the model gets a gradient."""
     cfg = load_config(BEFORE / f"{name}.yaml", overrides=["model.num_classes=4"])

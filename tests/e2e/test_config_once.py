@@ -49,7 +49,7 @@ def train(config, data, out, *more):
     return in_process(by_command, "--config-file", str(config), *overrides(data, out), *FEW, *more)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_file_is_run_once(files, shapes_data, tmp_path, processes):
     config, log = files()
     assert train(config, shapes_data, tmp_path / "out", "--num-gpus", str(processes)) == 0
@@ -59,6 +59,7 @@ def test_each_file_is_run_once(files, shapes_data, tmp_path, processes):
     assert load_config(tmp_path / "out").model.num_classes == 4, "written when it is whole"
 
 
+@pytest.mark.slow
 def test_a_config_with_code_of_its_own_trains_in_many_processes(files, shapes_data, tmp_path):
     config, log = files(
         "def half(name):\n    return 0.5 if 'backbone' in name else 1.0\n\n"

@@ -135,6 +135,7 @@ def test_while_images_are_mixed_no_evaluation_counts_against_the_training(shapes
     assert "the training ends after 8 of 10 iterations" in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_training_of_twelve_seconds(shapes_data, tmp_path):
     from detrex_ext import engine
 
