@@ -1,4 +1,4 @@
-"""Three lines for a user: load a run, predict on an image, read boxes."""
+"""Three lines for a user: load a run, predict on an image or evaluate, read boxes."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def load(
         average = averaged
     device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"), "device")
     cfg, path = _locate(source, weights)
+    trusted = trust or cfg is not None  # a config that was named is the caller's own
     found = find_weights(path, average)
     if cfg is None:
         origin, known = found.path, found.data
@@ -68,7 +69,7 @@ def load(
     names = class_names or [f"class {k}" for k in range(count or 0)]
     threshold = threshold_of(found)
     logger.info("threshold: %s", threshold)
-    about = cfg, found.path, str(found), threshold
+    about = cfg, found.path, str(found), threshold, trusted
     return Predictor(model.to(device), names, test_transforms(cfg), category_ids, *about)
 
 

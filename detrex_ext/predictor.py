@@ -32,6 +32,7 @@ class Predictor:
         source: the file its weights come from.
         weights: which these are, in words: the file, how many iterations made them, averaged or trained.
         threshold: least scores where ``predict`` is given none: those of the checkpoint's evaluation, else 0.5.
+        trusted: whether ``evaluate`` may make whatever the config names.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class Predictor:
         source: str = "",
         weights: str = "",
         threshold: Threshold | None = None,
+        trusted: bool = False,
     ) -> None:
         self.model, self.transforms = model.eval(), list(transforms)
         self.class_names, self.category_ids = list(class_names), list(category_ids)
         self.config, self.source, self.weights = config, source, weights
-        self.threshold = threshold or Threshold(origin="the default")
+        self.threshold, self.trusted = threshold or Threshold(origin="the default"), trusted
 
     def predict(
         self, image: ImageLike | Sequence[ImageLike], threshold: float | str | None = None, batch_size: int = 1
@@ -87,6 +89,27 @@ class Predictor:
                 batch = []
         if batch:
             yield from self._run(batch, least)
+
+    def evaluate(self, json: str | os.PathLike, images: str | os.PathLike = "") -> dict[str, dict[str, float]]:
+        """Metrics on annotated images, the figures of ``train --eval-only``.
+
+        Args:
+            json: COCO annotation file with the classes of the model.
+            images: folder of its images; "" = looked for beside the file.
+
+        Returns:
+            ``{"bbox": {"AP", "AP50", ..., "AP-<class>"}, "bbox_f1": {...}}``, x 100, see
+            :meth:`~detrex_ext.evaluation.coco.CocoEvaluator.evaluate`; empty where the file has no annotations.
+
+        Raises:
+            UserError: data that cannot be read or is of other classes, or a config that does not say how to read any.
+        """
+        if self.config is None:
+            raise UserError("this predictor was made without a config: one of detrex_ext.load(...) can evaluate")
+        from .evaluation.on_data import evaluate_on  # not needed to predict
+
+        about = self.class_names if self.category_ids else None, self.source or "the model"
+        return evaluate_on(self.model, self.config, json, images, *about, self.trusted)
 
     def _least(self, threshold: float | str | None) -> Tensor:
         """Least score of each class, or of all (1,)."""

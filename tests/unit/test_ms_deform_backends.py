@@ -11,7 +11,7 @@ from detrex_ext.layers.cpu import sampling, switched
 from detrex_ext.layers.ms_deform_attn import MSDeformAttn, ms_deform_attn
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gather"])
+@pytest.mark.parametrize("backend", ["cpu", "gather", "taps"])
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 3e-5)])
 def test_cpu_equals_torch(name, dtype, tolerance, backend):
@@ -24,7 +24,7 @@ def test_cpu_any_batch(B):
 
 
 @pytest.mark.parametrize("B, T, H, D, K", [(2, 0, 2, 8, 3), (1, 1, 1, 1, 1), (2, 5, 3, 32, 4), (1, 40, 8, 5, 2)])
-@pytest.mark.parametrize("backend", ["cpu", "gather"])
+@pytest.mark.parametrize("backend", ["cpu", "gather", "taps"])
 def test_cpu_any_size(B, T, H, D, K, backend):
     assert_same(backend, SHAPES["odd"], case(SHAPES["odd"], B, T, H, D, K), 1e-12)
 
@@ -42,7 +42,7 @@ def test_cpu_on_borders_and_cell_centers():
     grid = torch.cartesian_prod(ticks, ticks)[None, :, None, None, None]
     at = grid.expand(2, -1, 2, 2, 1, 2).clone().requires_grad_()
     weight = torch.ones(at.shape[:-1], dtype=torch.float64, requires_grad=True)
-    for backend in ("cpu", "gather"):
+    for backend in ("cpu", "gather", "taps"):
         assert_same(backend, shapes, [value, at, weight], 1e-12)
 
 
@@ -67,7 +67,7 @@ def test_cpu_gradient_of_one_input_only():
         torch.testing.assert_close(*grads)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gather"])
+@pytest.mark.parametrize("backend", ["cpu", "gather", "taps"])
 def test_cpu_not_a_number_stays_where_it_is(backend):
     not_a_number_stays_where_it_is(backend)
 
