@@ -56,9 +56,9 @@ def capture(graph: Graph, grid_sample: bool = True) -> torch.export.ExportedProg
     H, W = graph.frame
     if isinstance(graph, FromPixels):
         sides = {k + 1: torch.export.Dim(name, min=1, max=_SIDE) for k, name in enumerate(("height", "width"))}
-        given, free = (torch.zeros(2, H + 1, W + 3, 3, dtype=torch.uint8),), {"images": {0: batch, **sides}}
+        given, free = (torch.zeros(3, H + 1, W + 3, 3, dtype=torch.uint8),), {"images": {0: batch, **sides}}
     else:
-        given = torch.zeros(2, 3, H, W), torch.tensor([[float(H), float(W)]] * 2)
+        given = torch.zeros(3, 3, H, W), torch.tensor([[float(H), float(W)]] * 3)
         free = {"images": {0: batch}, "sizes": {0: batch}}
     with torch.no_grad(), exported_as("torch" if grid_sample else "taps"), _quiet():
         try:

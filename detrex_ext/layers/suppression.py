@@ -47,8 +47,8 @@ def kept_in_one_call(xyxy_BN4: Tensor, scores_BN: Tensor, groups_BN: Tensor, iou
         iou: overlap of two candidates above which the lower one is covered.
     """
     B, N = scores_BN.shape
-    least = xyxy_BN4.amin()
-    apart = xyxy_BN4.amax() - least + 1
+    least = xyxy_BN4.min()
+    apart = xyxy_BN4.max() - least + 1
     image_BN = torch.arange(B, device=xyxy_BN4.device)[:, None].expand(B, N)
     shift = torch.stack([image_BN, groups_BN, image_BN, groups_BN], -1).to(xyxy_BN4.dtype) * apart
     index = nms((xyxy_BN4 - least + shift).flatten(0, 1), scores_BN.flatten(), iou)

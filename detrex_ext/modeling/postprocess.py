@@ -170,7 +170,8 @@ def top_candidates(
         prob_BQK = prob_BQK * valid_BQ[..., None]
     if top_k is None:
         best_BQ, label_BQ = prob_BQK.max(-1)
-        scores, query = best_BQ.sort(dim=1, descending=True, stable=True)
+        every = best_BQ.shape[1]  # ONNX has no stable sort
+        scores, query = best_BQ.topk(every, 1) if exporting() else best_BQ.sort(dim=1, descending=True, stable=True)
         return scores, label_BQ.gather(1, query), query
     classes = prob_BQK.shape[-1]
     scores, index = prob_BQK.flatten(1).topk(min(top_k, prob_BQK[0].numel()), dim=1)
