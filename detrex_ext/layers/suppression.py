@@ -35,16 +35,19 @@ def best_of_duplicates(
     return keep_BN
 
 
-def kept_in_one_call(xyxy_BN4: Tensor, scores_BN: Tensor, groups_BN: Tensor, iou: float) -> Tensor:
+def kept_in_one_call(
+    xyxy_BN4: Tensor, scores_BN: Tensor, groups_BN: Tensor, iou: float, most: int | None = None
+) -> Tensor:
     """Which candidates no better one of their image and group covers, (B, N) bool, in a graph of any batch size.
 
     One suppression serves the whole batch: images lie side by side and groups below each other, none touching another.
 
     Args:
         xyxy_BN4: finite, in any unit.
-        scores_BN: in any order.
+        scores_BN: descending where there is a ``most``, else in any order.
         groups_BN: int64; candidates of different groups do not cover each other.
         iou: overlap of two candidates above which the lower one is covered.
+        most: of an image, the first ones; None = all.
     """
     B, N = scores_BN.shape
     least = xyxy_BN4.min()
@@ -52,7 +55,8 @@ def kept_in_one_call(xyxy_BN4: Tensor, scores_BN: Tensor, groups_BN: Tensor, iou
     image_BN = torch.arange(B, device=xyxy_BN4.device)[:, None].expand(B, N)
     shift = torch.stack([image_BN, groups_BN, image_BN, groups_BN], -1).to(xyxy_BN4.dtype) * apart
     index = nms((xyxy_BN4 - least + shift).flatten(0, 1), scores_BN.flatten(), iou)
-    return (torch.zeros_like(scores_BN).flatten().scatter(0, index, 1.0) > 0).view(B, N)
+    kept_BN = (torch.zeros_like(scores_BN).flatten().scatter(0, index, 1.0) > 0).view(B, N)
+    return kept_BN if most is None else kept_BN & (kept_BN.to(torch.int64).cumsum(1) <= most)
 
 
 def best_in_graph(

@@ -125,7 +125,7 @@ class Postprocess:
         """Scores (B, N) after suppression, and which stay."""
         groups_BN = torch.zeros_like(labels_BN) if self.class_agnostic else labels_BN
         if exporting():
-            return scores_BN, kept_in_one_call(xyxy_BN4, scores_BN, groups_BN, self.nms)
+            return scores_BN, kept_in_one_call(xyxy_BN4, scores_BN, groups_BN, self.nms, self.top_k)
         if self.soft is None:
             return scores_BN, best_of_duplicates(xyxy_BN4, scores_BN, groups_BN, self.nms, self.top_k)
         how = self.soft, self.nms, self.sigma, self.top_k

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from detrex_ext.data.transforms import RandomFlip, Resize, ResizeShortestEdge, S
 from detrex_ext.errors import UserError
 from detrex_ext.export.compare import differences
 from detrex_ext.export.fitting import Fitting
-from detrex_ext.layers.suppression import best_in_graph, kept_in_one_call
+from detrex_ext.layers.suppression import best_in_graph, best_of_duplicates, kept_in_one_call
 from detrex_ext.runtime import Boxes, Instances
 
 
@@ -85,6 +87,11 @@ def test_one_suppression_of_a_batch_is_that_of_each_image():
         want = torch.zeros(60, dtype=torch.bool)
         want[batched_nms(boxes[i], scores[i], groups[i], 0.3)] = True
         assert torch.equal(kept[i], want) and 0 < want.sum() < 60
+    order = scores.sort(dim=1, descending=True).indices
+    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    scores, groups = scores.gather(1, order), groups.gather(1, order)
+    best = kept_in_one_call(boxes, scores, groups, 0.3, 7)
+    assert torch.equal(best, best_of_duplicates(boxes, scores, groups, 0.3, 7))
 
 
 def test_the_best_in_a_graph_leave_out_what_is_not_usable():
@@ -136,3 +143,14 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read(tmp_path, monkey
     assert dispatch(["export", "run.pth", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_installed_is_told_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    hidden = lambda name, *more: None if name.startswith("onnx") else find(name, *more)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
+    assert dispatch(["export", str(tmp_path)]) == 2
+    assert "needs onnx, onnxscript, onnxruntime: pip install 'detrex_ext[export]'" in capsys.readouterr().err
+    monkeypatch.delattr(torch.export, "draft_export", raising=False)
+    assert dispatch(["export", str(tmp_path), "--format", "pt2"]) == 2
+    assert "export needs torch 2.7 or newer" in capsys.readouterr().err
