@@ -9,11 +9,12 @@ import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
 
 from .arguments import Parser
+from .export_data import data_of, records_of, to_calibrate
 from .outputs import check_file
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ examples:
     python -m detrex_ext export output/run --format pt2
 """
 _LOSS, _LOSS_INT8, _SCORE = 0.1, 1.0, 0.01
-_CALIBRATED = 64  # images that ranges of activations are read from
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         from detrex_ext.export.int8 import write_int8
 
         written["int8"] = target.with_name(f"{target.stem}_int8{target.suffix}")
-        write_int8(target, written["int8"], graph, _to_calibrate(args, predictor))
+        write_int8(target, written["int8"], graph, to_calibrate(args, predictor))
     for path in written.values():
         height, width = graph.frame
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, frame {height}x{width}, preprocessing {args.preprocessing}")
@@ -136,36 +136,6 @@ def _checked(args: argparse.Namespace) -> tuple[Path, tuple[int, int] | None]:
     return target, size
 
 
-def _data(args: argparse.Namespace, predictor: Predictor, part: str) -> tuple[str, str]:
-    """Annotation file and folder of images of a part of the run's data, as far as they are there."""
-    from omegaconf import OmegaConf
-
-    keys = (f"dataset.{part}_json", f"dataset.{part}_images")
-    found = (OmegaConf.select(predictor.config, key, throw_on_resolution_failure=False) for key in keys)
-    json, images = (value if isinstance(value, str) else "" for value in found)
-    return (json, images) if os.path.isfile(json) else ("", "")
-
-
-def _records(json: str | Path, images: str, count: int) -> list[dict[str, Any]]:
-    from detrex_ext.data import CocoDataset, check_before_training
-
-    dataset = CocoDataset(json, images, filter_empty=False)
-    check_before_training(dataset, False)
-    return [dataset.read(i) for i in range(min(count, len(dataset)))]
-
-
-def _to_calibrate(args: argparse.Namespace, predictor: Predictor) -> list[Any]:
-    """Images of the training data, else of those to compare on: ranges of noise would be none."""
-    from detrex_ext.data.read import read_image
-
-    json, images = _data(args, predictor, "train")
-    if not json:
-        json, images = (args.json, args.images or "") if args.json else _data(args, predictor, "val")
-    if not json:
-        raise UserError("--int8 reads ranges from images, and the run's data is not here: --json JSON --images DIR")
-    return [read_image(record["file_name"]) for record in _records(json, images, _CALIBRATED)]
-
-
 def _compare(args: argparse.Namespace, predictor: Predictor, graph: Graph, written: dict[str, Path]) -> int:
     import numpy as np
 
@@ -173,7 +143,7 @@ def _compare(args: argparse.Namespace, predictor: Predictor, graph: Graph, writt
     from detrex_ext.export.compare import compare, first_images
 
     runs = {name: files.runner(path) for name, path in written.items()}
-    json, images = (args.json, args.images or "") if args.json else _data(args, predictor, "val")
+    json, images = (args.json, args.images or "") if args.json else data_of(args, predictor, "val")
     if not json:
         print("the run's validation data is not here: compared on noise; --json JSON --images DIR for images")
         rng = np.random.default_rng(0)
@@ -181,7 +151,7 @@ def _compare(args: argparse.Namespace, predictor: Predictor, graph: Graph, writt
         return _told(args, compare(predictor, graph, runs, noise), written)
     with tempfile.TemporaryDirectory() as folder:
         truth = first_images(json, args.count, Path(folder))
-        records = _records(truth, images or os.path.dirname(os.path.abspath(json)), args.count)
+        records = records_of(truth, images or os.path.dirname(os.path.abspath(json)), args.count)
         return _told(args, compare(predictor, graph, runs, records, truth), written)
 
 

@@ -70,7 +70,7 @@ def test_a_file_that_differs_ends_with_one(trained, tmp_path, capsys, monkeypatc
 
     own = files.runner
     monkeypatch.setattr(files, "runner", lambda path: lambda given: tuple(x / 2 for x in own(path)(given)))
-    monkeypatch.setattr(export, "_data", lambda *_: ("", ""))
+    monkeypatch.setattr(export, "data_of", lambda *_: ("", ""))
     target = str(tmp_path / "model.pt2")
     assert dispatch(["export", str(trained), "--format", "pt2", "--output", target, "--preprocessing", "outside"]) == 1
     out, err = capsys.readouterr()

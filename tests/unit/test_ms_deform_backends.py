@@ -42,8 +42,11 @@ def test_cpu_on_borders_and_cell_centers():
     grid = torch.cartesian_prod(ticks, ticks)[None, :, None, None, None]
     at = grid.expand(2, -1, 2, 2, 1, 2).clone().requires_grad_()
     weight = torch.ones(at.shape[:-1], dtype=torch.float64, requires_grad=True)
-    for backend in ("cpu", "gather", "taps"):
+    for backend in ("cpu", "gather"):
         assert_same(backend, shapes, [value, at, weight], 1e-12)
+    # taps is for exported graphs: where the rule changes pieces it may take the other one's slope
+    outs = [ms_deform_attn(value, shapes, at, weight, backend) for backend in ("torch", "taps")]
+    torch.testing.assert_close(*outs, rtol=0, atol=1e-12)
 
 
 def test_cpu_values_of_half_precision_are_sampled_in_full():
