@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from detrex_ext.errors import UserError
 
 from .arguments import Parser
-from .export_data import data_of, records_of, to_calibrate
+from .export_data import data_of, folder_of, records_of, to_calibrate
 from .outputs import check_file
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _compare(args: argparse.Namespace, predictor: Predictor, graph: Graph, writt
         return _told(args, compare(predictor, graph, runs, noise), written)
     with tempfile.TemporaryDirectory() as folder:
         truth = first_images(json, args.count, Path(folder))
-        records = records_of(truth, images or os.path.dirname(os.path.abspath(json)), args.count)
+        records = records_of(truth, folder_of(json, images), args.count)
         return _told(args, compare(predictor, graph, runs, records, truth), written)
 
 

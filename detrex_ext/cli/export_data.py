@@ -25,6 +25,13 @@ def data_of(args: argparse.Namespace, predictor: Predictor, part: str) -> tuple[
     return (json, images) if os.path.isfile(json) else ("", "")
 
 
+def folder_of(json: str, images: str) -> str:
+    """The folder of the images of an annotation file, looked for beside it where none is named."""
+    from detrex_ext.data import CocoDataset
+
+    return str(CocoDataset(json, images, filter_empty=False).images)
+
+
 def records_of(json: str | Path, images: str, count: int) -> list[dict[str, Any]]:
     """The first images of an annotation file, all of whose images are there; raises a ``UserError`` otherwise."""
     from detrex_ext.data import CocoDataset, check_before_training
