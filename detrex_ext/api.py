@@ -1,4 +1,4 @@
-"""Three lines for a user: load a run, predict on an image, read boxes."""
+"""Three lines for a user: load a run, predict on an image or evaluate, read boxes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def load(
     native.resolve(precision, device)  # refused before anything is read
     if cuda_graphs and device.type != "cuda":
         raise UserError(f"cuda_graphs=True: the model is on {device.type}, and only a CUDA device records graphs")
-    cfg, found = _config_and_weights(source, weights, average, trust)
+    cfg, found, trusted = _config_and_weights(source, weights, average, trust)
     model, names, ids = _model(cfg, found)
     model.to(device)
     if compile:
@@ -74,11 +74,14 @@ def load(
     threshold = threshold_of(found)
     logger.info("threshold: %s", threshold)
     about = test_transforms(cfg), ids, cfg, found.path, str(found), threshold
-    return Predictor(model, names, *about, precision=precision, cuda_graphs=cuda_graphs)
+    return Predictor(model, names, *about, trusted, precision=precision, cuda_graphs=cuda_graphs)
 
 
-def _config_and_weights(source: Any, weights: Any, average: bool | None, trust: bool) -> tuple[DictConfig, Weights]:
+def _config_and_weights(
+    source: Any, weights: Any, average: bool | None, trust: bool
+) -> tuple[DictConfig, Weights, bool]:
     cfg, path = _locate(source, weights)
+    trusted = trust or cfg is not None  # a config that was named is the caller's own
     found = find_weights(path, average)
     if cfg is None:
         origin, known = found.path, found.data
@@ -87,7 +90,7 @@ def _config_and_weights(source: Any, weights: Any, average: bool | None, trust: 
         cfg = config_in(known, origin, trust)
         if not trust:
             check_trusted(cfg, origin)
-    return cfg, found
+    return cfg, found, trusted
 
 
 def _locate(source: Any, weights: Any) -> tuple[DictConfig | None, str]:

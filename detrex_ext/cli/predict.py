@@ -17,7 +17,8 @@ from .predict_files import find_images, output_of, targets_of
 if TYPE_CHECKING:
     import numpy as np
 
-    from detrex_ext.predictor import Examined, Predictor
+    from detrex_ext.data.image_like import Examined
+    from detrex_ext.predictor import Predictor
     from detrex_ext.runtime import Instances
 
     from .predict_truth import Truth

@@ -62,6 +62,8 @@ def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     Raises:
         UserError: no checkpoint, or one of other classes or of another model.
     """
+    from detrex_ext.evaluation.on_data import check_classes
+
     check_options(cfg)
     output_dir = named(cfg.train.output_dir)
     source = RunFolder(output_dir) if getattr(args, "resume", False) else cfg.train.init_checkpoint
@@ -76,7 +78,7 @@ def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     if evaluation is None:
         raise UserError("--eval-only: no validation data; set dataset.val_json")
     classes = setup.Classes.of(evaluation[1])
-    _check_classes(weights.path, weights.data.get("class_names"), classes)
+    check_classes(weights.path, weights.data.get("class_names"), classes.names)
     setup.set_num_classes(cfg, classes, evaluation[1].json)
     cfg.model.rules, cfg.model.strategies = {}, {}
     model = strip_training_only(setup.build_model(cfg))
@@ -84,11 +86,3 @@ def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     report.check_whole(weights.path)
     logger.info("evaluated: %s\n%s", weights, report)
     return run_evaluation(model, *evaluation)
-
-
-def _check_classes(path: str, names: list[str] | None, classes: setup.Classes) -> None:
-    if names is not None and list(names) != classes.names:
-        raise UserError(
-            f"checkpoint {path} knows {len(names)} classes ({', '.join(map(str, names[:8]))}), the validation data has "
-            f"{len(classes.names)} ({', '.join(classes.names[:8])})\n  evaluate on data with the checkpoint's classes"
-        )

@@ -52,3 +52,23 @@ def pooled(
         m = m.to(torch.promote_types(m.dtype, torch.float32))
         found.append(roi_align(m, rois_V5[own].to(m.dtype), size, 1 / stride, 0, aligned=True))
     return torch.cat(found), torch.cat(order)
+
+
+def pooled_in_graph(
+    maps: Sequence[Tensor], strides: Sequence[int], boxes_V4: Tensor, image_V: Tensor, size: int
+) -> Tensor:
+    """(V, C, size, size), as :func:`pooled` in the order of the boxes, where no length may depend on values.
+
+    Each level reads all boxes: those of others as empty ones, which cost little.
+    """
+    rois_V5 = torch.cat([image_V[:, None].to(boxes_V4.dtype), boxes_V4], 1)
+    level_V = pyramid_levels(boxes_V4, strides)
+    total = None
+    for level, (m, stride) in enumerate(zip(maps, strides, strict=True)):
+        own_V1 = (level_V == level)[:, None]
+        rois = torch.cat([rois_V5[:, :1], rois_V5[:, 1:].where(own_V1, 0.0)], 1)
+        m = m.to(torch.promote_types(m.dtype, torch.float32))
+        found = roi_align(m, rois.to(m.dtype), size, 1 / stride, 0, aligned=True)
+        found = found.where(own_V1[..., None, None], 0.0)
+        total = found if total is None else total + found
+    return total

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from ..layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from ..layers.cpu.common import exporting
 from ..layers.soft_nms import KINDS, soft_nms
+from ..layers.suppression import best_of_duplicates, kept_in_one_call
 from ..runtime import Boxes, Instances
 from ..structures import SupervisedSet
 from ..structures.placing import placed
@@ -71,11 +72,35 @@ class Postprocess:
             FloatingPointError: a box or score is not finite.
             ValueError: the decoder emitted no such set.
         """
+        sizes = _output_sizes(image_hw_B2, batched_inputs)
+        boxes_BN4, scores_BN, labels_BN, keep_BN, finite = self.candidates(sets, sizes)
+        all_finite, keep_all = torch.stack([finite, keep_BN.all()]).tolist()
+        if not all_finite:
+            names = [str(x.get("file_name", i)) for i, x in enumerate(batched_inputs)]
+            raise FloatingPointError(f"predictions are not finite; batch: {', '.join(names)}")
+        kept = [slice(None) if keep_all else keep_N for keep_N in keep_BN]
+        rows = zip(sizes, boxes_BN4, scores_BN, labels_BN, kept, strict=True)
+        return [{"instances": _instances(size, *(x[keep] for x in found))} for size, *found, keep in rows]
+
+    def candidates(
+        self, sets: Sequence[SupervisedSet], sizes: Sequence[tuple[int, int]] | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What is kept or not, in tensors that are as long for all images.
+
+        Args:
+            sets: as in a call.
+            sizes: (height, width) of each image's output.
+
+        Returns:
+            boxes (B, N, 4), scores, labels and what stays, (B, N) each, best first; whether all is finite.
+
+        Raises:
+            ValueError: the decoder emitted no such set.
+        """
         main = main_sets(sets)
         if not main:
             raise ValueError(f"no main set among {[(s.group, s.path, s.stage) for s in sets]}")
         chosen = main[-1]
-        sizes = _output_sizes(image_hw_B2, batched_inputs)
         pairs = self.top_k if self.nms is None or self.top_k is None else self.nms_of
         scores_BN, labels_BN, query_BN = top_candidates(
             chosen.logits_BQK, pairs, chosen.softmax, chosen.given.valid_BQ
@@ -94,17 +119,13 @@ class Postprocess:
         if self.soft is not None:
             scores_BN, order_BN = scores_BN.sort(dim=1, descending=True, stable=True)
             labels_BN, boxes_BN4, keep_BN = (tokens_at(x, order_BN) for x in (labels_BN, boxes_BN4, keep_BN))
-        all_finite, keep_all = torch.stack([finite, keep_BN.all()]).tolist()
-        if not all_finite:
-            names = [str(x.get("file_name", i)) for i, x in enumerate(batched_inputs)]
-            raise FloatingPointError(f"predictions are not finite; batch: {', '.join(names)}")
-        kept = [slice(None) if keep_all else keep_N for keep_N in keep_BN]
-        rows = zip(sizes, boxes_BN4, scores_BN, labels_BN, kept, strict=True)
-        return [{"instances": _instances(size, *(x[keep] for x in found))} for size, *found, keep in rows]
+        return boxes_BN4, scores_BN, labels_BN, keep_BN, finite
 
     def _suppressed(self, xyxy_BN4: Tensor, scores_BN: Tensor, labels_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, N) after suppression, and which stay."""
         groups_BN = torch.zeros_like(labels_BN) if self.class_agnostic else labels_BN
+        if exporting():
+            return scores_BN, kept_in_one_call(xyxy_BN4, scores_BN, groups_BN, self.nms, self.top_k)
         if self.soft is None:
             return scores_BN, best_of_duplicates(xyxy_BN4, scores_BN, groups_BN, self.nms, self.top_k)
         how = self.soft, self.nms, self.sigma, self.top_k
@@ -149,7 +170,8 @@ def top_candidates(
         prob_BQK = prob_BQK * valid_BQ[..., None]
     if top_k is None:
         best_BQ, label_BQ = prob_BQK.max(-1)
-        scores, query = best_BQ.sort(dim=1, descending=True, stable=True)
+        every = best_BQ.shape[1]  # ONNX has no stable sort
+        scores, query = best_BQ.topk(every, 1) if exporting() else best_BQ.sort(dim=1, descending=True, stable=True)
         return scores, label_BQ.gather(1, query), query
     classes = prob_BQK.shape[-1]
     scores, index = prob_BQK.flatten(1).topk(min(top_k, prob_BQK[0].numel()), dim=1)
@@ -161,30 +183,9 @@ def class_scores(logits: Tensor, softmax: bool = False) -> Tensor:
     return logits.float().softmax(-1)[..., :-1] if softmax else logits.float().sigmoid()
 
 
-def best_of_duplicates(
-    xyxy_BN4: Tensor, scores_BN: Tensor, groups_BN: Tensor, iou: float, top_k: int | None
-) -> Tensor:
-    """Which candidates, given by descending score, are the first ``top_k`` that no better one of their group covers.
-
-    Args:
-        xyxy_BN4: in any unit.
-        scores_BN: descending.
-        groups_BN: int64; candidates of different groups do not cover each other.
-        iou: overlap of two candidates above which the lower one is covered.
-        top_k: most candidates of an image; None = all that are not covered.
-
-    Returns:
-        (B, N) bool.
-    """
-    keep_BN = torch.zeros_like(groups_BN, dtype=torch.bool)
-    for keep_N, *candidates in zip(keep_BN, xyxy_BN4, scores_BN, groups_BN, strict=True):
-        keep_N[batched_nms(*candidates, iou)[:top_k]] = True
-    return keep_BN
-
-
-def to_pixels(boxes_BN4: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+def to_pixels(boxes_BN4: Tensor, sizes: Sequence[tuple[int, int]] | Tensor) -> tuple[Tensor, Tensor]:
     """Normalized cxcywh -> XYXY in pixels inside the image of (height, width), and which boxes are not empty."""
-    hw = placed(sizes, boxes_BN4)
+    hw = sizes.to(boxes_BN4) if isinstance(sizes, Tensor) else placed(sizes, boxes_BN4)
     limit_B14 = hw.flip(1).repeat(1, 2)[:, None]
     center, size = boxes_BN4[..., :2], boxes_BN4[..., 2:]
     xyxy = torch.cat([center - size / 2, center + size / 2], -1) * limit_B14

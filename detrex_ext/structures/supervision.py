@@ -92,7 +92,9 @@ class Given:
 
 def tokens_at(x_BT: Tensor, rows_BN: Tensor) -> Tensor:
     """(B, N, ...) tokens of a (B, T, ...) tensor, each image's own."""
-    return torch.take_along_dim(x_BT, rows_BN.reshape(*rows_BN.shape, *[1] * (x_BT.ndim - 2)), 1)
+    # no take_along_dim: a graph that is exported would be of one number of images
+    index = rows_BN.reshape(*rows_BN.shape, *[1] * (x_BT.ndim - 2))
+    return x_BT.gather(1, index.expand(*rows_BN.shape, *x_BT.shape[2:]))
 
 
 @dataclass

@@ -10,8 +10,10 @@ import pytest
 import torch
 from training import in_process, metrics, overrides, train
 
+import detrex_ext
 from detrex_ext.checkpoint import read_checkpoint
 from detrex_ext.cli import dispatch
+from detrex_ext.errors import UserError
 
 
 def evaluate(*argv):
@@ -46,6 +48,27 @@ def test_figures_of_a_file_are_those_of_the_training(shapes_data, trained, tmp_p
     argv = [*overrides(shapes_data, tmp_path), weights, "--num-gpus", processes]
     assert in_process(evaluate, *argv) == 0
     assert figures(tmp_path) == [expected(trained)]
+
+
+def test_a_predictor_evaluates_to_the_same_figures(shapes_data, trained, tmp_path):
+    predictor, truth = detrex_ext.load(trained, device="cpu"), shapes_data / "val.json"
+    found = predictor.evaluate(truth, shapes_data / "images")
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    assert ",".join(f"{found['bbox'][n]:.4f}" for n in names) == expected(trained)
+    assert {"AP-circle", "AP-star"} < found["bbox"].keys()
+    assert str(predictor.evaluate(str(truth))) == str(found)  # images beside the file
+    content = json.loads(truth.read_text())
+    content["categories"][0]["name"] = "ring"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"knows 4 classes .circle.*, the validation data has 4 .ring"):
+        predictor.evaluate(tmp_path / "val.json", shapes_data / "images")
+    with pytest.raises(UserError, match="absent.json"):
+        predictor.evaluate(tmp_path / "absent.json")
+    with pytest.raises(UserError, match="made without a config"):
+        detrex_ext.Predictor(predictor.model, predictor.class_names).evaluate(truth)
+    predictor.config.dataloader.test.dataset._target_ = "os.mkdir"
+    with pytest.raises(UserError, match="would call 'os.mkdir'"):
+        predictor.evaluate(truth)
 
 
 def test_a_run_folder_stays_as_it_is(shapes_data, trained):

@@ -630,7 +630,7 @@ FAULTS = (
     ),
     Fault(
         "images of other sizes go together, padded",
-        "predictor.py",
+        "data/image_like.py",
         'return tuple(self._input["image"].shape)',
         "return None",
         ("tests/unit/test_predicting.py",),

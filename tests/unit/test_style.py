@@ -24,6 +24,7 @@ ORDER = [
     {"engine", "evaluation", "inference", "testing", "benchmark"},
     {"gpu_check"},
     {"api", "predictor"},
+    {"export"},
     {"cli", "__main__"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}

@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 Shapes = Sequence[tuple[int, int]]  # (height, width) of each level
+# older torch does not tell the two apart
+_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def exporting() -> bool:
+    """Whether a graph is traced or exported, so that it must be made of operators that are known elsewhere."""
+    return torch.jit.is_tracing() or _exporting()
+
 
 def eager() -> bool:
     """Whether operators run one by one: a graph that is compiled, traced or exported is made of torch's own."""

@@ -4,6 +4,7 @@ A backend is a function ``(value_BSHD, shapes, at_BTHLK2, weight_BTHLK) -> (B, T
 :func:`detrex_ext.layers.ms_deform_attn.ms_deform_attn`, which prepares types and chooses.
 
     torch   grid_sample per level: any device, any order of derivative, export. The yardstick of the others.
+    taps    four gathers per level: for runtimes of exported graphs that have no grid_sample.
     gather  one embedding bag per query: on a CPU the fastest for few points on large maps.
     cpu     gathers and scatters as embedding bags: several times faster on a CPU, keeps nothing but its inputs.
     triton  one kernel for all levels on a GPU, nothing to compile at install; in half precision for values that are.
@@ -21,24 +22,36 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import cpu
-from ..cpu.common import Shapes
-from . import torch_backend
+from ..cpu.common import Shapes, exporting
+from . import taps_backend, torch_backend
 
-# older torch does not tell the two apart
-_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 Sample = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
 _HERE: dict[str, Sample] = {"torch": torch_backend.sample, **{k.name: k.run for k in cpu.KERNELS["ms_deform_attn"]}}
-NAMES = (*_HERE, "triton", "detrex")
+NAMES = (*_HERE, "triton", "detrex", "taps")
+_HERE["taps"] = taps_backend.sample
 _imported: dict[str, Sample] = {}
 FORCE = "DETREX_EXT_MS_DEFORM"
+_exported = "torch"
+
+
+@contextmanager
+def exported_as(name: str) -> Iterator[None]:
+    """The backend that graphs exported inside the ``with`` block are made of: ``torch`` or ``taps``."""
+    global _exported
+    before, _exported = _exported, name
+    try:
+        yield
+    finally:
+        _exported = before
 
 
 def load(name: str) -> Sample:
@@ -111,15 +124,15 @@ def choose(value_BSHD: Tensor, at_BTHLK2: Tensor | None = None) -> str:
     It is that of the environment variable ``DETREX_EXT_MS_DEFORM``, or the best for the device and, on a CPU, the
     number of points: few of them are gathered one by one.
 
-    A graph that is traced or exported gets ``torch``, made of ordinary operators, so that it runs where this package
-    is not; one that is compiled does so on a CPU. Where torch is told to be deterministic and values have gradients, a
-    GPU gets ``gather``, which sorts what ``triton`` sums in any order.
+    A graph that is traced or exported gets ``torch``, or what :func:`exported_as` says, made of ordinary operators, so
+    that it runs where this package is not; one that is compiled gets ``torch`` on a CPU. Where torch is told to be
+    deterministic and values have gradients, a GPU gets ``gather``, which sorts what ``triton`` sums in any order.
     """
     forced = os.environ.get(FORCE, "auto")
     if forced != "auto":
         return forced
-    if torch.jit.is_tracing() or _exporting():
-        return "torch"
+    if exporting():
+        return _exported
     if value_BSHD.device.type == "cuda":
         if torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled() and value_BSHD.requires_grad:
             return "gather"

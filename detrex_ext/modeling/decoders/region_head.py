@@ -5,7 +5,6 @@ Shape legend: B images, T regions, C channels, K object classes.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 
@@ -51,7 +50,7 @@ class RegionHead(SetHead):
         deltas = self.bbox_embed(x.content_BTC).to(ref.dtype)
         class_boxes = _CODER.decode_single(deltas.flatten(0, 1), ref.flatten(0, 1)).view(*deltas.shape[:2], -1, 4)
         best_BT1 = logits[..., :-1].argmax(-1, keepdim=True) % class_boxes.shape[2]
-        boxes = torch.take_along_dim(class_boxes, best_BT1[..., None], 2)[:, :, 0]
+        boxes = class_boxes.gather(2, best_BT1[..., None].expand(-1, -1, -1, 4))[:, :, 0]
         outputs = {"deltas": deltas.view_as(class_boxes), "class_boxes": class_boxes}
         extra = {**x.extra, **{OUTPUT + name: value for name, value in outputs.items()}}
         return logits, box_xyxy_to_cxcywh(boxes), x.replace(extra=extra)

@@ -137,7 +137,7 @@ class FoIEncoder(nn.Module):
 
     def _places(self, features: Features, points: Points, targets: Targets | None) -> tuple[Prior, Tensor]:
         """Normalized points, strides and candidates, and each point as a box of its stride's size (B, P, 4)."""
-        B, size_B12 = len(features.image_hw_B2), features.image_hw_B2.flip(1)[:, None]
+        B, size_B12 = features.image_hw_B2.shape[0], features.image_hw_B2.flip(1)[:, None]
         points_BP2 = points.points_P2 / size_B12
         ref_BP4 = torch.cat([points_BP2, points.strides_P[:, None] / size_B12], -1)
         gt_BP = torch.full((B, len(points)), -1, device=size_B12.device)

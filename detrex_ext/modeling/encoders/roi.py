@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from detrex_ext.layers.box_ops import box_xyxy_to_cxcywh
+from detrex_ext.layers.cpu.common import exporting
 from detrex_ext.layers.position import sine_boxes
-from detrex_ext.layers.roi_pool import pooled
+from detrex_ext.layers.roi_pool import pooled, pooled_in_graph
 from detrex_ext.layers.set_encoder import SetEncoder
 from detrex_ext.structures import Features, Memory, Prior, SupervisedSet, Targets
 
@@ -113,7 +114,7 @@ class RoIEncoder(nn.Module):
             ~valid_BN,
             ((1, boxes.shape[1]),),
             (1,),
-            image_hw_B2.new_ones(len(boxes), 1, 2),
+            image_hw_B2.new_ones(boxes.shape[0], 1, 2),
             image_hw_B2,
             Prior(ref_BN4, candidate_gt_BQ=gt_BN),
         )
@@ -122,8 +123,12 @@ class RoIEncoder(nn.Module):
     def _features(self, maps: Sequence[Tensor], boxes: Tensor, valid_BN: Tensor) -> Tensor:
         """(B, N, C) of what the maps show at each region; zeros where there is none, which nothing is computed for."""
         B, N = valid_BN.shape
-        row_V = valid_BN.flatten().nonzero()[:, 0]
         levels, strides = (x[: self.pooled_levels] for x in (maps, self.strides))
+        if exporting():
+            image_V = torch.arange(B, device=boxes.device)[:, None].expand(B, N).flatten()
+            every = pooled_in_graph(levels, strides, boxes.flatten(0, 1), image_V, self.pool_size)
+            return self.enc_proj(every.flatten(1)).view(B, N, -1) * valid_BN[..., None]
+        row_V = valid_BN.flatten().nonzero()[:, 0]
         found, of_V = pooled(levels, strides, boxes.flatten(0, 1)[row_V], row_V // N, self.pool_size)
         tokens_VC = self.enc_proj(found.flatten(1))
         return tokens_VC.new_zeros(B * N, self.dim).index_copy(0, row_V[of_V], tokens_VC).view(B, N, -1)

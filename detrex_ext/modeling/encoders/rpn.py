@@ -16,7 +16,9 @@ from torchvision.ops import batched_nms
 
 from detrex_ext.layers.anchor_targets import anchor_targets
 from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from detrex_ext.layers.cpu.common import exporting
 from detrex_ext.layers.subsets import balanced_subset, marked_first
+from detrex_ext.layers.suppression import best_in_graph
 from detrex_ext.structures import Given, Prior, SupervisedSet, Targets
 from detrex_ext.structures.placing import moved
 from detrex_ext.structures.supervision import tokens_at
@@ -109,7 +111,7 @@ class RPN(nn.Module):
         for level, m in enumerate(maps):
             wide = torch.promote_types(m.dtype, torch.float32)
             logits.append(self._tower("class", level, m).to(wide).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self._tower("box", level, m).to(wide).permute(0, 2, 3, 1).reshape(len(m), -1, 4))
+            deltas.append(self._tower("box", level, m).to(wide).permute(0, 2, 3, 1).reshape(m.shape[0], -1, 4))
             anchors.append(self.anchors(level, m.shape[2], m.shape[3]))
         proposals, valid_BR = self._proposals(logits, deltas, anchors, image_hw_B2)
         if targets is None:
@@ -147,6 +149,8 @@ class RPN(nn.Module):
         limit_B14 = image_hw_B2.to(boxes.dtype).flip(1).repeat(1, 2)[:, None]
         boxes = torch.minimum(boxes.clamp(min=0), limit_B14)
         usable_BM &= (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        if exporting():
+            return best_in_graph(boxes, scores_BM, usable_BM, level_M, self.nms, self.num_proposals)
         kept = []
         for boxes_M4, scores_M, usable_M in zip(boxes, scores_BM, usable_BM, strict=True):
             boxes_M4 = boxes_M4[usable_M]

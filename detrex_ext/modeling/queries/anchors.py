@@ -45,7 +45,7 @@ class AnchorQueries(QuerySource):
         if extra is not None:
             content, ref = (torch.cat(pair) for pair in zip(own, self._queries(extra.rows, mem), strict=True))
         slots = slots_of(len(own[1]), extra, len(ref))
-        content, ref = (x.expand(len(mem.tokens_BSC), -1, -1) for x in (content, ref))
+        content, ref = (x.expand(mem.tokens_BSC.shape[0], -1, -1) for x in (content, ref))
         return Queries(content, ref, slots), []
 
     def _queries(self, anchors: Tensor, mem: Memory) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class LearnedQueries(QuerySource):
         points = self.reference_points(pos).to(mem.valid_BL2.dtype).sigmoid()
         ref = torch.cat([points, torch.zeros_like(points)], -1)
         slots = slots_of(len(self.query_embedding.weight), extra, len(ref), point=True)
-        content, pos, ref = (x.expand(len(mem.tokens_BSC), -1, -1) for x in (content, pos, ref))
+        content, pos, ref = (x.expand(mem.tokens_BSC.shape[0], -1, -1) for x in (content, pos, ref))
         return Queries(content, ref, slots, extra={"query_pos": pos}), []
 
 
@@ -67,7 +67,7 @@ class PositionQueries(QuerySource):
         self, mem: Memory, targets: Targets | None = None, extra: Extra | None = None
     ) -> tuple[Queries, list[SupervisedSet]]:
         """See :meth:`QuerySource.forward`; ``extra`` asks for queries behind the source's own."""
-        pos = all_rows(self.query_embed, extra).expand(len(mem.tokens_BSC), -1, -1)
+        pos = all_rows(self.query_embed, extra).expand(mem.tokens_BSC.shape[0], -1, -1)
         content = mem.tokens_BSC.new_zeros(pos.shape)
         ref = mem.valid_BL2.new_full((*pos.shape[:2], 4), 0.5)
         slots = slots_of(len(self.query_embed.weight), extra, pos.shape[1])

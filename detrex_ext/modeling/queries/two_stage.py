@@ -134,7 +134,7 @@ class TwoStageQueries(QuerySource):
             rows = self.tgt_embed.weight[:own]
             if extra is not None:
                 rows = torch.cat([rows, extra.rows[: total - own]])
-            content = rows.expand(len(ref), -1, -1)
+            content = rows.expand(ref.shape[0], -1, -1)
         return Queries(content, ref, slots_of(own, extra, total), extra=carried)
 
     def _project(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ def token_points(mem: Memory, valid_BS: Tensor) -> tuple[Tensor, Tensor]:
     """Center (B, S, 2) of each token's cell as a share of the image, outside where invalid, and its stride (B, S)."""
     center_BS2 = cell_centers(mem).masked_fill(~valid_BS[..., None], -1.0)
     strides = [center_BS2.new_full((h * w,), stride) for (h, w), stride in zip(mem.shapes, mem.strides, strict=True)]
-    return center_BS2, torch.cat(strides).expand(len(center_BS2), -1)
+    return center_BS2, torch.cat(strides).expand(center_BS2.shape[0], -1)
 
 
 def proposal_anchors(mem: Memory, size: float) -> tuple[Tensor, Tensor]:
@@ -164,7 +164,7 @@ def proposal_anchors(mem: Memory, size: float) -> tuple[Tensor, Tensor]:
     """
     center = cell_centers(mem)
     wh = [center.new_full((h * w,), size * 2.0**level) for level, (h, w) in enumerate(mem.shapes)]
-    wh_BS1 = torch.cat(wh)[None, :, None].expand(len(center), -1, 1)
+    wh_BS1 = torch.cat(wh)[None, :, None].expand(center.shape[0], -1, 1)
     anchor = torch.cat([center, wh_BS1, wh_BS1], -1)
     valid = ((anchor > 0.01) & (anchor < 0.99)).all(-1)
     if mem.pad_BS is not None:

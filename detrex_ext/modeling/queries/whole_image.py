@@ -39,7 +39,7 @@ class WholeImageQueries(QuerySource):
     ) -> tuple[Queries, list[SupervisedSet]]:
         """See :meth:`QuerySource.forward`; ``extra`` asks for queries behind the source's own."""
         rows = all_rows(self.content, extra)
-        B, (Q, C) = len(mem.tokens_BSC), rows.shape
+        B, (Q, C) = mem.tokens_BSC.shape[0], rows.shape
         whole = placed([0.5, 0.5, 1.0, 1.0], mem.valid_BL2).expand(B, Q, 4)
         ref, carried = self.place(whole, mem)
         content = F.layer_norm(rows, (C,)).expand(B, -1, -1)
