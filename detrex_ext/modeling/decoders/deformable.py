@@ -131,11 +131,17 @@ class DeformableDecoder(StagedDecoder):
     def cross_attend(self, layer: int, x: Queries, kv: Tensor, mem: Memory) -> Queries:
         """See :meth:`StagedDecoder.cross_attend`."""
         block = self.layers[layer]
-        ref = x.extra["_ref"][:, :, None]
-        valid = mem.valid_BL2[:, None]
-        unit = self._unit(x, ref, valid, mem)
-        content = block.attentions[1](x.content_BTC, x.extra["_pos"], ref[..., :2] * valid, unit, kv, mem.shapes)
+        content = block.attentions[1](x.content_BTC, x.extra["_pos"], *self._around(x, mem), kv, mem.shapes)
         return x.replace(content_BTC=block.norms[2](block.ffns[0](block.norms[1](content))))
+
+    def sampled(self, layer: int, x: Queries, mem: Memory) -> tuple[Tensor, Tensor]:
+        """Points and weights of a stage's sampling, see :meth:`MSDeformAttn.points`."""
+        return self.layers[layer].attentions[1].points(x.content_BTC, x.extra["_pos"], *self._around(x, mem))
+
+    def _around(self, x: Queries, mem: Memory) -> tuple[Tensor, Tensor]:
+        """Reference point, and one unit of sampling offset, on each level's map."""
+        ref, valid = x.extra["_ref"][:, :, None], mem.valid_BL2[:, None]
+        return ref[..., :2] * valid, self._unit(x, ref, valid, mem)
 
     def _unit(self, x: Queries, ref: Tensor, valid: Tensor, mem: Memory) -> Tensor:
         """One unit of sampling offset: a cell around a point, a share of half the box around a box."""
