@@ -24,7 +24,7 @@ from . import rng
 logger = logging.getLogger(__name__)
 LEAST_STEPS = 100
 """Of a training that is reported: a shorter one is a trial, in which there is nothing to see."""
-_SECONDS = 3.0  # for images that are looked at stage by stage
+_SECONDS = 2.0  # for images that are looked at stage by stage
 _MOST_IMAGES, _LOOKED = 2000, 16
 
 
@@ -46,6 +46,8 @@ def report_training(cfg: DictConfig, config_file: str, model: nn.Module, evaluat
     try:
         with rng.preserved(), evaluation_mode(model), torch.no_grad():
             material = _material(cfg, config_file, model, evaluation)
+            if evaluation is not None and material.detections is None and path.is_file():
+                return  # nothing was left to train or to evaluate: the page of before knows more
             causes = write_report(material, path)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
@@ -87,7 +89,7 @@ def _material(cfg: DictConfig, config_file: str, model: nn.Module, evaluation: t
         material.notes.append(f"Curves, confusion and images are of {share}; {again} takes all.")
     if truth.boxes is not None:
         material.detections = matched(truth, found, chosen)
-    if cfg.train.best_checkpoint.restore and material.facts.evaluated not in (None, cfg.train.max_iter):
+    if cfg.train.best_checkpoint.restore and material.facts.evaluated != material.facts.steps:
         material.notes.append("Predictions are those of the last weights, metrics those of the best.")
     places = _places(loader, truth)
     if not places:

@@ -93,7 +93,8 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float)
     if comm.is_main_process():  # writers open their files: metrics.json was cut to where training goes on
         run.trainer.register_hooks(writer_hooks(cfg.train, cfg.dataloader.train.total_batch_size))
     run.trainer.train(start, ended or length)
-    run.report(getattr(args, "config_file", "") or "")
+    with run.applied():
+        report_training(cfg, getattr(args, "config_file", "") or "", model, evaluation)
     return run.results
 
 
@@ -188,14 +189,10 @@ class _Run:
     def evaluate(self) -> dict[str, Any]:
         """Metrics of the average, or of the trained weights where the config asks for these or there is no other."""
         loader, evaluator = self.evaluation
-        with stopped_by(self.periodic.stop), self._applied():
+        with stopped_by(self.periodic.stop), self.applied():
             self.results = run_evaluation(self.model, StoppableLoader(loader, self.trainer), evaluator)
         return self.results
 
-    def report(self, config_file: str) -> None:
-        """Writes the page about the training, where it is wanted."""
-        with self._applied():
-            report_training(self.cfg, config_file, self.model, self.evaluation)
-
-    def _applied(self) -> contextlib.AbstractContextManager:
+    def applied(self) -> contextlib.AbstractContextManager:
+        """The model has the weights that are evaluated inside."""
         return self.ema.applied() if self.evaluated == AVERAGE else contextlib.nullcontext()

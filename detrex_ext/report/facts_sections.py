@@ -48,7 +48,7 @@ def metrics_section(facts: RunFacts) -> Html:
         told.append(el("p", f"F1, precision and recall at the score threshold {f1['threshold']:.3g}, which has the "
                             f"best F1 (IoU 0.5); {counts}."))  # fmt: skip
     if facts.evaluated is not None:
-        told.append(el("p", f"Of the weights after {facts.evaluated + 1:,} iterations.", class_="muted"))
+        told.append(el("p", f"Of the weights after {facts.evaluated:,} iterations.", class_="muted"))
     classes = {name[3:]: value for name, value in ap.items() if name.startswith("AP-")}
     if classes:
         worst = sorted(classes, key=lambda name: (math.isnan(classes[name]), classes[name]))

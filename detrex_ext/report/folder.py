@@ -42,7 +42,7 @@ class RunFacts:
         environment: rows of the table in the log.
         series: metrics over iterations.
         results: of the last evaluation, by task.
-        evaluated: iterations after which that was; None = not known.
+        evaluated: iterations that made the weights of that; None = not known.
     """
 
     path: Path
@@ -60,6 +60,12 @@ class RunFacts:
             return float(self.config[key])
         except (KeyError, ValueError):
             return None
+
+    @property
+    def steps(self) -> int:
+        """Iterations made, as far as the metrics go."""
+        losses = self.series.get("total_loss")
+        return losses[-1][0] + 1 if losses else 0
 
     def commands(self) -> list[tuple[str, str]]:
         """(what for, command)."""
@@ -96,6 +102,8 @@ def read_run(path: str | Path, config_file: str = "") -> RunFacts:
     if facts.shipped:
         facts.changed = _changed(facts.shipped, facts.config)
     facts.results, facts.evaluated = _evaluation(folder.evaluation)
+    if facts.evaluated is not None and facts.steps:
+        facts.evaluated = min(facts.evaluated, facts.steps)  # at the end it is the number of iterations itself
     return facts
 
 
@@ -177,7 +185,7 @@ def _evaluation(path: Path) -> tuple[dict[str, dict[str, float]], int | None]:
         at = record.get("best_iteration", record.get("iteration"))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}, None
-    return results, at if type(at) is int else None
+    return results, at + 1 if type(at) is int else None
 
 
 def _number(value: Any) -> float:

@@ -121,17 +121,16 @@ def _row(panels: Sequence[Image.Image], pictures: Pictures) -> Html:
     return el("div", *shown, class_="row stages")
 
 
-def opener(files: dict[int, str], limit: int = 60) -> Callable[[int], Opened | None]:
-    """Reads an image by its index; None where it cannot be, and after so many."""
-    read: dict[int, Opened | None] = {}
+def opener(files: dict[int, str]) -> Callable[[int], Opened | None]:
+    """Reads an image by its index; None where it cannot be. None is kept: photographs are large."""
 
     def opened(image: int) -> Opened | None:
-        if image not in read and len(read) < limit and files.get(image):
-            try:
-                read[image] = read_image(files[image]), Path(files[image]).name
-            except UnreadableImage as error:
-                logger.debug("%s", error)
-                read[image] = None
-        return read.get(image)
+        if not files.get(image):
+            return None
+        try:
+            return read_image(files[image]), Path(files[image]).name
+        except UnreadableImage as error:
+            logger.debug("%s", error)
+            return None
 
     return opened

@@ -21,6 +21,7 @@ from ..visualization import draw_boxes
 
 _SAME = 0.01
 """Boxes whose corners are nearer than this share of the image's longer side are the same."""
+_COMPARED = 500  # boxes of an image, each with each
 DRAWN = 340
 """Pixels of an image's longer side that is drawn on, so that names can be read where it is shown smaller."""
 FADED, KEPT = (209, 73, 91), (46, 125, 50)
@@ -84,7 +85,7 @@ class StageLook:
     def _count(self, scores_LQK: np.ndarray, boxes_LQ4: np.ndarray, objects: Objects, size: tuple[int, int]) -> None:
         best_LQ = scores_LQK.max(-1)
         self.scores.append(best_LQ[-1])
-        last_Q4 = boxes_LQ4[-1] / max(size)
+        last_Q4 = boxes_LQ4[-1, :: -(-boxes_LQ4.shape[1] // _COMPARED)] / max(size)
         near_QQ = np.abs(last_Q4[:, None] - last_Q4[None]).max(-1) < _SAME
         self.same.append(float((near_QQ.sum(1) > 1).mean()))
         unit_Q4 = boxes_LQ4[-1] / np.array([size[1], size[0], size[1], size[0]])
