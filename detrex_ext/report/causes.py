@@ -77,6 +77,10 @@ def _boxes(truth: GroundTruth | None) -> list[Cause]:
 
 def _diverged(facts: RunFacts) -> list[Cause]:
     loss = [value for _, value in facts.series.get("total_loss", ())]
+    if facts.non_finite:
+        shown = f"its batch is in {facts.non_finite.name} (optimizer.lr={_shown(facts.number('optimizer.lr'))})"
+        replay = f"python -m detrex_ext train --replay {facts.non_finite} says where; a lower learning rate may do"
+        return [Cause("a loss was not finite", shown, replay)]
     if len(loss) < 3:
         return []
     begin, end, least = loss[0], float(np.median(loss[-3:])), min(loss)

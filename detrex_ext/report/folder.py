@@ -42,6 +42,7 @@ class RunFacts:
         environment: rows of the table in the log.
         series: metrics over iterations.
         results: of the last evaluation, by task.
+        non_finite: batch of a loss that was not finite, where one was kept.
         evaluated: iterations that made the weights of that; None = not known.
     """
 
@@ -52,6 +53,7 @@ class RunFacts:
     environment: list[tuple[str, str]] = field(default_factory=list)
     series: Series = field(default_factory=dict)
     results: dict[str, dict[str, float]] = field(default_factory=dict)
+    non_finite: Path | None = None
     evaluated: int | None = None
 
     def number(self, key: str) -> float | None:
@@ -91,6 +93,7 @@ def read_run(path: str | Path, config_file: str = "") -> RunFacts:
     facts = RunFacts(Path(path))
     log = _head(folder.path / "log.txt")
     facts.environment = _environment(log)
+    facts.non_finite = folder.non_finite() if folder.non_finite().is_file() else None
     try:
         facts.series = read_metrics(folder.path)
     except UserError:

@@ -91,8 +91,10 @@ def stages_section(
     """Recall by stage, and the images that lost most by fading at every stage."""
     recall = ", ".join(f"{100 * share:.0f} %" for share in look.recall_L())
     low, middle, high = look.score_range()
+    same = 100 * np.mean(look.same)
     told = [el("p", f"On {len(look.looked)} images: a query is at {recall} of the objects by stage (IoU 0.5, whatever "
-                    f"its class and score); scores of the last stage {low:.2g} to {high:.2g}, middle {middle:.2g}. "
+                    f"its class and score); scores of the last stage {low:.2g} to {high:.2g}, middle {middle:.2g}; "
+                    f"{same:.0f} % of its boxes are the same as another of their image. "
                     "Red: hits that have faded (an earlier stage had the object as well, with a higher score); green: "
                     "the queries with the highest scores.")]  # fmt: skip
     for followed in look.worst(count):

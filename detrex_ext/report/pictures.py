@@ -37,4 +37,4 @@ class Pictures:
             self.left_out += 1
             return el("p", f"{about}: left out, the page is large enough", class_="muted")
         self._left -= len(code)
-        return el("img", src=f"data:image/jpeg;base64,{code}", alt=about, width=small.width, height=small.height)
+        return el("img", src=Html(f"data:image/jpeg;base64,{code}"), alt=about, width=small.width, height=small.height)

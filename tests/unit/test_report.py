@@ -166,7 +166,7 @@ def many(count=40, predicted=lambda k: k, score=0.9):
     return truth, matched(truth, found, list(range(count)))
 
 
-def test_causes_are_named():
+def test_causes_are_named(tmp_path):
     rng = np.random.default_rng(0)
     truth, shuffled = many(predicted=lambda k: int(rng.integers(4)))
     assert named(facts(5), truth, shuffled, None) == "labels that do not say what is on the images"
@@ -183,6 +183,8 @@ def test_causes_are_named():
     assert cause.what == "the learning rate is too high" and "10,000 times" in cause.shown_by
     assert cause.to_do == "optimizer.lr=0.001" and "\n" not in str(cause)
     assert named(facts(losses=[20, 15, 12, 9]), None, None, None) == "not trained for long enough"
+    diverged.non_finite = tmp_path / "non_finite.pth"
+    assert named(diverged, None, None, None) == "a loss was not finite"
     assert named(facts(losses=[20]), None, None, None) == "hardly trained"
     assert named(facts(70, [20, 9, 5, 3]), None, None, None, least_ap=90.0) == "not trained for long enough"
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-from data_sets import coco, write
+from unit.data_sets import coco, write
 
 from detrex_ext.data.ground_truth import BoxTable, read_ground_truth
 
