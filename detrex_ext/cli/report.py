@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         try:
             _predicted(args, material)
-        except UserError as error:  # the rest of the page is worth having
+        except (UserError, FloatingPointError) as error:  # the rest of the page is worth having
             reason = " ".join(str(error).split())
             material.notes.append(f"No predictions: {reason}")
             show(f"without predictions: {reason}", sys.stderr)

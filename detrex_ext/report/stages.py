@@ -6,7 +6,7 @@ Shape legend: B images, L stages, Q queries, K classes, G objects, F queries of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -151,6 +151,10 @@ def point_panels(image: np.ndarray, stages: Sequence[Points]) -> list[Image.Imag
     What the query sees at any stage is shown.
     """
     size = np.array(image.shape[1::-1])
+    stages = [replace(p, at_N2=p.at_N2.clip(-2, 3), weight_N=np.nan_to_num(p.weight_N)) for p in stages]
+    stages = [p for p in stages if np.isfinite([*p.before_4, *p.after_4, *p.at_N2.ravel()]).all()]
+    if not stages:
+        return []
     seen = [x for p in stages for x in (p.at_N2, p.before_4.reshape(2, 2), p.after_4.reshape(2, 2))]
     seen = np.concatenate(seen).clip(0, 1) * size
     margin = 0.15 * (seen.max(0) - seen.min(0)).max() + 4

@@ -14,7 +14,7 @@ from data_sets import coco, write
 from PIL import Image
 from reported import EVIL, check_page, found_in, run_folder
 
-from detrex_ext.analysis.sampling import sampling_points
+from detrex_ext.analysis.sampling import Points, sampling_points
 from detrex_ext.checkpoint import RunFolder
 from detrex_ext.cli import dispatch
 from detrex_ext.data.ground_truth import BoxTable, read_ground_truth
@@ -27,7 +27,7 @@ from detrex_ext.report.folder import RunFacts
 from detrex_ext.report.html import el, table, text
 from detrex_ext.report.kept import read_results
 from detrex_ext.report.pictures import Pictures
-from detrex_ext.report.stages import StageLook
+from detrex_ext.report.stages import StageLook, point_panels
 from detrex_ext.structures import SupervisedSet
 
 
@@ -214,6 +214,14 @@ def test_collapsed_and_frozen_queries_and_flat_scores_are_told(tmp_path):
     assert named(facts(), None, None, same) == "queries have collapsed"
     (first, second) = look.worst(2)
     assert first.boxes_LF4.shape == (2, 3, 4) and not first.faded_F.any() and {first.image, second.image} == {0, 1}
+
+
+def test_points_far_away_or_of_no_number_are_drawn_or_left_out():
+    box, image = np.array([0.4, 0.4, 0.6, 0.6]), np.zeros((30, 50, 3), np.uint8)
+    far = Points(box, box[::-1].copy(), np.array([[1e30, -np.inf], [0.5, 0.5]]), np.array([np.nan, 1.0]))
+    none = Points(box, box * np.nan, np.array([[0.5, 0.5]]), np.ones(1))
+    (panel,) = point_panels(image, [far, none])
+    assert max(panel.size) >= 340 and point_panels(image, [none]) == []
 
 
 @pytest.mark.parametrize("host", ["deformable", "adamixer", "detr"])
