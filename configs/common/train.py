@@ -52,6 +52,11 @@ train = dict(
     watchdog=20.0,
     # start over in a folder that holds another run: its checkpoints, metrics and log go when the new run starts
     overwrite=False,
+    # train on the first so many images that have objects and evaluate on the same, without augmentation: a sound setup
+    # reaches AP > 90, whatever else is wrong; 0 = off
+    overfit=0,
+    # report.html in output_dir at the end of a training of 100 steps or more; costs a few seconds
+    report=True,
     channels_last=False,
     # null, or backbone, encoder, decoder, all: computed again in the backward pass, which takes less memory, more time
     activation_checkpointing=None,

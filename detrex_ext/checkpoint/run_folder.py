@@ -23,8 +23,9 @@ _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 # what another run in the folder would write over, and what only belongs to it
 _RESULTS = ("last_checkpoint", "metrics.json", "evaluation.json", "model_*.pth", "non_finite*.pth")
 _EVENTS = "events.out.tfevents.*"
+_REPORT = "report.html"
 _LOGS = ("log.txt", "log.txt.rank*")
-_OTHERS = (*_LOGS, "config.yaml*", ".lock")
+_OTHERS = (*_LOGS, "config.yaml*", ".lock", _REPORT)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class RunFolder:
     Attributes:
         config, metrics, evaluation: ``config.yaml``, ``metrics.json`` (a JSON object per line) and ``evaluation.json``
             (what was evaluated last).
+        report: ``report.html``, the page about the run.
         final, best: checkpoints of the last iteration and of the best evaluation.
         lock: held by the training that goes on in the folder.
     """
@@ -56,6 +58,7 @@ class RunFolder:
         self.path = Path(path)
         self.config, self.metrics = self.path / "config.yaml", self.path / "metrics.json"
         self.evaluation, self.lock = self.path / "evaluation.json", self.path / ".lock"
+        self.report = self.path / _REPORT
         self.final, self.best = self.path / "model_final.pth", self.path / "model_best.pth"
         self._tag = self.path / "last_checkpoint"
 
@@ -175,8 +178,8 @@ class RunFolder:
         return f"{self.path / odd[0]}: expected a file, found a folder, a pipe or a link to nothing\n  move it away"
 
     def remove_results(self) -> None:
-        """Deletes checkpoints, metrics and TensorBoard's events; config and logs stay."""
-        for path in self._found(*_RESULTS, _EVENTS):
+        """Deletes checkpoints, metrics, the report and TensorBoard's events; config and logs stay."""
+        for path in self._found(*_RESULTS, _EVENTS, _REPORT):
             path.unlink()
 
     def logs(self) -> list[Path]:

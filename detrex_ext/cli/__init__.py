@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "convert": ("convert", "write a checkpoint under the names of another project"),
     "analyze": ("analyze", "a model: parts and costs, errors by stage, queries at objects, attention"),
     "benchmark": ("benchmark", "measure time and memory on this machine"),
+    "report": ("report", "one HTML page about a run: metrics, curves, errors, worst images, what is wrong"),
     "plot": ("plot", "draw the curves of runs"),
     "doctor": ("doctor", "what this machine is, what was chosen for it, what is missing"),
 }

@@ -127,6 +127,10 @@ KEYS: dict[str, Option] = {
         unit="seconds",
         meaning="that one of several processes may be stopped (SIGSTOP) before all are ended; 0 = as long as it is",
     ),
+    "train.overfit": Option(
+        int, least=0, most=10_000, unit="images", meaning="to train on and to evaluate on the same; 0 = all there are"
+    ),
+    "train.report": Option(bool, meaning="report.html at the end of a training of 100 steps or more"),
     "train.overwrite": Option(bool, meaning="start over in a folder that holds another run, which goes"),
     "train.channels_last": Option(bool, meaning="memory format of convolutions"),
     "train.compile": Option(

@@ -30,8 +30,10 @@ from .evaluation import keep_threshold, run_evaluation
 from .hooks import IterationTimer, LRScheduler
 from .non_finite import NonFinite
 from .optim import build_optimizer, clipping
+from .overfit import take_few
 from .precision import Precision
 from .progress import writer_hooks
+from .reporting import report_training
 from .resuming import check_saved, newest, take_saved, tell
 from .schedule import build_schedule
 from .sharding import gathered, is_sharded, over_processes
@@ -67,6 +69,7 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float)
     saved = newest(claim.folder) if resume else None
     taken = take_saved(cfg, saved)
     cfg.train.seed = begin(cfg, args)
+    take_few(cfg)
     loader = setup.build_train_loader(cfg)
     classes = setup.Classes.of(loader.dataset)
     setup.set_num_classes(cfg, classes, getattr(loader.dataset, "json", "the training data"))
@@ -91,6 +94,8 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float)
     if comm.is_main_process():  # writers open their files: metrics.json was cut to where training goes on
         run.trainer.register_hooks(writer_hooks(cfg.train, cfg.dataloader.train.total_batch_size))
     run.trainer.train(start, ended or length)
+    with run.applied(), gathered(model):
+        report_training(cfg, getattr(args, "config_file", "") or "", model, evaluation)
     return run.results
 
 
@@ -186,7 +191,10 @@ class _Run:
     def evaluate(self) -> dict[str, Any]:
         """Metrics of the average, or of the trained weights where the config asks for these or there is no other."""
         loader, evaluator = self.evaluation
-        applied = self.ema.applied() if self.evaluated == AVERAGE else contextlib.nullcontext()
-        with stopped_by(self.periodic.stop), applied, gathered(self.model):
+        with stopped_by(self.periodic.stop), self.applied(), gathered(self.model):
             self.results = run_evaluation(self.model, StoppableLoader(loader, self.trainer), evaluator)
         return self.results
+
+    def applied(self) -> contextlib.AbstractContextManager:
+        """The model has the weights that are evaluated inside."""
+        return self.ema.applied() if self.evaluated == AVERAGE else contextlib.nullcontext()

@@ -123,6 +123,10 @@ class CocoEvaluator:
             rows = np.concatenate([c.detach().float().cpu().numpy() for c in columns], axis=1)
             self._found[image] = rows
 
+    def detections(self) -> tuple[BoxTable, list[int]] | None:
+        """What this process has taken since ``reset``, and the images that it is of; None where that is nothing."""
+        return (_table(self._found), sorted(self._found)) if self._found else None
+
     def evaluate(self) -> dict[str, dict[str, float]]:
         """The metrics of everything taken since ``reset``, of all ranks.
 

@@ -117,13 +117,20 @@ class MSDeformAttn(nn.Module):
             value_BSHD: from :meth:`project`.
             shapes: (height, width) of each level.
         """
+        at, weight = self.points(x_BTC, pos_BTC, center_BTL2, unit_BTL2)
+        out = self.output_proj(ms_deform_attn(value_BSHD, shapes, at, weight))
+        return x_BTC + self.dropout(out)
+
+    def points(
+        self, x_BTC: Tensor, pos_BTC: Tensor | None, center_BTL2: Tensor, unit_BTL2: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Where queries sample, (B, T, H, L, K, 2), and their weights (B, T, H, L, K); arguments as in `forward`."""
         q = x_BTC if pos_BTC is None else x_BTC + pos_BTC
         heads, points = self.num_heads, (self.num_levels, self.num_points)
         offset = self.sampling_offsets(q).unflatten(-1, (heads, -1)).to(center_BTL2.dtype)
         weight = self.attention_weights(q).unflatten(-1, (heads, -1)).softmax(-1).unflatten(-1, points)
         at = torch.addcmul(self._per_point(center_BTL2), offset, self._per_point(unit_BTL2)).unflatten(-1, (*points, 2))
-        out = self.output_proj(ms_deform_attn(value_BSHD, shapes, at, weight))
-        return x_BTC + self.dropout(out)
+        return at, weight
 
     def _per_point(self, x_BTL2: Tensor) -> Tensor:
         """(B, T, 1, 2LK): written out for every point, for an inner loop over 2 numbers takes many times longer."""

@@ -30,6 +30,7 @@ def draw_boxes(
     class_names: Sequence[str],
     scores_N: Sequence[float] | None = None,
     colors: Mapping[int, _Color] | None = None,
+    long_side: int = _LEAST_LONG_SIDE,
 ) -> Image.Image:
     """A copy of the image with boxes and "name 87%" labels; small images are enlarged.
 
@@ -40,9 +41,10 @@ def draw_boxes(
         class_names: by class index.
         scores_N: in [0, 1]; None draws names alone.
         colors: RGB by class index, where it is not ``class_color``.
+        long_side: pixels that an image has at least; names are written for this size.
     """
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    scale = max(1.0, _LEAST_LONG_SIDE / max(image.size))
+    scale = max(1.0, long_side / max(image.size))
     size = tuple(max(1, round(side * scale)) for side in image.size)
     canvas = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(canvas)

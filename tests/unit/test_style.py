@@ -21,7 +21,7 @@ ORDER = [
     {"matching", "criterion", "modeling", "data"},
     {"strategies", "checkpoint", "visualization", "integrations"},
     {"analysis"},
-    {"engine", "evaluation", "inference", "testing", "benchmark"},
+    {"engine", "evaluation", "inference", "testing", "benchmark", "report"},
     {"gpu_check"},
     {"api", "predictor"},
     {"export"},

@@ -139,15 +139,19 @@ class AdaMixerDecoder(StagedDecoder):
 
     def cross_attend(self, layer: int, x: Queries, kv: Tensor, mem: Memory) -> Queries:
         """See :meth:`StagedDecoder.cross_attend`; samples (B, T, G, points, C / G), mixed by the content."""
+        block, points = self.layers[layer], self.sampled(layer, x)
+        sampled = sample_3d(kv, mem.shapes, self.strides, points)
+        content = block.norms[1](x.content_BTC + block.mixing(sampled, x.content_BTC))
+        return x.replace(content_BTC=block.norms[2](block.ffns[0](content)))
+
+    def sampled(self, layer: int, x: Queries) -> Tensor:
+        """Points (B, T, G, points, 3) that a stage samples: x, y in pixels of the image, z = log2 of a scale."""
         block, ref = self.layers[layer], x.extra["_ref"]
         offset = block.sampling_offsets(x.content_BTC).to(ref.dtype)
         # offsets in the plane are in units of the box, that of the scale is an octave
         unit = torch.cat([xyzr_to_boxes(ref)[..., 2:], torch.ones_like(ref[..., :1])], -1)
         center, unit = (t[:, :, None, None] for t in (ref[..., :3], unit))
-        points = torch.addcmul(center, offset.unflatten(-1, (self.groups, self.in_points, 3)), unit)
-        sampled = sample_3d(kv, mem.shapes, self.strides, points)
-        content = block.norms[1](x.content_BTC + block.mixing(sampled, x.content_BTC))
-        return x.replace(content_BTC=block.norms[2](block.ffns[0](content)))
+        return torch.addcmul(center, offset.unflatten(-1, (self.groups, self.in_points, 3)), unit)
 
     def predict(self, layer: int, x: Queries, mem: Memory) -> tuple[Tensor, Tensor, Queries]:
         """See :meth:`StagedDecoder.predict`."""

@@ -63,26 +63,12 @@ class DeformableDecoder(StagedDecoder):
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        dim: int = 256,
-        num_heads: int = 8,
-        num_levels: int = 4,
-        num_points: int = 4,
-        ffn_dim: int = 1024,
-        dropout: float = 0.1,
-        num_layers: int = 6,
-        refine: bool = False,
-        position: str = "given",
-        look_forward_twice: bool = False,
-        post_norm: bool = False,
-        first_size_logit: float = 0.0,
-        order: Sequence[int] | None = None,
-        eval_order: Sequence[int] | None = None,
-        chunk: int | None = None,
-        inverse_sigmoid_eps: float = LOGIT_EPS,
-        cross_first: bool = False,
-    ) -> None:
+        self, num_classes: int, dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4,
+        ffn_dim: int = 1024, dropout: float = 0.1, num_layers: int = 6, refine: bool = False, position: str = "given",
+        look_forward_twice: bool = False, post_norm: bool = False, first_size_logit: float = 0.0,
+        order: Sequence[int] | None = None, eval_order: Sequence[int] | None = None, chunk: int | None = None,
+        inverse_sigmoid_eps: float = LOGIT_EPS, cross_first: bool = False,
+    ) -> None:  # fmt: skip
         require_classes(num_classes)
         super().__init__(num_layers, order, eval_order, chunk)
         if position not in ("given", "reference"):
@@ -134,15 +120,21 @@ class DeformableDecoder(StagedDecoder):
     def cross_attend(self, layer: int, x: Queries, kv: Tensor, mem: Memory) -> Queries:
         """See :meth:`StagedDecoder.cross_attend`; with ``cross_first`` its outcome stays as scratch ``_crossed``."""
         block = self.layers[layer]
-        ref = x.extra["_ref"][:, :, None]
-        valid = mem.valid_BL2[:, None]
-        unit = self._unit(x, ref, valid, mem)
-        content = block.attentions[1](x.content_BTC, x.extra["_pos"], ref[..., :2] * valid, unit, kv, mem.shapes)
+        content = block.attentions[1](x.content_BTC, x.extra["_pos"], *self._around(x, mem), kv, mem.shapes)
         x = x.replace(content_BTC=block.norms[1](content))
         if self.cross_first:
             x = x.replace(extra={**x.extra, "_crossed": x.content_BTC})
             x = self.attend_then_norm(layer, x, x.extra["_pos"])
         return x.replace(content_BTC=block.norms[2](block.ffns[0](x.content_BTC)))
+
+    def sampled(self, layer: int, x: Queries, mem: Memory) -> tuple[Tensor, Tensor]:
+        """Points and weights of a stage's sampling, see :meth:`MSDeformAttn.points`."""
+        return self.layers[layer].attentions[1].points(x.content_BTC, x.extra["_pos"], *self._around(x, mem))
+
+    def _around(self, x: Queries, mem: Memory) -> tuple[Tensor, Tensor]:
+        """Reference point, and one unit of sampling offset, on each level's map."""
+        ref, valid = x.extra["_ref"][:, :, None], mem.valid_BL2[:, None]
+        return ref[..., :2] * valid, self._unit(x, ref, valid, mem)
 
     def _unit(self, x: Queries, ref: Tensor, valid: Tensor, mem: Memory) -> Tensor:
         """One unit of sampling offset: a cell around a point, a share of half the box around a box."""
