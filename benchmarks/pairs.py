@@ -53,7 +53,7 @@ class Outcome:
 
     Attributes:
         refusal: the reason; "" where they made a step.
-        lost: parts of the first that are gone when the second is laid over it.
+        lost: parts of the first that are gone, and keys that it set and that are set otherwise, under the second.
         wholly: nothing of the first is left.
     """
 
@@ -109,8 +109,9 @@ def attempt(host: str, overlays: Sequence[str]) -> Outcome:
         return Outcome()
     bare, first, last = (plain(laid(host, names)) for names in ((), overlays[:1], overlays[-1:]))
     both = parts(plain(cfg))
-    added = parts(first) - parts(bare)
-    lost = sorted(name for name in added if not both[name])
+    lost = sorted(name for name in parts(first) - parts(bare) if not both[name])
+    before, set_by_first, now = map(numbers, (bare, first, plain(cfg)))
+    lost += [key for key, value in set_by_first.items() if value != before.get(key) and now.get(key) != value]
     return Outcome("", tuple(lost), plain(cfg) == last)
 
 
@@ -118,7 +119,8 @@ def step(cfg: DictConfig, host: str) -> None:
     """A forward and a backward pass; the steps of the data are built.
 
     Raises:
-        UserError, ValueError: a refusal, or a loss or gradient that is not finite.
+        UserError, ValueError: a refusal.
+        FloatingPointError: a loss or gradient that is not finite.
     """
     build(cfg.dataloader.train.mapper, "dataloader.train.mapper")
     torch.manual_seed(0)
@@ -130,12 +132,18 @@ def step(cfg: DictConfig, host: str) -> None:
     sum(losses.values()).backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     if not all(x.isfinite().all() for x in (*losses.values(), *grads)):
-        raise ValueError("a loss or a gradient is not finite")
+        raise FloatingPointError("a loss or a gradient is not finite")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """A config as it is written: references stay references."""
     return OmegaConf.to_container(cfg, resolve=False)
+
+
+def numbers(cfg: dict[str, Any]) -> dict[str, Any]:
+    """What a config says, beside its parts, of the data, the training and the suppression of duplicates."""
+    sections = {"dataset": cfg["dataset"], "train": cfg["train"], "model.postprocess": cfg["model"]["postprocess"]}
+    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
 
 def parts(node: Any) -> Counter[str]:

@@ -18,7 +18,12 @@ class Strategy:
     ``training_only.<name>``, and no predicting model has them (:mod:`detrex_ext.structures.training_only`).
 
     The decoder calls :meth:`plan` once and :meth:`after_stage` after every step, step -1 being the initial queries.
+
+    Attributes:
+        since: progress of the training, 0 to 1, from which on it acts.
     """
+
+    since: float = 0.0
 
     def check(self, stages: int) -> None:
         """Raises a ``ValueError`` where an option would do nothing in a decoder that trains so many stages."""
