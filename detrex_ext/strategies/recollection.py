@@ -40,7 +40,7 @@ class QueryRecollection(Strategy):
             ``window=None``: 95 sets of 6 stages). It then stands for all: inference may loop it from the initial
             queries, ``model.decoder.eval_order=[5,5,5,5,5]``.
         since: progress of the training, 0 to 1, from which on anything is recollected; the bare host before.
-        share: the recollected sets of a stage weigh together as much as its plain one, not each of them.
+        as_one: the recollected sets of a stage weigh together as much as its plain one, not each of them.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class QueryRecollection(Strategy):
         lift_points: bool = False,
         repeat_last: bool = False,
         since: float = 0.0,
-        share: bool = False,
+        as_one: bool = False,
     ) -> None:
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 (or None for all stages), got {window}")
@@ -59,7 +59,7 @@ class QueryRecollection(Strategy):
         if not 0 <= since < 1:
             raise ValueError(f"since is a progress of the training, at least 0 and below 1, got {since}")
         self.window, self.start_stage, self.lift_points = window, start_stage, lift_points
-        self.repeat_last, self.since, self.share = repeat_last, since, share
+        self.repeat_last, self.since, self.as_one = repeat_last, since, as_one
         self._stages = self._last = None
 
     def check(self, stages: int) -> None:
@@ -84,10 +84,10 @@ class QueryRecollection(Strategy):
         Raises:
             ValueError: :meth:`check` was not asked before.
         """
-        if not self.share:
+        if not self.as_one:
             return []
         if self._stages is None:
-            raise ValueError("share=true needs the number of stages: call check(stages) before rules")
+            raise ValueError("as_one=true needs the number of stages: call check(stages) before rules")
         main = host_rules["main"]
         weights = [main.stage_weight(n) / max(sets - 1, 1) for n, sets in enumerate(self.sets(self._stages))]
         return [replace(main, when={"group": "main", "path": "recollect"}, stage_weights=weights)]

@@ -38,7 +38,7 @@ def test_a_stage_that_is_repeated_runs_on_the_sets_of_the_last():
 def test_recollected_sets_of_a_stage_weigh_together_as_one():
     host = detr_rules()
     host["main"].stage_weights = (2.0, 1.0)
-    strategy = QueryRecollection(share=True)
+    strategy = QueryRecollection(as_one=True)
     with pytest.raises(ValueError, match=r"call check\(stages\) before rules"):
         strategy.rules(host)
     strategy.check(6)
@@ -48,8 +48,8 @@ def test_recollected_sets_of_a_stage_weigh_together_as_one():
     assert QueryRecollection().rules(host) == []
 
 
-def test_share_divides_the_losses_of_recollected_sets_alone():
-    full, shared = (losses(model_of(f"model.strategies.sqr.share={share}"), 0.0) for share in ("false", "true"))
+def test_as_one_divides_the_losses_of_recollected_sets_alone():
+    full, shared = (losses(model_of(f"model.strategies.sqr.as_one={one}"), 0.0) for one in ("false", "true"))
     assert full.keys() == shared.keys()
     for name in full:
         assert torch.equal(full[name], shared[name]) or "recollect" in name
