@@ -94,6 +94,14 @@ def train(run: Run, output: Path, overrides: Sequence[str]) -> Run:
     return run
 
 
+def figures(log: str) -> dict[str, float]:
+    """Figures of an evaluation by name, from what it logs."""
+    found = {}
+    for names, values in re.findall(r"copypaste: (\w[^\n]*,[^\n]*)\n.*?copypaste: ([^\n]+)", log):
+        found |= dict(zip(names.split(","), map(float, values.split(",")), strict=True))
+    return found
+
+
 def evaluate(run: Run, name: str, overrides: str, output: Path) -> Run:
     """The weights of a finished run under other settings of inference; its time is that of the evaluation."""
     folder = folder_of(run, output)
@@ -101,12 +109,10 @@ def evaluate(run: Run, name: str, overrides: str, output: Path) -> Run:
     command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", str(folder), "--eval-only"]
     command += overrides.split()
     used = start(command, log)
-    figures = {}
-    for names, values in re.findall(r"copypaste: (\w[^\n]*,[^\n]*)\n.*?copypaste: ([^\n]+)", log.read_text()):
-        figures |= dict(zip(names.split(","), map(float, values.split(",")), strict=True))
+    found = figures(log.read_text())
     again = replace(run, variant=f"{run.variant}, {name}", curve=None, cpu_s=used.ru_utime + used.ru_stime)
     again.peak_mib, again.stages = used.ru_maxrss / 1024, None
-    again.ap, again.ap50, again.ap75 = (figures[k] for k in ("AP", "AP50", "AP75"))
+    again.ap, again.ap50, again.ap75 = (found[k] for k in ("AP", "AP50", "AP75"))
     return again
 
 

@@ -192,7 +192,9 @@ class Detector(nn.Module):
         images, targets = self.inputs(batched_inputs)
         if self.teacher is not None:
             targets.pairs = self.teacher(batched_inputs, targets)
-        sets = self.core(images.images_B3HW, images.valid_hw_B2, targets)
+        acting = [s for s in self.strategies.values() if progress >= getattr(s, "since", 0.0)]
+        chosen = None if len(acting) == len(self.strategies) else acting
+        sets = self.core(images.images_B3HW, images.valid_hw_B2, targets, chosen)
         if self.criterion is None:
             raise RuntimeError("this model was built without rules (model.rules), so it can only predict: call .eval()")
         return self.criterion(sets, targets, effective, progress)

@@ -25,9 +25,11 @@ class Strategy:
 
     Attributes:
         reads: whether :meth:`readout` has anything to say.
+        since: progress of the training, 0 to 1, from which on it acts.
     """
 
     reads = False
+    since: float = 0.0
 
     def check(self, stages: int) -> None:
         """Raises a ``ValueError`` where an option would do nothing in a decoder that trains so many stages."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from detrex_ext.errors import UserError
 from detrex_ext.structures import Queries, SupervisedSet, cat
 
 from .base import Strategy
+
+if TYPE_CHECKING:
+    from detrex_ext.criterion import Rule
 
 _RECOLLECTED = ("plain", "recollect")
 
@@ -35,6 +39,8 @@ class QueryRecollection(Strategy):
         repeat_last: in training the last stage runs once more, on its own outputs and on nothing else (DQRR with
             ``window=None``: 95 sets of 6 stages). It then stands for all: inference may loop it from the initial
             queries, ``model.decoder.eval_order=[5,5,5,5,5]``.
+        since: progress of the training, 0 to 1, from which on anything is recollected; the bare host before.
+        as_one: the recollected sets of a stage weigh together as much as its plain one, not each of them.
     """
 
     def __init__(
@@ -43,13 +49,18 @@ class QueryRecollection(Strategy):
         start_stage: int = 1,
         lift_points: bool = False,
         repeat_last: bool = False,
+        since: float = 0.0,
+        as_one: bool = False,
     ) -> None:
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1 (or None for all stages), got {window}")
         if start_stage < 1:
             raise ValueError(f"start_stage must be at least 1: stage 0 has one predecessor; got {start_stage}")
+        if not 0 <= since < 1:
+            raise ValueError(f"since is a progress of the training, at least 0 and below 1, got {since}")
         self.window, self.start_stage, self.lift_points = window, start_stage, lift_points
-        self.repeat_last, self._last = repeat_last, None
+        self.repeat_last, self.since, self.as_one = repeat_last, since, as_one
+        self._stages = self._last = None
 
     def check(self, stages: int) -> None:
         """See :meth:`Strategy.check`."""
@@ -57,6 +68,29 @@ class QueryRecollection(Strategy):
             raise ValueError("recollection needs a decoder of several stages, to hand on from; this one has one")
         if self.start_stage >= stages:
             raise ValueError(f"start_stage={self.start_stage}: nothing is recollected, the last stage is {stages - 1}")
+        self._stages = stages
+
+    def sets(self, stages: int) -> list[int]:
+        """How many sets of main queries each stage runs on, recollected ones and the plain one."""
+        outputs = [1]  # of the initial queries, then of each stage
+        for stage in range(stages):
+            first = stage if stage < self.start_stage else 0 if self.window is None else stage + 1 - self.window
+            outputs.append(sum(outputs[max(first, 0) :]))
+        return outputs[1:] + outputs[-1:] * self.repeat_last
+
+    def rules(self, host_rules: dict[str, Rule]) -> list[Rule]:
+        """See :meth:`Strategy.rules`.
+
+        Raises:
+            ValueError: :meth:`check` was not asked before.
+        """
+        if not self.as_one:
+            return []
+        if self._stages is None:
+            raise ValueError("as_one=true needs the number of stages: call check(stages) before rules")
+        main = host_rules["main"]
+        weights = [main.stage_weight(n) / max(sets - 1, 1) for n, sets in enumerate(self.sets(self._stages))]
+        return [replace(main, when={"group": "main", "path": "recollect"}, stage_weights=weights)]
 
     def plan(self, order: Sequence[int]) -> Sequence[int]:
         """See :meth:`Strategy.plan`."""

@@ -71,7 +71,7 @@ def test_number_of_sets_per_stage(layers, window, start, counts):
     sets = model["decoder"](q, memory(), [QueryRecollection(window, start)])
     assert [sum(s.stage == i for s in sets) for i in range(layers)] == counts
     assert [sum(s.stage == i and s.path == "plain" for s in sets) for i in range(layers)] == [1] * layers
-    assert [len(x) for x in lineages(layers, window, start)] == counts
+    assert [len(x) for x in lineages(layers, window, start)] == counts == QueryRecollection(window, start).sets(layers)
 
 
 @pytest.mark.parametrize("B", [1, 2, 3, 5])
