@@ -23,7 +23,7 @@ QUERIES = {"deformable": 300, "dino": 900}  # their mask of denoising names 900
 
 
 CONFIGS = {"deformable": "mr_deformable_plus_r50_300q_12ep", "dino": "mr_cdn_r50_12ep"}
-CASES = [("deformable", counts) for counts in ((4, 7), (1, 1), (0, 0), (0, 3))] + [("dino", (4, 7)), ("dino", (0, 3))]
+CASES = [(project, counts) for project in CONFIGS for counts in ((4, 7), (1, 1), (0, 0), (0, 3))]
 
 
 @pytest.mark.parametrize("project, objects", CASES, ids=str)
