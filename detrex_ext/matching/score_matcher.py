@@ -18,6 +18,7 @@ from .base import Matcher
 from .stack import Stack
 
 NEVER = -math.inf  # below any score
+CONFLICTS = ("multi", "one_class", "last_class", "best")
 
 
 def aligned_quality(prob: Tensor, iou: Tensor, alpha: float) -> Tensor:
@@ -36,7 +37,8 @@ class ScoreMatcher(Matcher):
         k: most queries of an object.
         conflict: what becomes of a query that several objects take. ``"multi"``: its box answers for all of them, and
             of objects of one class the best score sets the class target. ``"one_class"``: likewise, and of all objects
-            only the best one sets a class target (MS-DETR, Mr. DETR). ``"best"``: it stays with its best score.
+            only the best one sets a class target. ``"last_class"``: likewise, and it is the last one in the order of
+            the objects, as in the code of MS-DETR and Mr. DETR on a CPU. ``"best"``: it stays with its best score.
         tau: a pair's weight is exp(-rank / tau), ranked among its object's by :func:`aligned_quality` of the set's own
             boxes (Align-DETR, arXiv 2304.07527, section 3.3). None: all weights are one.
         alpha: of that quality.
@@ -47,8 +49,8 @@ class ScoreMatcher(Matcher):
             raise ValueError(f"k, the most queries of an object, must be at least 1, got {k}")
         if tau is not None and tau <= 0:
             raise ValueError(f"tau must be positive, or None for equal weights, got {tau}")
-        if conflict not in ("multi", "one_class", "best"):
-            raise ValueError(f"conflict must be 'multi', 'one_class' or 'best', got '{conflict}'")
+        if conflict not in CONFLICTS:
+            raise ValueError(f"conflict must be one of {', '.join(CONFLICTS)}, got '{conflict}'")
         self.k, self.conflict, self.tau, self.alpha = k, conflict, tau, alpha
 
     def __repr__(self) -> str:
@@ -98,8 +100,9 @@ class ScoreMatcher(Matcher):
             only_P = valid_P
         else:
             # a softmax has one class per query; a sigmoid one answer per query and class
-            answer_P = row_P if stack.softmax or self.conflict == "one_class" else entry_P
-            only_P = valid_P & _first_of_each(answer_P, score_P.where(valid_P, NEVER))
+            answer_P = row_P if stack.softmax or self.conflict != "multi" else entry_P
+            first_P = gt_P.to(score_P.dtype) if self.conflict == "last_class" else score_P
+            only_P = valid_P & _first_of_each(answer_P, first_P.where(valid_P, NEVER))
         weight_P = None
         if self.tau is not None:
             quality_P = self._quality(stack, row_P, entry_P, targets.boxes_G4[gt_P])

@@ -109,9 +109,12 @@ def pairs_of(m, score, p, u, labels, softmax):
     box = {x: math.exp(-rank[x] / m.tau) if m.tau else 1.0 for x in pairs}
 
     def same_answer(x, y):
-        return x[1] == y[1] and (softmax or m.conflict == "one_class" or labels[x[0]] == labels[y[0]])
+        return x[1] == y[1] and (softmax or m.conflict != "multi" or labels[x[0]] == labels[y[0]])
 
-    return {x: box[x] for x in pairs if wins(x, [y for y in pairs if same_answer(x, y)])}, box
+    def is_target(x, rivals):
+        return x == max(rivals) if m.conflict == "last_class" else wins(x, rivals)
+
+    return {x: box[x] for x in pairs if is_target(x, [y for y in pairs if same_answer(x, y)])}, box
 
 
 def as_dict(pairs):

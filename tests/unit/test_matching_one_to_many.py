@@ -21,7 +21,7 @@ def test_5000_cases_equal_loops_over_objects_and_queries():
             k=1 + i % 7,
             threshold=0.2 + 0.05 * (i % 8),
             cap=None,
-            conflict=("multi", "best", "one_class")[i // 2 % 3],
+            conflict=("multi", "best", "one_class", "last_class")[i // 2 % 4],
             tau=(None, 1.5)[i // 4 % 2] if i % 4 != 3 else None,  # qualities that tie differ in their last bit
         )
         box = as_dict(check(matcher, stack, targets).box)
