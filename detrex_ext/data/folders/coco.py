@@ -88,6 +88,8 @@ def _by_split(paths: list[str], notes: Notes) -> dict[str, str]:
             notes.leave_out(f"file beside {best[0]}, not read", path)
     if "train" in chosen and "" in chosen:
         notes.leave_out("file of no split, beside such of splits, not read", chosen.pop(""))
+    elif "val" in chosen and "" in chosen:  # instances.json beside instances_val.json
+        chosen["train"] = chosen.pop("")
     return dict(sorted(chosen.items()))
 
 

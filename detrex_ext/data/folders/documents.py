@@ -58,6 +58,11 @@ def reading_of(
         notes: what was decided.
     """
     ids = {key: number for number, (key, _) in enumerate(classes, 1)}
+    pictures = list(pictures)
+    if {"train", "val"} & {picture.split for picture in pictures}:
+        for picture in (p for p in pictures if not p.split):
+            notes.leave_out("image of no split, beside such of splits, not used", picture.path)
+        pictures = [picture for picture in pictures if picture.split]
     found: dict[str, dict[str, Any]] = {}
     for picture in sorted(pictures, key=lambda p: p.path):
         document = found.setdefault(picture.split, {"images": [], "annotations": []})

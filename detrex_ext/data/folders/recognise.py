@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from detrex_ext.data.folders.coco import looks_coco, read_coco
 from detrex_ext.data.folders.cvat import read_cvat
 from detrex_ext.data.folders.documents import Reading
-from detrex_ext.data.folders.files import Unreadable, read_any_json, xml_root
+from detrex_ext.data.folders.files import Unreadable, read_any_json, xml_children, xml_root
 from detrex_ext.data.folders.label_studio import is_label_studio, read_label_studio
 from detrex_ext.data.folders.listing import Listing
 from detrex_ext.data.folders.notes import Notes, shortened
@@ -78,7 +78,8 @@ def _found(listing: Listing) -> dict[str, Callable[[Listing, Notes], Reading]]:
     labels = label_files(listing)
     if about or labels:
         found["YOLO"] = lambda files, notes: read_yolo(files, labels, notes, _one(about) if about else "")
-    if vocs := [path for path, name in roots.items() if name == "annotation"]:
+    if "annotation" in roots.values():  # a file that cannot be read is one too: its image is no background
+        vocs = [path for path, name in roots.items() if name in ("annotation", "")]
         found["Pascal VOC"] = lambda files, notes: read_voc(files, vocs, notes)
     return found
 
@@ -120,11 +121,21 @@ def _hints(listing: Listing) -> list[str]:
     for ending, name in ((".csv", "tables"), (".tfrecord", "TFRecords"), (".parquet", "tables of datasets")):
         if ending in endings:
             hints.append(f"{ending} files ({name}) are not read: export the set as COCO")
+    for path in listing.ending(".xml")[:1]:
+        hints.append(f"{path} {_kind_of_xml(listing.root / path)}")
     for path in listing.ending(".json")[:3]:
         hints.append(f"{path} {_kind_of_json(listing.root / path)}")
     if listing.images and endings <= {PurePosixPath(path).suffix.lower() for path in listing.images}:
         hints.append("images alone have no boxes; predict RUN DIR draws what a model finds on them")
     return hints
+
+
+def _kind_of_xml(path: Path) -> str:
+    try:
+        deque(xml_children(path, _PEEK), maxlen=0)
+    except Unreadable as error:
+        return f"cannot be read: {error}"
+    return f"has the root <{xml_root(path)[:80]}>, expected <annotation> or <annotations>"
 
 
 def _kind_of_json(path: Path) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import PurePosixPath
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
+from detrex_ext.data.file_names import plain
 from detrex_ext.data.folders.documents import Box, Picture, Reading, reading_of, with_names
 from detrex_ext.data.folders.files import Unreadable, number, read_lines, xml_children
 from detrex_ext.data.folders.listing import Listing, split_of_path
@@ -102,7 +104,7 @@ def _box(part: Element, origin: float) -> Box | None:
 
 
 def _splits(listing: Listing, notes: Notes) -> dict[str, str]:
-    """Split by the name of an image without its ending, of ImageSets/Main."""
+    """Split by the plain name of an image, with or without its ending, as ImageSets/Main has it."""
     found: dict[str, str] = {}
     used = []
     for path in listing.ending(".txt"):
@@ -115,7 +117,7 @@ def _splits(listing: Listing, notes: Notes) -> dict[str, str]:
             raise UserError(f"{path}: {error}") from None
         used.append(path)
         for line in lines:
-            stem = PurePosixPath(line.split()[0]).name
+            stem = plain(PurePosixPath(re.sub(r"\s+-?[01]$", "", line)).name)  # a flag, as lists of a class have it
             if name.stem != "trainval" or stem not in found:
                 found[stem] = _LISTS[name.stem]
     if used:
@@ -125,7 +127,7 @@ def _splits(listing: Listing, notes: Notes) -> dict[str, str]:
 
 def _split(path: str, splits: dict[str, str]) -> str:
     name = PurePosixPath(path)
-    return splits.get(name.stem) or splits.get(name.name) or split_of_path(path)
+    return splits.get(plain(name.stem)) or splits.get(plain(name.name)) or ("" if splits else split_of_path(path))
 
 
 def _classes(listing: Listing, counts: Counter, notes: Notes) -> list[tuple[str, str]]:
