@@ -82,12 +82,14 @@ def number(text: Any) -> float | None:
 
 
 def xml_root(path: Path) -> str:
-    """The name of the outermost element; "" where the file is no XML."""
+    """The name of the outermost element; "" where the file is none, or no XML."""
+    if not path.is_file():
+        return ""
     found: list[str] = []
     parser = _parser()
     parser.StartElementHandler = lambda name, _: found.append(name)
     try:
-        with open(path, "rb") if path.is_file() else open(path) as file:
+        with open(path, "rb") as file:
             parser.Parse(file.read(_HEAD), False)
     except (OSError, Unreadable, expat.ExpatError, ValueError, LookupError):
         pass  # what was seen before counts

@@ -85,8 +85,10 @@ def _found(listing: Listing) -> dict[str, Callable[[Listing, Notes], Reading]]:
 
 
 def _is_tasks(listing: Listing, path: str) -> bool:
+    if not (listing.root / path).is_file():
+        return False
     try:
-        with open(listing.root / path, "rb") if (listing.root / path).is_file() else open(path) as file:
+        with open(listing.root / path, "rb") as file:
             if not file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
                 return False
         return is_label_studio(read_any_json(listing.root / path, 1 << 30))
