@@ -78,6 +78,8 @@ def _replay(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> DictConfig:
     """The config; a run folder that is gone on with or evaluated is the one that was named."""
+    from omegaconf import OmegaConf
+
     from detrex_ext.config import load_config
 
     _check(args)
@@ -89,9 +91,9 @@ def _config(args: argparse.Namespace) -> DictConfig:
         cfg.train.output_dir = args.config_file
     if args.eval_only and is_run(args, "train.init_checkpoint"):
         cfg.train.init_checkpoint = args.config_file
-    folder = cfg.train.output_dir or "."
-    gone_on = folder if args.resume or args.eval_only else ""
-    data_folder.use(cfg, args, folder, gone_on, train=not args.eval_only)
+    folder = OmegaConf.select(cfg, "train.output_dir") or "."
+    run = folder if args.resume or args.eval_only else ""
+    data_folder.use(cfg, args, folder, run, train=not args.eval_only)
     return cfg
 
 

@@ -65,6 +65,7 @@ def test_equal_folders_give_equal_files_and_others_are_not_written_over(tmp_path
     assert all(Path(first.json[s]).read_bytes() == Path(second.json[s]).read_bytes() for s in ("train", "val"))
     seeded = prepare(one, tmp_path / "a", seed=5)
     assert seeded.folder != first.folder and Path(first.json["val"]).is_file()
+    assert len({Path(prepare(one, tmp_path / "a", seed).json["val"]).read_bytes() for seed in range(6)}) > 2
     before = os.stat(first.json["val"]).st_mtime_ns
     assert prepare(one, tmp_path / "a").folder == first.folder
     assert os.stat(first.json["val"]).st_mtime_ns == before
