@@ -39,7 +39,7 @@ def test_a_training_and_what_is_asked_of_it_read_the_folder_alike(tmp_path, caps
     assert row["file"] == str(data / held_out["file_name"])
     assert dispatch(["analyze", "stages", str(run), "--data", str(data), "--images", "0"]) == 0
     assert [p.name for p in run.glob("data-*")] == [folder.name]
-    assert "seed 0" not in capsys.readouterr().out
+    assert "seed 0 (--data-seed)" not in capsys.readouterr().out
 
     assert dispatch(["predict", str(run), "--data", str(data), "--data-seed", "4"]) == 0
     other = tmp_path / "other"
