@@ -66,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("name a COCO annotation file, or a folder by --data DIR")
     if args.data is not None and (args.annotations or args.fix is not None):
         raise UserError("check --data DIR is without JSON and --fix: --output OUT writes COCO files that --fix mends")
+    if args.json == "":
+        print("--json without a file is now --json - (standard output)", file=sys.stderr)
     for path in map(Path, args.annotations):
         _check_there(path)
     to_file = args.json not in (None, "", "-")
