@@ -62,12 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.json and _is_input(args.json):  # as `check --json FILE` was once written
         args.annotations, args.json = [args.json, *args.annotations], ""
-    if args.data is None and not args.annotations:
-        parser.error("name a COCO annotation file, or a folder by --data DIR")
-    if args.data is not None and (args.annotations or args.fix is not None):
-        raise UserError("check --data DIR is without JSON and --fix: --output OUT writes COCO files that --fix mends")
-    if args.json == "":
-        print("--json without a file is now --json - (standard output)", file=sys.stderr)
+    _check_arguments(args, parser)
     for path in map(Path, args.annotations):
         _check_there(path)
     to_file = args.json not in (None, "", "-")
@@ -100,6 +95,16 @@ def main(argv: list[str] | None = None) -> int:
     as_text = args.json is None or to_file
     show("\n\n".join(report.text() for report in reports) if as_text else text)
     return 1 if any(report.errors for report in (reports[-1:] if args.fix is not None else reports)) else 0
+
+
+def _check_arguments(args: argparse.Namespace, parser: Parser) -> None:
+    """Refuses neither files nor a folder, and both; tells of a spelling of before."""
+    if args.data is None and not args.annotations:
+        parser.error("name a COCO annotation file, or a folder by --data DIR")
+    if args.data is not None and (args.annotations or args.fix is not None):
+        raise UserError("check --data DIR is without JSON and --fix: --output OUT writes COCO files that --fix mends")
+    if args.json == "":
+        print("--json without a file is now --json - (standard output)", file=sys.stderr)
 
 
 def _check_data(args: argparse.Namespace, options: dict) -> list[Report]:
