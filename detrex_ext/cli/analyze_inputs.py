@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
 
+from . import data_folder
 from .arguments import names
 from .outputs import make_folder
 
@@ -102,6 +103,13 @@ def output_of(cfg: DictConfig, args: argparse.Namespace, name: str) -> Path:
     return make_folder(args.output or os.path.join(cfg.train.output_dir, name))
 
 
+def take_data(cfg: DictConfig, args: argparse.Namespace) -> None:
+    """Sets the validation data, in place, to that of ``--data``, where it is given; see :mod:`.data_folder`."""
+    run = os.path.dirname(args.run) or "." if _is_checkpoint(args) else args.run
+    folder = run if os.path.isdir(run) else ""
+    data_folder.use(cfg, args, args.output or folder or cfg.train.output_dir, folder)
+
+
 def truth_of(cfg: DictConfig) -> str:
     """The annotation file of the validation data.
 
@@ -113,7 +121,7 @@ def truth_of(cfg: DictConfig) -> str:
     keys = ("dataloader.evaluator.json", "dataset.val_json")
     truth = next((found for found in (OmegaConf.select(cfg, key) for key in keys) if found), None)
     if truth is None:
-        raise UserError("no validation data: set dataset.val_json")
+        raise UserError("no validation data: set dataset.val_json, or name a folder by --data DIR")
     return truth
 
 

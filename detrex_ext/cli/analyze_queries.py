@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from detrex_ext.errors import UserError
 
-from .analyze_inputs import add_run, checkpoints_of, config_of, label_of, output_of, truth_of
+from .analyze_inputs import add_run, checkpoints_of, config_of, label_of, output_of, take_data, truth_of
+from .data_folder import add_data
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -44,6 +45,7 @@ def add_parser(verbs: Any) -> None:
     )
     add = parser.add_argument
     add_run(parser, "queries")
+    add_data(parser, "evaluate on the validation images of")
     add("--affinity", choices=_AFFINITIES, default="mix", help="of a query and an object (default mix)")
     add("--thresholds", default="0.6,0.7,0.8", metavar="T,T", help="of the affinity (default 0.6,0.7,0.8)")
     add("--streams", default=",".join(_STREAMS), metavar="S,S", help="which queries (default main,aux,no_sa)")
@@ -61,6 +63,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     from detrex_ext.checkpoint.files import write_json
 
     cfg = config_of(args)
+    take_data(cfg, args)
     rows = [{"checkpoint": path, "iteration": steps} for path, steps in checkpoints_of(cfg, args)]
     label = label_of(args, rows[0]["checkpoint"])
     report = QueryReport(label, args.affinity, thresholds, streams, rows)

@@ -9,7 +9,8 @@ from typing import Any
 
 from detrex_ext.errors import UserError
 
-from .analyze_inputs import add_run, config_of, output_of, truth_of, weights_of
+from .analyze_inputs import add_run, config_of, output_of, take_data, truth_of, weights_of
+from .data_folder import add_data
 
 _DESCRIPTION = """\
 Evaluates a checkpoint and shows, for every decoder stage, AP of the best class of each query, and for the last stage
@@ -32,6 +33,7 @@ def add_parser(verbs: Any) -> None:
     )
     add = parser.add_argument
     add_run(parser, "stages")
+    add_data(parser, "evaluate on the validation images of")
     add("--iou", default="0.75", metavar="T", help="IoU of matches and AP: one, some (0.5,0.75), or all (default 0.75)")
     add("--images", type=int, default=8, metavar="N", help="worst fadings to draw, all stages in a row (default 8)")
     add("--pictures", type=int, help=argparse.SUPPRESS)
@@ -50,6 +52,7 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     from detrex_ext.runtime import LazyCall
 
     cfg = config_of(args)
+    take_data(cfg, args)
     cfg.train.init_checkpoint = weights_of(cfg.train.init_checkpoint, args)
     truth, output = truth_of(cfg), output_of(cfg, args, "stages")
     cfg.dataloader.evaluator = LazyCall(StageEvaluator)(

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
 
+from . import data_folder
 from .arguments import Parser, add_overlay, did_you_mean
 from .outputs import check_file, show
+
+if TYPE_CHECKING:
+    from detrex_ext.data.report import Report
 
 _DEFAULT = "small"
 _REPORT = re.compile(r'\s*(\[\s*)?\{\s*"json"\s*:')
@@ -23,12 +30,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m detrex_ext check",
         usage="%(prog)s JSON [JSON ...] [--images DIR] [--config-file FILE] [--overlay A,B] [--fix OUT.json] "
-        "[--json FILE] [--outside-images] [--headers-only]",
-        description="Check COCO annotation files and their images. Exit code 1 if a file has errors; with --fix, if "
-        "the mended one has.",
+        "[--json FILE] [--outside-images] [--headers-only]\n       %(prog)s --data DIR [--output DIR] ...",
+        description="Check COCO annotation files, or a folder of any form, and their images. Exit code 1 if a file has "
+        "errors; with --fix, if the mended one has.",
     )
     add = parser.add_argument
     add("annotations", nargs="*", metavar="JSON", help="COCO annotation file")
+    data_folder.add_data(parser, "check all splits of")
+    add("--output", metavar="DIR", help="write what --data was read as there, as COCO files (default: nowhere)")
     add("--images", metavar="DIR", help="image folder (default: looked for beside the JSON)")
     add("--config-file", default=_DEFAULT, metavar="FILE", help="config that will be trained, for its number of "
         f"queries and detections (default: {_DEFAULT})")  # fmt: skip
@@ -54,10 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.json and _is_input(args.json):  # as `check --json FILE` was once written
         args.annotations, args.json = [args.json, *args.annotations], ""
-    if not args.annotations:
-        parser.error("name a COCO annotation file")
-    if args.json == "":
-        print("--json without a file is now --json - (standard output)", file=sys.stderr)
+    _check_arguments(args, parser)
     for path in map(Path, args.annotations):
         _check_there(path)
     to_file = args.json not in (None, "", "-")
@@ -76,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     limits = limits_of(load_config(args.config_file, args.overlay, ()), named)
     options = {"decode": not args.headers_only, "limits": limits, "outside": args.outside_images}
     reports = [check_dataset(path, args.images, **options) for path in args.annotations]
+    if args.data is not None:
+        reports = _check_data(args, options)
     if args.fix is not None:
         data = read_json(args.annotations[0])
         changes = mend(data, reports[0])
@@ -89,6 +97,30 @@ def main(argv: list[str] | None = None) -> int:
     as_text = args.json is None or to_file
     show("\n\n".join(report.text() for report in reports) if as_text else text)
     return 1 if any(report.errors for report in (reports[-1:] if args.fix is not None else reports)) else 0
+
+
+def _check_arguments(args: argparse.Namespace, parser: Parser) -> None:
+    """Refuses neither files nor a folder, and both; tells of a spelling of before."""
+    if args.data is None and not args.annotations:
+        parser.error("name a COCO annotation file, or a folder by --data DIR")
+    if args.data is not None and (args.annotations or args.fix is not None):
+        raise UserError("check --data DIR is without JSON and --fix: --output OUT writes COCO files that --fix mends")
+    if args.json == "":
+        print("--json without a file is now --json - (standard output)", file=sys.stderr)
+
+
+def _check_data(args: argparse.Namespace, options: dict) -> list[Report]:
+    """The reports of the splits of ``--data``; named by the folder where the files are written nowhere."""
+    from detrex_ext.data import check_dataset
+
+    args.data_images = args.data_images or args.images
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        found = data_folder.prepare(args, args.output or folder, named=args.output is None)
+        reports = [check_dataset(json, found.images[split], **options) for split, json in found.json.items()]
+        for split, report in zip(found.json, reports, strict=True):
+            if not args.output and report.json.startswith(folder):
+                report.json = f"{args.data} ({split})"
+    return reports
 
 
 def _check_there(path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
 
+from . import data_folder
 from .arguments import Parser
 from .outputs import make_folder
 from .predict_files import find_images, output_of, targets_of
@@ -33,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Find objects on images: a drawn image of each, and predictions.json with all boxes.",
     )
     parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help="run folder of train_net.py, or a .pth file")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder, or glob in quotes")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="image, folder, or glob in quotes")
+    data_folder.add_data(parser, "predict on the validation images, with their boxes beside, of")
     parser.add_argument("--output", metavar="DIR", help="folder to write to (default: predictions/ in the run)")
     parser.add_argument(
         "--threshold",
@@ -81,7 +84,28 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--threshold {args.threshold} must lie in [0, 1]")
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: expected 1 or more")
-    files, output = find_images(args.inputs), output_of(args.output, args.model)
+    output = output_of(args.output, args.model)
+    with tempfile.TemporaryDirectory() as folder:
+        return _run(args, output, *_files(args, folder))
+
+
+def _files(args: argparse.Namespace, folder: str) -> tuple[list[Path], str | None]:
+    """The images, and the annotation file with their boxes, if there is one."""
+    if args.data is None:
+        if not args.inputs:
+            raise UserError("predict: name images, a folder of them, or a data set by --data DIR")
+        return find_images(args.inputs), args.ground_truth
+    if args.inputs or args.ground_truth:
+        raise UserError("--data names the images and their boxes: without INPUT and --ground-truth")
+    run = args.model if os.path.isdir(args.model) else os.path.dirname(args.model)
+    json, images = data_folder.prepare(args, folder, run).of("val")
+    from detrex_ext.data.ground_truth import read_ground_truth
+
+    named = [image["file_name"] for image in read_ground_truth(json, sound=True).images]
+    return [Path(images) / name for name in named], json
+
+
+def _run(args: argparse.Namespace, output: Path, files: list[Path], ground_truth: str | None) -> int:
     targets = targets_of(files, output)
 
     from detrex_ext.api import load
@@ -91,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     from .predict_truth import Truth
 
     machine.fit_threads()
-    truth = Truth(args.ground_truth, files) if args.ground_truth else None
+    truth = Truth(ground_truth, files) if ground_truth else None
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)
     how = {"device": args.device, "average": False if args.no_average else None, "trust": args.trust}
     how |= {"precision": args.precision, "compile": args.compile, "cuda_graphs": args.cuda_graphs}

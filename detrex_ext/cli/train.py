@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detrex_ext.errors import UserError
 
+from . import data_folder
 from .arguments import check_overrides, default_argument_parser, is_run
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  train on your own COCO-format data:
-    python -m detrex_ext train --config-file small dataset.train_json=train.json dataset.val_json=val.json
+  train on your own data (COCO, YOLO, Pascal VOC, exports of Label Studio, CVAT, Roboflow):
+    python -m detrex_ext train --config-file small --data my/
+  on COCO files: --config-file small dataset.train_json=train.json dataset.val_json=val.json
   go on with a run, evaluate it: --config-file output/run --resume, --config-file output/run --eval-only
   evaluate a checkpoint:        the first one with --eval-only train.init_checkpoint=model_final.pth
   a loss that was not finite:   --replay output/run/non_finite.pth
@@ -33,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = default_argument_parser(EPILOG)
     parser.prog = "python -m detrex_ext train"
+    data_folder.add_data(parser, "train on, or evaluate on")
     args = parser.parse_args(argv)
     if args.replay:
         return _replay(args)
@@ -65,8 +68,8 @@ def _replay(args: argparse.Namespace) -> int:
     from detrex_ext.engine.replay import replay
 
     check_overrides(args.opts)
-    if args.resume or args.eval_only or args.no_average:
-        raise UserError("--replay runs one step of a training: without --resume, --eval-only and --no-average")
+    if args.resume or args.eval_only or args.no_average or args.data is not None:
+        raise UserError("--replay runs one step of a training: without --resume, --eval-only, --no-average, --data")
     if args.overlay and not args.config_file:
         raise UserError("--replay with --overlay: name the config that it is laid over, --config-file FILE")
     cfg = load_config(args.config_file, args.overlay, args.opts) if args.config_file else None
@@ -75,16 +78,22 @@ def _replay(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> DictConfig:
     """The config; a run folder that is gone on with or evaluated is the one that was named."""
+    from omegaconf import OmegaConf
+
     from detrex_ext.config import load_config
 
     _check(args)
     average = ["++train.model_ema.average=false"] if args.no_average else []
     cfg = load_config(args.config_file, args.overlay, [*args.opts, *average])
-    _check_data(cfg, args)
+    if args.data is None:
+        _check_data(cfg, args)
     if (args.resume or args.eval_only) and is_run(args, "train.output_dir"):
         cfg.train.output_dir = args.config_file
     if args.eval_only and is_run(args, "train.init_checkpoint"):
         cfg.train.init_checkpoint = args.config_file
+    folder = OmegaConf.select(cfg, "train.output_dir") or "."
+    run = folder if args.resume or args.eval_only else ""
+    data_folder.use(cfg, args, folder, run, train=not args.eval_only)
     return cfg
 
 

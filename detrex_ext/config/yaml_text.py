@@ -55,7 +55,15 @@ def read_yaml(text: str, named: Callable[[str], Any] = locate) -> Any:
     Raises:
         yaml.YAMLError: no YAML, values that cannot be made, or more or deeper than any config is.
     """
-    loader = yaml_loader(named)(text)
+    return _within_limits(yaml_loader(named)(text))
+
+
+def read_texts(text: str) -> Any:
+    """As `read_yaml`, each value as the text that stands there: `no` is no False, `01` no 1; tags mean nothing."""
+    return _within_limits(yaml.BaseLoader(text))
+
+
+def _within_limits(loader: Any) -> Any:
     try:
         root = loader.get_single_node()
         if root is None:

@@ -30,7 +30,7 @@ def leads_out(folder: str | Path, name: str) -> bool:
     return not os.path.normpath(os.path.join(root, name)).startswith(root)
 
 
-def _plain(part: str) -> str:
+def plain(part: str) -> str:
     """Equal for names that differ in case, or in how an accent is written."""
     return unicodedata.normalize("NFC", part).casefold()
 
@@ -56,7 +56,7 @@ class FileNames:
         for root, folders, files in os.walk(self.folder):
             folders[:] = sorted(folders) if self.deep else []
             for file in sorted(files):
-                found.setdefault(_plain(file), []).append(os.path.relpath(os.path.join(root, file), self.folder))
+                found.setdefault(plain(file), []).append(os.path.relpath(os.path.join(root, file), self.folder))
             seen += len(files)
             if seen > _MOST:
                 break
@@ -67,7 +67,7 @@ class FileNames:
         parts = parts_of(name)
         if not parts:
             return None
-        there = [path for path in self._by_name.get(_plain(parts[-1]), ()) if path not in self.taken]
+        there = [path for path in self._by_name.get(plain(parts[-1]), ()) if path not in self.taken]
         there = [path for path in there if os.path.isfile(os.path.join(self.folder, path))]  # no pipe, no dead link
         ranked = sorted(there, key=lambda path: self._likeness(path, parts), reverse=True)
         if not ranked:
@@ -80,5 +80,5 @@ class FileNames:
     def _likeness(path: str, parts: list[str]) -> tuple[int, int]:
         """How many parts agree from the end, but for the case; and with it."""
         pairs = list(zip(reversed(Path(path).parts), reversed(parts), strict=False))
-        plain, exact = ([i for i, (a, b) in enumerate(pairs) if f(a) != f(b)] for f in (_plain, str))
-        return (plain or [len(pairs)])[0], (exact or [len(pairs)])[0]
+        alike, exact = ([i for i, (a, b) in enumerate(pairs) if f(a) != f(b)] for f in (plain, str))
+        return (alike or [len(pairs)])[0], (exact or [len(pairs)])[0]

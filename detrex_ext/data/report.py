@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ from detrex_ext.errors import UserError
 MAX_EXAMPLES = 5
 _LONGEST = 400
 SIZES = ("small", "medium", "large")
-# Kind of fault -> severity, and what it is and what is done about it, or what to do.
 _ERROR, _WARNING = "error", "warning"
+# Kind of fault -> severity, and what it is and what is done about it, or what to do.
 _KINDS = {  # fmt: skip
     "no_categories": (
         _ERROR, 'the class names come from "categories": [{"id": 1, "name": "bolt"}, ...]; add it to the file',
@@ -184,8 +185,7 @@ class Report:
         ]
         if self.most_objects:
             lines.append(f"  most objects {self.most_objects} on an image")
-        if self.images:
-            lines.append(f"  images in    {self.images}")
+        lines += [f"  images in    {self.images}"] if self.images else []
         if self.classes:
             rows = [[n if len(n) <= 30 else n[:27] + "...", *row.values()] for n, row in self.classes.items()]
             table = tabulate(rows, ["class", "boxes", *SIZES, "images"], "plain", disable_numparse=[0])
@@ -194,7 +194,7 @@ class Report:
             lines += ["", f"  mended: {finding.count} x {finding.kind}", *finding.shown()]
         for finding in self.errors + self.warnings:
             lines += ["", f"  {finding.severity}: {finding.count} x {finding.kind}: {finding.text}", *finding.shown()]
-        if any(kind in MENDED for kind in self.findings) and not self.mended:
+        if os.path.isfile(self.json) and not self.mended and any(kind in MENDED for kind in self.findings):
             lines += ["", f"  python -m detrex_ext check {self.json} --fix OUT.json writes a mended file"]
         verdict = f"{len(self.errors)} kinds of errors, {len(self.warnings)} of warnings"
         return "\n".join([*lines, "", "  " + ("no errors" if not self.errors else verdict)])

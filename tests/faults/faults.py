@@ -342,6 +342,27 @@ FAULTS = (
         ("tests/unit/test_checkpoint_sound.py",),
     ),
     Fault(
+        "entities of a label file are replaced",
+        "data/folders/files.py",
+        "    parser.EntityDeclHandler = refuse\n",
+        "",
+        ("tests/unit/test_data_folders.py",),
+    ),
+    Fault(
+        "a label file that cannot be read makes its image background",
+        "data/folders/recognise.py",
+        'if name in ("annotation", "")]',
+        'if name == "annotation"]',
+        ("tests/unit/test_data_folders.py",),
+    ),
+    Fault(
+        "the split follows the order of the files",
+        "data/folders/splitting.py",
+        'key=lambda image: _draw(image["file_name"], seed)',
+        "key=lambda image: 0",
+        ("tests/unit/test_data_folders.py",),
+    ),
+    Fault(
         "an annotation file opens any file of the machine",
         "data/file_names.py",
         "return not os.path.normpath(os.path.join(root, name)).startswith(root)",

@@ -6,14 +6,16 @@ Override lines are drawn in ``tests/e2e/test_override_lines.py``.
 from __future__ import annotations
 
 import checkpoints
+import data_folders
 import jsons
 import pictures
 import pytest
 
-FULL = {jsons: 2000, checkpoints: 500, pictures: 200}
+FULL = {jsons: 2000, checkpoints: 500, pictures: 200, data_folders: 2000}
+SAMPLE = {jsons: 48, checkpoints: 12, pictures: 20, data_folders: 64}
 
 
-@pytest.mark.parametrize("what, count", [(jsons, 48), (checkpoints, 12), (pictures, 20)], ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize("what, count", SAMPLE.items(), ids=lambda x: str(x)[:30])
 def test_a_sample(what, count, capsys):
     check(what, count, capsys)
 
