@@ -17,11 +17,9 @@ from .outputs import make_folder
 from .predict_files import find_images, output_of, targets_of
 
 if TYPE_CHECKING:
-    import numpy as np
 
     from detrex_ext.data.image_like import Examined
     from detrex_ext.predictor import Predictor
-    from detrex_ext.runtime import Instances
 
     from .predict_truth import Truth
 
@@ -169,14 +167,16 @@ def _predict(
     from detrex_ext.data.ahead import ahead
     from detrex_ext.data.read import UnreadableImage
 
+    from .predict_truth import draw, row_of
+
     def finish(item: tuple[Path, Path, Examined]) -> dict | UnreadableImage:
         file, target, seen = item
         if isinstance(seen.error, UnreadableImage):
             return seen.error
         if seen.error is not None:
             raise seen.error
-        _draw(seen.rgb, seen.instances, predictor.class_names, truth, file).save(target)
-        return _row(file, seen.instances, predictor.class_names)
+        draw(seen.rgb, seen.instances, predictor.class_names, truth, file).save(target)
+        return row_of(file, seen.instances, predictor.class_names)
 
     examined = predictor.examine(files, args.threshold, args.batch_size)
     # drawn and saved while the model is busy with the next ones
@@ -184,26 +184,3 @@ def _predict(
     lines = [str(error).splitlines() for error in found if isinstance(error, UnreadableImage)]
     failed = ["; ".join(line.strip(" ;") for line in of_one if line.strip(" ;")) for of_one in lines]
     return [row for row in found if isinstance(row, dict)], failed
-
-
-def _draw(image: np.ndarray, found: Instances, names: list[str], truth: Truth | None, file: Path):
-    from detrex_ext.visualization import beside, draw_boxes
-
-    boxes, classes, scores = found.pred_boxes.tensor.tolist(), found.pred_classes.tolist(), found.scores.tolist()
-    drawn = draw_boxes(image, boxes, classes, names, scores)
-    known = None if truth is None else truth.of(file)
-    if known is None:
-        return drawn
-    return beside([drawn, draw_boxes(image, *known)], ["predicted", "ground truth"])
-
-
-def _row(file: Path, found: Instances, names: list[str]) -> dict:
-    height, width = found.image_size
-    return {
-        "file": os.fspath(file),
-        "width": width,
-        "height": height,
-        "boxes": [[round(v, 2) for v in box] for box in found.pred_boxes.tensor.tolist()],
-        "scores": [round(v, 4) for v in found.scores.tolist()],
-        "classes": [names[k] for k in found.pred_classes.tolist()],
-    }

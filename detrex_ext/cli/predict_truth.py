@@ -1,11 +1,19 @@
-"""The ground truth that `predict` draws beside what it finds."""
+"""What `predict` makes of an image: drawn, beside the ground truth if there is one, and as a row of its JSON."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detrex_ext.data.ground_truth import read_ground_truth
 from detrex_ext.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from detrex_ext.runtime import Instances
 
 
 class Truth:
@@ -34,3 +42,28 @@ class Truth:
         xywh_G4, class_G, _ = self.truth.objects_of(image)
         boxes = [[x, y, x + w, y + h] for x, y, w, h in xywh_G4.tolist()]
         return boxes, class_G.tolist(), self.truth.classes.names
+
+
+def draw(image: np.ndarray, found: Instances, names: list[str], truth: Truth | None, file: Path) -> Image.Image:
+    """The image with what was found on it, and beside it what is true where that is known."""
+    from detrex_ext.visualization import beside, draw_boxes
+
+    boxes, classes, scores = found.pred_boxes.tensor.tolist(), found.pred_classes.tolist(), found.scores.tolist()
+    drawn = draw_boxes(image, boxes, classes, names, scores)
+    known = None if truth is None else truth.of(file)
+    if known is None:
+        return drawn
+    return beside([drawn, draw_boxes(image, *known)], ["predicted", "ground truth"])
+
+
+def row_of(file: Path, found: Instances, names: list[str]) -> dict:
+    """What `predictions.json` says about an image."""
+    height, width = found.image_size
+    return {
+        "file": os.fspath(file),
+        "width": width,
+        "height": height,
+        "boxes": [[round(v, 2) for v in box] for box in found.pred_boxes.tensor.tolist()],
+        "scores": [round(v, 4) for v in found.scores.tolist()],
+        "classes": [names[k] for k in found.pred_classes.tolist()],
+    }
