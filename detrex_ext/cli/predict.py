@@ -17,7 +17,6 @@ from .outputs import make_folder
 from .predict_files import find_images, output_of, targets_of
 
 if TYPE_CHECKING:
-
     from detrex_ext.data.image_like import Examined
     from detrex_ext.predictor import Predictor
 
