@@ -174,6 +174,6 @@ def test_names_in_the_config_of_a_stranger_s_step_are_not_imported(shapes_data, 
 
 def test_flags_that_do_not_go_together(tmp_path, capsys):
     assert run(main, ["--replay", "x.pth", "--resume"]) == 2
-    assert "without --resume, --eval-only and --no-average" in capsys.readouterr().err
+    assert "without --resume, --eval-only, --no-average, --data" in capsys.readouterr().err
     assert run(main, ["--replay", str(tmp_path / "none.pth")]) == 2
     assert "not found" in capsys.readouterr().err

@@ -135,7 +135,7 @@ def _why_not(files: list[str]) -> str:
     """Why a folder of such files is none of a data set; "" where it may be."""
     if DECISIONS in files:
         return "written by --data"
-    return "a run" if "config.yaml" in files and {"log.txt", "metrics.json"} & set(files) else ""
+    return "a run" if {"config.yaml", "log.txt"} <= set(files) else ""
 
 
 def _by_stem(paths: Iterable[str]) -> dict[str, list[str]]:
