@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if peer_tsp.ROOT is None:
         raise UserError(f"{peer_tsp.VARIABLE} must name a checkout of TSP-Detection, which is measured here")
     configs = [word for host in FILES for word in ("--config-file", host)]
-    return verb.main(["step", *configs, _OURS, *(sys.argv[1:] if argv is None else argv)], cells)
+    return verb.main(["step", _OURS, *configs, *(sys.argv[1:] if argv is None else argv)], cells)
 
 
 if __name__ == "__main__":
