@@ -3,7 +3,7 @@
 
     python benchmarks/strategies.py                        # tries all pairs, takes costs as they were measured
     python benchmarks/strategies.py --cost --repeats 5     # measures costs first; the machine must be idle
-    python benchmarks/strategies.py --cost --overlay sqr --repeats 1 --costs /tmp/costs.json --output /tmp/page.md
+    python benchmarks/strategies.py --cost --overlay sqr --repeats 1 --costs costs.json --output page.md
 
 Overlays are found in `configs/overlays`; pairs and hosts are tried by `pairs.py`, published gains and cases for which
 to choose one stand in `strategy_facts.py`. A cost is a forward and a backward pass of two images of 480 pixels, and
