@@ -53,7 +53,7 @@ def _search(costs, rows, columns, left, taken, u, v, current, column_stride, row
         owner = tl.sum(tl.where(columns == column, taken, 0), axis=0)
         count -= 1
         place = tl.where(found & left & (place == count), at, place)
-        left = left & ((columns != column) | (found == 0))
+        left = (left & ((columns != column) | (found == 0))) != 0  # a mask, whatever the type of "and" is
         least = tl.where(found, lowest, least)
         sink = tl.where(found & (owner < 0), column, sink)
         searching = found & (owner >= 0)

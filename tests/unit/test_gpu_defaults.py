@@ -71,7 +71,7 @@ def test_no_number_of_the_host_is_written(what):
     with without_values():
         here = torch.zeros(1, device="cuda")
         with pytest.raises(AssertionError), NumbersOfTheHost():
-            here[torch.zeros(1, dtype=torch.int64, device="cuda")] = 1.0
+            here.index_put_((torch.zeros(1, dtype=torch.int64, device="cuda"),), torch.tensor(1.0))
         targets = Targets((torch.zeros(3, dtype=torch.int64, device="cuda"),), (torch.rand(3, 4, device="cuda"),),
                           torch.ones(1, 2, device="cuda"))  # fmt: skip
         made = SupervisedSet(torch.randn(1, 9, 5, device="cuda"), torch.rand(1, 9, 4, device="cuda"), 0)
