@@ -89,6 +89,14 @@ def add_overlay(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Adds which config and weights of a checkpoint are meant, and whether its config is trusted."""
+    add = parser.add_argument
+    add("--config-file", metavar="F", help="config of the model, for a checkpoint that holds none")
+    add("--no-average", action="store_true", help="the trained weights, not the averaged ones")
+    add("--trust", action="store_true", help="build models of unknown packages named in a checkpoint")
+
+
 def is_run(args: argparse.Namespace, key: str) -> bool:
     """Whether ``--config-file`` names a run folder and no override sets the key that the folder answers too.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from detrex_ext.errors import UserError
 
-from .arguments import Parser
+from .arguments import Parser, add_weights
 from .export_data import data_of, folder_of, records_of, to_calibrate
 from .outputs import check_file
 
@@ -61,9 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--count", type=int, default=100, metavar="N", help="compare on the first N images, 0: on none (default 100)")
     add("--tolerance", type=float, metavar="AP",
         help=f"largest difference of AP (default {_LOSS}, and {_LOSS_INT8:g} for 8 bits)")  # fmt: skip
-    add("--config-file", metavar="F", help="config of the model, for a checkpoint that holds none")
-    add("--no-average", action="store_true", help="the trained weights, not the averaged ones")
-    add("--trust", action="store_true", help="build models of unknown packages named in a checkpoint")
+    add_weights(parser)
     return parser
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from detrex_ext.errors import UserError
 
 from . import data_folder
-from .arguments import Parser
+from .arguments import Parser, add_weights
 from .outputs import make_folder
 from .predict_files import find_images, output_of, targets_of
 
@@ -48,9 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--batch-size", type=int, default=1, metavar="N", help="images of one size at a time (default 1)"
     )
     _add_speed(parser)
-    parser.add_argument("--config-file", metavar="F", help="config of the model, for a checkpoint that holds none")
-    parser.add_argument("--no-average", action="store_true", help="the trained weights, not the averaged ones")
-    parser.add_argument("--trust", action="store_true", help="build models of unknown packages named in a checkpoint")
+    add_weights(parser)
     return parser
 
 

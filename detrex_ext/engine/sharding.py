@@ -35,11 +35,17 @@ def over_processes(cfg: DictConfig, model: nn.Module) -> nn.Module:
         model: on its device; under FSDP changed in place: its parameters are then parts of whole ones.
 
     Raises:
-        UserError: FSDP, and torch has none, or with an option that was never tried with it.
+        UserError: FSDP, and torch has none, or with an option or a strategy that does not go with it.
     """
     if not cfg.train.get("fsdp"):
         return create_ddp_model(model, **cfg.train.ddp)
     _check(cfg)
+    if own := [name for name, _ in getattr(model, "training_only", nn.Module()).named_parameters()]:
+        # a route holds some of them itself, and would go on with those of before they were shared out
+        raise UserError(
+            f"train.fsdp=true does not go with strategies that have parameters of their own: {own[0].split('.')[0]}\n"
+            "  leave the strategy out, or train.fsdp=false"
+        )
     shard = _fully_shard()
     if comm.get_world_size() == 1:
         logger.warning("train.fsdp=true: one process has nobody to share with")

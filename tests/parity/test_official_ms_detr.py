@@ -14,7 +14,7 @@ import torch
 from .checkout import modules_of, skip_without_checkout
 from .forced import computing_in, watched_choice
 from .gaps import relative, within
-from .whole import STAGES, compare_gradients, compare_sets, inputs, pair, run_ours, stages
+from .whole import STAGES, compare_gradients, compare_sets, inputs, names_of_losses, pair, run_ours, stages
 
 VARIABLE = "DETREX_EXT_MS_DETR"
 ROOT = Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
@@ -52,7 +52,7 @@ def test_the_shipped_config_is_the_released_model(tmp_path, case, objects):
 
     compare_sets(f"{name}: sets", sets, ("main", "plain"), stages(outputs), 1e-12)
     compare_sets(f"{name}: sets", sets, ("main", "mixed"), stages(outputs["o2m_outputs"]), 1e-12)
-    keys = dict(names_of_losses())
+    keys = dict(names_of_losses("mixed", "o2m"))
     weighted = {key: both.criterion.weight_dict[key] * wanted[key] for key in keys.values()}
     assert len(keys) == len(losses.stats) == 3 * (1 + 2 * STAGES)
     for ours, key in keys.items():
@@ -60,13 +60,3 @@ def test_the_shipped_config_is_the_released_model(tmp_path, case, objects):
     sum(weighted.values()).backward()
     sum(losses.values()).backward()
     compare_gradients(f"{name}: gradients", both, 1e-9)
-
-
-def names_of_losses():
-    """Our statistics per stage and path, and what their criterion calls them."""
-    for term, short in {"class": "ce", "bbox": "bbox", "giou": "giou"}.items():
-        yield f"stage-1/loss_{term}_enc", f"loss_{short}_enc"
-        for i in range(STAGES):
-            at = "" if i == STAGES - 1 else f"_{i}"
-            yield f"stage{i}/loss_{term}", f"loss_{short}{at}"
-            yield f"stage{i}/loss_{term}_mixed", f"loss_{short}{at}_o2m"

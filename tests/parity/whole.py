@@ -128,3 +128,13 @@ def compare_gradients(what: str, both: Pair, tolerance: float) -> None:
             within(what, far(a.grad, b) / (float(b.detach().abs().max()) or 1.0), tolerance)
             compared += 1
     assert compared >= len({id(g) for g in found.values()})  # heads have two names there
+
+
+def names_of_losses(path: str, theirs: str) -> Iterator[tuple[str, str]]:
+    """Our statistics per stage, of the plain path and another, and what a criterion of DETR's kind calls them."""
+    for term, short in {"class": "ce", "bbox": "bbox", "giou": "giou"}.items():
+        yield f"stage-1/loss_{term}_enc", f"loss_{short}_enc"
+        for i in range(STAGES):
+            at = "" if i == STAGES - 1 else f"_{i}"
+            yield f"stage{i}/loss_{term}", f"loss_{short}{at}"
+            yield f"stage{i}/loss_{term}_{path}", f"loss_{short}{at}_{theirs}"

@@ -37,6 +37,13 @@ def test_what_was_never_tried_with_shards_is_refused(option):
         sharding.over_processes(config("fsdp=true", option), nn.Linear(2, 2))
 
 
+def test_parameters_that_a_route_holds_are_not_shared_out():
+    model = nn.Linear(2, 2)
+    model.training_only = nn.ModuleDict({"mr": nn.Linear(2, 2)})
+    with pytest.raises(UserError, match="strategies that have parameters of their own: mr\n  leave the strategy out"):
+        sharding.over_processes(config("fsdp=true"), model)
+
+
 @pytest.mark.parametrize("enabled", [True, "auto"])
 def test_losses_are_not_scaled_over_shards(enabled):
     with pytest.raises(UserError, match=r"train\.amp\.dtype=fp16"):
