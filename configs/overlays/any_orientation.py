@@ -3,6 +3,7 @@
 Beside a flip from left to right, one from top to bottom, and x exchanged with y on square images.
 """
 
+from detrex_ext.config import target_name
 from detrex_ext.data import RandomFlip, RandomTranspose
 from detrex_ext.runtime import LazyCall as L
 
@@ -12,16 +13,12 @@ def apply(cfg, prob=0.5):
     mapper = cfg.dataloader.train.mapper
     for name in ("augmentation", "augmentation_with_crop"):
         steps = list(mapper.get(name) or ())
-        flips = [i for i, step in enumerate(steps) if _name(step) == "RandomFlip"]
+        flips = [i for i, step in enumerate(steps) if target_name(step) == "RandomFlip"]
         if not steps or any(steps[i].get("vertical") for i in flips):
             continue
         parts = [L(RandomFlip)(prob=prob, horizontal=False, vertical=True)]
-        if "RandomTranspose" not in map(_name, steps):
+        if "RandomTranspose" not in map(target_name, steps):
             parts.append(L(RandomTranspose)(prob=prob))
-        behind = flips[-1] + 1 if flips else int(_name(steps[0]).startswith("Resize"))
+        behind = flips[-1] + 1 if flips else int(target_name(steps[0]).startswith("Resize"))
         mapper[name] = [*steps[:behind], *parts, *steps[behind:]]
     return cfg
-
-
-def _name(step):
-    return str(getattr(step._target_, "__name__", step._target_)).rpartition(".")[2]

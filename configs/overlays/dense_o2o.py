@@ -14,7 +14,7 @@ The numbers are keys of `dataset`; what is done, and in which part, stands in `d
 from omegaconf import OmegaConf
 
 from detrex_ext import get_config
-from detrex_ext.config import apply_overlay
+from detrex_ext.config import apply_overlay, target_name
 from detrex_ext.data import CopyBlend, During
 from detrex_ext.runtime import LazyCall as L
 
@@ -29,7 +29,7 @@ def apply(cfg, mosaic=0.5, mixup=0.5, copy_blend=0.5, mixed_from=0.07, plain_fro
         OmegaConf.update(cfg, f"dataset.{key}", value, force_add=True)
     mapper = cfg.dataloader.train.mapper
     lists = {name: list(mapper[name]) for name in ("augmentation", "augmentation_with_crop") if mapper.get(name)}
-    if not any(_name(step) == "CopyBlend" for steps in lists.values() for step in steps):
+    if not any(target_name(step) == "CopyBlend" for steps in lists.values() for step in steps):
         if len(lists) == 2:
             lists["augmentation_with_crop"] = _only_crop(*lists.values())
         for name, steps in lists.items():
@@ -42,7 +42,7 @@ def apply(cfg, mosaic=0.5, mixup=0.5, copy_blend=0.5, mixed_from=0.07, plain_fro
 
 
 def _in_phases(step):
-    name = _name(step)
+    name = target_name(step)
     if name in ("Mosaic", "MixUp"):
         step.since = "${dataset.mixed_from}"
     if name in STRONG:
@@ -60,7 +60,3 @@ def _only_crop(plain, crop):
         after += 1
     middle, end = crop[before : len(crop) - after], len(crop) - after
     return [*crop[:before], *([L(During)(steps=middle, on_mosaics=False, **PHASE)] if middle else []), *crop[end:]]
-
-
-def _name(step):
-    return str(getattr(step._target_, "__name__", step._target_)).rpartition(".")[2]

@@ -5,6 +5,7 @@ They come first, or after a resize that comes first.
 
 from omegaconf import OmegaConf
 
+from detrex_ext.config import target_name
 from detrex_ext.data import MixUp, Mosaic
 from detrex_ext.runtime import LazyCall as L
 
@@ -16,7 +17,7 @@ def apply(cfg, mosaic=0.5, mixup=0.5, plain_from=0.8):
     mapper = cfg.dataloader.train.mapper
     for name in ("augmentation", "augmentation_with_crop"):
         steps = list(mapper.get(name) or ())
-        targets = [str(getattr(step._target_, "__name__", step._target_)).rpartition(".")[2] for step in steps]
+        targets = [target_name(step) for step in steps]
         if steps and "Mosaic" not in targets:
             parts = [L(Mosaic)(prob="${dataset.mosaic}", until="${dataset.plain_from}"),
                      L(MixUp)(prob="${dataset.mixup}", until="${dataset.plain_from}")]  # fmt: skip

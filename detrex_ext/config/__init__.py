@@ -1,7 +1,7 @@
 """The language of configs: LazyConfig files, overlays, strict overrides, short names; the same on both runtimes."""
 
 from .carried import Carried
-from .compose import Overlay, apply_overlay, build, get_config, laid_over, load_config, save_config
+from .compose import Overlay, apply_overlay, build, get_config, laid_over, load_config, save_config, target_name
 from .files import config_roots, find_config, find_overlay, shipped_configs
 from .lazy import LazyConfig
 from .upgrade import parts, upgrade
@@ -21,5 +21,6 @@ __all__ = [
     "parts",
     "save_config",
     "shipped_configs",
+    "target_name",
     "upgrade",
 ]

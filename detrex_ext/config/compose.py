@@ -144,3 +144,8 @@ def _load(file: str) -> DictConfig:
         found = type(cfg).__name__ if cfg else "nothing"
         raise UserError(f"config {file} holds no keys: expected a mapping, found {found}")
     return cfg
+
+
+def target_name(node: Any) -> str:
+    """Name of what a node makes, without its module; ``_target_`` is the class itself or a text."""
+    return str(getattr(node["_target_"], "__name__", node["_target_"])).rpartition(".")[2]

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from detrex_ext.config import config_roots, get_config
+from detrex_ext.config import config_roots, get_config, target_name
 from detrex_ext.runtime.standalone.calls import locate
 
 from .options_keys import KEYS
@@ -170,7 +170,7 @@ def _calls(node: Any) -> Iterator[tuple[str, str, Any]]:
             yield from _calls(child)
         scalars = not isinstance(child, DictConfig) and not child._is_interpolation() and "_target_" in node
         if scalars and name != "_target_" and not any(isinstance(x, DictConfig) for x in _listed(item(node, name), [])):
-            yield str(getattr(node["_target_"], "__name__", node["_target_"])).split(".")[-1], name, item(node, name)
+            yield target_name(node), name, item(node, name)
 
 
 def _listed(value: Any, other: Any = UNKNOWN) -> Any:

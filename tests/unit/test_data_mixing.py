@@ -11,7 +11,7 @@ import pytest
 from data_sets import coco, write
 from test_data_loader import plain, take
 
-from detrex_ext.config import build, load_config
+from detrex_ext.config import build, load_config, target_name
 from detrex_ext.config.compose import laid_over
 from detrex_ext.data import (
     CocoDataset,
@@ -328,7 +328,7 @@ class TestOverlay:
     def steps(self, name, *overlays, overrides=()):
         train = load_config(name, overlays, overrides).dataloader.train.mapper
         lists = [train[key] for key in ("augmentation", "augmentation_with_crop") if train.get(key)]
-        names = [[str(getattr(s._target_, "__name__", s._target_)).rpartition(".")[2] for s in one] for one in lists]
+        names = [[target_name(s) for s in one] for one in lists]
         return names, train
 
     def test_a_published_recipe_gets_the_parts_in_both_lists(self):
