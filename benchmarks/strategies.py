@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes docs/strategies.md: what each training strategy adds, costs and gains, and what it composes with.
+"""Writes docs/strategies.md and README's table: what each strategy adds, costs and gains, what it composes with.
 
     python benchmarks/strategies.py                        # tries all pairs, takes costs as they were measured
     python benchmarks/strategies.py --cost --repeats 5     # measures costs first; the machine must be idle
@@ -24,17 +24,18 @@ from pathlib import Path
 import torch
 from compare import ROOT, commit
 from pairs import HOST, HOSTS, OVERLAYS, Outcome, attempt, laid, narrow, strategies
-from strategy_facts import FACTS, Fact
+from strategy_facts import FACTS, IN_SHORT, Fact
 
 from detrex_ext.benchmark.measure import Options, medians, peak_alone
 from detrex_ext.benchmark.models import step
 from detrex_ext.errors import UserError
 from detrex_ext.runtime.machine import processor
 
-COSTS = ROOT / "benchmarks" / "strategies_cost.json"
+COSTS, PAGE, README = ROOT / "benchmarks/strategies_cost.json", ROOT / "docs/strategies.md", ROOT / "README.md"
 MODELS = {"Deformable": "deformable_detr_r50_50ep", "DINO": HOST}
 TYPES = ("fp32", "bf16")
 SIDE = 480
+MARK = "<!-- made by python benchmarks/strategies.py -->"
 Costs = dict[str, dict]
 
 
@@ -92,6 +93,23 @@ def _cost_cell(row: dict | None, changes_model: bool) -> str:
         return "-"
     times, more = row["seconds"] / row["bare_seconds"], row["mib"] / row["bare_mib"]
     return f"{row['seconds']:.2f} s (x {times:.2f}), {row['mib']:.0f} MiB (x {more:.2f})"
+
+
+def short_table(costs: Costs) -> str:
+    """The table of README: what is added, what its authors gained, what a step costs here."""
+    lines = ["| overlay | strategy | added in training | gain, by its authors | step here |", "|---|---|---|---|---|"]
+    for name, (title, adds) in IN_SHORT.items():
+        row = costs.get(f"{name}, Deformable, fp32", {})
+        times = f"x {row['seconds'] / row['bare_seconds']:.2f}" if "seconds" in row else ""
+        fact = FACTS.get(name, Fact())
+        lines.append(f"| `{name}` | {title} | {adds} | {fact.gain} | {times} |")
+    return "\n".join(lines)
+
+
+def in_readme(text: str, costs: Costs) -> str:
+    """README with its table made anew."""
+    head, _, rest = text.partition(MARK)
+    return head + MARK + "\n" + short_table(costs) + "\n" + MARK + rest.partition(MARK)[2]
 
 
 def outcome_table(rows: Sequence[str], columns: Sequence[str], outcomes: dict[tuple[str, str], Outcome]) -> str:
@@ -185,7 +203,7 @@ def main() -> None:
     parser.add_argument("--overlay", action="append", metavar="NAME", help="only these; default: all there are")
     parser.add_argument("--repeats", type=int, default=5, metavar="N")
     parser.add_argument("--costs", type=Path, default=COSTS, metavar="FILE")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "strategies.md", metavar="FILE")
+    parser.add_argument("--output", type=Path, default=PAGE, metavar="FILE")
     args = parser.parse_args()
     names = args.overlay or strategies()
     if args.cost:
@@ -193,6 +211,8 @@ def main() -> None:
     else:
         costs = json.loads(args.costs.read_text(encoding="utf-8")) if args.costs.is_file() else {}
     args.output.write_text(page(names, costs), encoding="utf-8")
+    if args.output == PAGE:
+        README.write_text(in_readme(README.read_text(encoding="utf-8"), costs), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -134,3 +134,73 @@ FACTS = {
         "where a decoder of many stages learns its set by heart; not shown here",
     ),
 }
+
+# name -> strategy, what is added in training: as README has them
+IN_SHORT = {
+    "sqr": (
+        "[selective query recollection](projects/sqr/README.md)",
+        "the query sets of earlier stages, supervised again by later ones",
+    ),
+    "dqr": ("dense query recollection", "those of all earlier stages"),
+    "stochastic_depth": ("stages skipped at random", "nothing: some stages are left out"),
+    "dac": (
+        "[divide attention and conquer](projects/dac/README.md)",
+        "a second set without self-attention, several queries for each object",
+    ),
+    "ice": ("IoU-aware classification, alone or after `dac`", "nothing: class targets grow with the box's IoU"),
+    "hybrid": (
+        "[hybrid queries](projects/hybrid/README.md)",
+        "queries apart from the host's, several for each object, with parameters of theirs",
+    ),
+    "group": (
+        "[group queries](projects/group/README.md)",
+        "groups of queries, each one-to-one, with parameters of theirs",
+    ),
+    "co": (
+        "[collaborative heads](projects/co_detr/README.md) (Co-DETR)",
+        "heads of dense detectors, and their positives as queries, with parameters for training only",
+    ),
+    "mr": (
+        "[multi-route training](projects/mr_detr/README.md) (Mr. DETR)",
+        "a second route, several queries for each object, with parameters for training only",
+    ),
+    "ms": (
+        "[mixed supervision](projects/ms_detr/README.md) (MS-DETR)",
+        "heads on each stage's content, several queries for each object, with parameters for training only",
+    ),
+    "one_to_many": (
+        "[one-to-many matching](projects/dac/README.md)",
+        "several queries for each object; at test time duplicates are suppressed",
+    ),
+    "deta": ("DETA's assignment, two-stage hosts", "as `one_to_many`"),
+    "fcos_rule": (
+        "[matching restricted](projects/tsp/README.md) by FCOS's rule, two-stage hosts",
+        "nothing: an object is matched among the queries at its place",
+    ),
+    "roi_rule": ("matching restricted by overlap, two-stage hosts", "nothing: as `fcos_rule`"),
+    "distill": (
+        "[matching distillation](projects/tsp/README.md), `train.teacher=RUN`",
+        "nothing: objects are matched as a trained model matches them",
+    ),
+    "dense_o2o": (
+        "[DEIM's data and schedule](projects/deim/README.md)",
+        "mosaic, mixup, copy-blend in a part of the training, flat-cosine",
+    ),
+    "mal": (
+        "[DEIM's matchability-aware loss](projects/deim/README.md)",
+        "nothing: a class learns how good its box is",
+    ),
+    "stable": (
+        "[Stable-DINO's loss and cost](projects/stable_dino/README.md)",
+        "nothing: class targets and costs go by the place of the box",
+    ),
+    "high_order": (
+        "[Rank-DETR's loss and late matching](projects/rank_detr/README.md)",
+        "nothing: class targets by GIoU, late in the training matched by p x IoU^4",
+    ),
+    "mosaic": ("four images in one, two blended", "only the images of the first 80 % of the training"),
+    "any_orientation": (
+        "images without an up, as of cells or from the air",
+        "flips from top to bottom, x exchanged with y on squares",
+    ),
+}

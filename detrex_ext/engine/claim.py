@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from pathlib import Path
 from typing import IO
 
@@ -61,6 +62,7 @@ class Claim:
 
     def __exit__(self, *exc: object) -> None:
         if self._lock is not None:
+            self._lock.truncate(0)  # the next holder's name comes after its lock: nobody reads this one's until then
             self._lock.close()
 
     def _refusal(self) -> str:
@@ -96,8 +98,7 @@ class Claim:
             # a lock of the process, not of the open file: workers that outlive it for a while do not inherit it
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            lock.seek(0)
-            holder = lock.read().strip()
+            holder = _holder(lock)
             lock.close()
             return (
                 f"train.output_dir={self.folder.path}: another training goes on in it{holder and f' ({holder})'}\n"
@@ -129,6 +130,16 @@ class Claim:
         if comm.is_main_process():
             rewind(self.folder, None if saved is None else Path(saved.path), start_iter - 1)
         comm.synchronize()
+
+
+def _holder(lock: IO[str]) -> str:
+    """Who has the lock; "" where it is not told within half a second, for the name comes after the lock."""
+    for _ in range(10):
+        lock.seek(0)
+        if holder := lock.read().strip():
+            return holder
+        time.sleep(0.05)
+    return ""
 
 
 def _no_link(path: str, flags: int) -> int:

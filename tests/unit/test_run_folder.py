@@ -285,6 +285,29 @@ class TestLock:
             if end == "kill":
                 os.kill(worker, signal.SIGKILL)
 
+    def test_a_holder_that_has_just_come_is_named(self, tmp_path):
+        """Its name is written after the lock is its own."""
+        code = (
+            "import fcntl, sys, time\n"
+            "lock = open(sys.argv[1], 'a+')\n"
+            "fcntl.lockf(lock, fcntl.LOCK_EX)\n"
+            "print(flush=True)\n"
+            "time.sleep(0.15)\n"
+            "print('process 7 on a', file=lock, flush=True)\n"
+            "sys.stdin.read()\n"
+        )
+        argv = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+        first = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        first.stdout.readline()
+        try:
+            with pytest.raises(UserError, match=r"goes on in it \(process 7 on a\)"):
+                claimed(tmp_path).__enter__()
+        finally:
+            first.communicate()
+        with claimed(tmp_path):
+            pass
+        assert (tmp_path / ".lock").read_text() == ""
+
     def test_it_is_given_back_after_an_error(self, tmp_path):
         with pytest.raises(ValueError, match="told to"), claimed(tmp_path):
             raise ValueError("told to")
