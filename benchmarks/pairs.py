@@ -89,7 +89,7 @@ def strategies() -> list[str]:
             cfg = plain(laid(HOST, [file.stem]))
         except (UserError, ValueError):
             cfg = {}  # refused over this host, and so none that only swaps a backbone
-        if file.stem != "tiny" and (not cfg or cfg["model"]["backbone"] == bare["model"]["backbone"]):
+        if file.stem not in ("tiny", "from_detrex") and (not cfg or cfg["model"]["backbone"] == bare["model"]["backbone"]):
             found.append(file.stem)
     return found
 
