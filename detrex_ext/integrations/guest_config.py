@@ -28,7 +28,7 @@ def on_cpu(guest: Mapping[str, Any] | str | os.PathLike) -> DictConfig:
 
 
 def below(guest: DictConfig) -> DictConfig:
-    """The same, in place, to stand under ``model.guest``: references to ``model`` of a config that was loaded follow."""
+    """The same, in place, to stand under ``model.guest``: references that a loaded config has to ``model`` follow."""
     for holder, key, child in list(walk(guest)):
         value = child._value()
         if isinstance(value, str) and "${model." in value:
