@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from detrex_ext.config.options_keys import KEYS
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "detrex_ext"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("projects/*/README.md"),
@@ -153,6 +155,20 @@ def test_what_no_parser_understands_is_found(typed: str, understood: bool, only_
     verb, *arguments = typed.split()
     with pytest.raises(Parsed if understood else SystemExit):
         importlib.import_module(f"detrex_ext.cli.{verb}").main(arguments)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.relative_to(ROOT).as_posix())
+def test_keys_and_overlays_in_the_text_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    if document.name == "CHANGELOG.md":
+        pytest.skip("it tells of former names")
+    named = re.findall(r"`\+*((?:train|dataset)\.[\w.]+)(?:=[^`]*)?`", text)
+    known = {key for name in KEYS for key in (name, *(name[:i] for i, c in enumerate(name) if c == "."))}
+    missing = [key for key in named if key not in known and not re.search(r"\.(py|json|sbatch)$", key)]
+    overlays = [name for words in re.findall(r"--overlay ([\w,]+)(?![\w.,])", text) for name in words.split(",")]
+    shipped = {path.stem for path in (ROOT / "configs" / "overlays").glob("*.py")}
+    missing += [name for name in overlays if name not in shipped and not name.isupper()]
+    assert not missing
 
 
 OF_CONFIGS = [c for c in CASES if "--config-file" in c.values[2] or c.values[1] == "analyze"]
