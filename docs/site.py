@@ -38,9 +38,17 @@ def title_of(name: str) -> str:
 
 
 def on_config(config, **_):
-    """Puts the pages that a pattern of ``nav`` names into its place."""
-    config["nav"] = [_spread(entry) for entry in config["nav"]]
+    """Puts the pages that a pattern of ``nav`` names into its place, and those that nothing names at the end."""
+    nav = [_spread(entry) for entry in config["nav"]]
+    others = sorted(set(pages()) - set(_named(nav)))
+    config["nav"] = [*nav, {"More": [{title_of(name): name} for name in others]}] if others else nav
     return config
+
+
+def _named(nav):
+    for entry in nav:
+        for what in entry.values():
+            yield from _named(what) if isinstance(what, list) else [what]
 
 
 def _spread(entry):
