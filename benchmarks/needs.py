@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -91,7 +92,7 @@ def prepare(folder: Path) -> None:
                               for c in data["categories"]]  # fmt: skip
         (folder / "other").mkdir(exist_ok=True)
         (folder / "other" / f"{split}.json").write_text(json.dumps(data))
-    (folder / "other" / "images").symlink_to(folder / "shapes" / "images")
+    shutil.copytree(folder / "shapes" / "images", folder / "other" / "images")
     (yolo / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames: {json.dumps(names)}\n")
     code, text = run("$TRAIN --config-file small --data shapes train.output_dir=run $SHORT train.max_iter=6", folder)
     if code:
@@ -104,7 +105,7 @@ def _write_yolo(root: Path, split: str, name: str, boxes: list, folder: Path) ->
     images = root / "images" / split / Path(name).name
     for path in (labels, images):
         path.parent.mkdir(parents=True, exist_ok=True)
-    images.symlink_to(folder / "shapes" / "images" / name)
+    shutil.copy(folder / "shapes" / "images" / name, images)
     rows = (f"{k} {(x + w / 2) / 64:.6f} {(y + h / 2) / 64:.6f} {w / 64:.6f} {h / 64:.6f}\n" for k, x, y, w, h in boxes)
     labels.write_text("".join(rows))
 
