@@ -1,4 +1,4 @@
-# make quickstart | test | lint | bench | gpu-bundle. The first one run creates .venv and installs; later ones start at once.
+# make quickstart | test | lint | bench | docs | gpu-bundle. The first one run creates .venv and installs; later ones start at once.
 #   make test VENV=path/to/venv     uses another virtual environment (created when absent)
 #   make quickstart PYTHON=python3.12 SEED=1
 
@@ -13,6 +13,7 @@ RUN := output/quickstart
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.detrex_ext-installed
 LINTER := $(VENV)/.detrex_ext-linter
+SITE := $(VENV)/.detrex_ext-docs
 
 # This checkout is what runs, also where VENV is shared with another one.
 export PYTHONPATH := $(CURDIR)
@@ -22,7 +23,7 @@ GPU_PYTHON ?= 3.12
 GPU_MACHINE ?= x86_64
 GPU_BUNDLE ?= dist/gpu-bundle
 
-.PHONY: help install quickstart test lint bench gpu-bundle
+.PHONY: help install quickstart test lint bench docs gpu-bundle
 .DELETE_ON_ERROR:
 
 help:
@@ -41,6 +42,10 @@ $(INSTALLED): setup.py | $(PY)
 
 $(LINTER): setup.py | $(PY)
 	@$(PY) -m pip install -q --disable-pip-version-check ruff
+	@touch $@
+
+$(SITE): setup.py | $(PY)
+	@$(PY) -m pip install -q --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
 # The commands are shown as they run: they are the ones to use on other data.
@@ -62,6 +67,11 @@ lint: $(LINTER)
 
 bench: $(INSTALLED)
 	@$(PY) tools/benchmark.py $(or $(SUITE),criterion) $(ARGS)
+
+# Of the Markdown files and the docstrings; a link that leads nowhere is an error. Nothing is imported or fetched.
+docs: $(SITE)
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict $(ARGS)
+	@echo "output/site/index.html"
 
 # For a machine with a GPU and without a package index: copy the folder, then `sh run.sh` there.
 gpu-bundle: $(INSTALLED)

@@ -39,6 +39,7 @@ EXTRAS = {
     "fast-eval": ["faster-coco-eval"],
     "tensorboard": ["tensorboard"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
+    "docs": ["mkdocs<2", "mkdocs-material", "mkdocstrings[python]", "ruff"],
 }
 
 

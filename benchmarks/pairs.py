@@ -89,7 +89,8 @@ def strategies() -> list[str]:
             cfg = plain(laid(HOST, [file.stem]))
         except (UserError, ValueError):
             cfg = {}  # refused over this host, and so none that only swaps a backbone
-        if file.stem != "tiny" and (not cfg or cfg["model"]["backbone"] == bare["model"]["backbone"]):
+        same = not cfg or cfg["model"]["backbone"] == bare["model"]["backbone"]
+        if same and file.stem not in ("tiny", "from_detrex"):
             found.append(file.stem)
     return found
 

@@ -14,8 +14,10 @@ from torch import nn
 
 from .checkpoint import RunFolder
 from .config import LazyConfig, build
+from .config.files import defined_in
 from .config.options import check_options
 from .config.upgrade import walk
+from .config.yaml_text import NameOnly
 from .errors import UserError
 from .runtime.standalone.calls import locate
 from .structures import strip_training_only
@@ -54,7 +56,7 @@ def build_for_inference(cfg: DictConfig, num_classes: int | None = None, frozen:
 
 def config_in(data: dict[str, Any], path: str, trust: bool = False) -> DictConfig:
     """The config inside a checkpoint, or beside it in its run folder; without trust, names are not imported."""
-    named = locate if trust else known_object
+    named = _located if trust else known_object
     beside = RunFolder(path if os.path.isdir(path) else Path(path).parent).config
     try:
         if isinstance(data.get("config"), str):
@@ -75,6 +77,17 @@ def config_in(data: dict[str, Any], path: str, trust: bool = False) -> DictConfi
         if not isinstance(key, str) and isinstance(holder, DictConfig) and "_target_" in holder:
             raise UserError(f"checkpoint {path}: its config cannot be used: a call has an option named {key!r}")
     return cfg
+
+
+def _located(name: str) -> Any:
+    """What a name of a trusted config is; of a function that a config file defined, the name alone."""
+    if defined_in(name):
+        return NameOnly(name)
+    try:
+        return locate(name)
+    except ImportError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the config names '{name}', which cannot be imported: {reason}") from error
 
 
 def test_transforms(cfg: DictConfig) -> list[Any]:

@@ -90,7 +90,7 @@ def load_state(
     own = model.state_dict(keep_vars=True)
     answers = []
     for prefixes, spelled in spellings(tensors).items():
-        for layout in candidates(spelled):
+        for layout in candidates(spelled, own):
             values, report = rename(spelled, own, layout)
             report.prefixes, report.others = prefixes, others
             if classes:

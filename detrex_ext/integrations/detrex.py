@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 from torch import nn
 
 from detrex_ext.checkpoint import load_state
@@ -24,9 +24,10 @@ from detrex_ext.modeling.queries import (
     PositionQueries,
     TwoStageQueries,
 )
-from detrex_ext.runtime import LazyCall, LazyConfig, instantiate
+from detrex_ext.runtime import LazyCall, instantiate
 
 from . import guest_parts as read
+from .guest_config import below, on_cpu
 
 Parts = dict[str, Any]
 
@@ -54,7 +55,7 @@ def from_detrex(
     Raises:
         UserError: a model of another kind, or one with parts that ours have no option for.
     """
-    model = guest if isinstance(guest, nn.Module) else instantiate(_on_cpu(guest))
+    model = guest if isinstance(guest, nn.Module) else instantiate(on_cpu(guest))
     kinds = [k for t in type(model).__mro__ if (k := t.__name__) in _HOSTS]
     if not kinds:
         raise UserError(f"from_detrex: {type(model).__name__} is none of detrex's {', '.join(_HOSTS)}")
@@ -83,24 +84,11 @@ def as_guest(model: Mapping[str, Any]) -> DictConfig:
     The config file says ``model = as_guest(model)``. The values keep their places under ``model.guest``, but for the
     number of classes: ``model.num_classes`` is the one place for it. Overlays and ``model.strategies`` work as usual.
     """
-    guest = _on_cpu(model)
+    guest = below(on_cpu(model))
     node = LazyCall(from_detrex)(guest=guest, strategies={}, rules=None, num_classes=guest.num_classes)
     node.update(strategies=LazyCall("builtins.dict")(), parity_padding=True)
     node.guest.num_classes = node.guest.criterion.num_classes = "${..num_classes}"
     return node
-
-
-def _on_cpu(guest: Mapping[str, Any] | str | os.PathLike) -> DictConfig:
-    """A copy of a config's model that builds without a GPU: only its weights are taken, and moved later."""
-    if isinstance(guest, str | os.PathLike):
-        guest = LazyConfig.load(os.fspath(guest))
-    guest = guest["model"] if "_target_" not in guest and "model" in guest else guest
-    if "_target_" not in guest:
-        raise UserError(f"from_detrex: expected a detrex model or its config, found keys {', '.join(map(str, guest))}")
-    guest = copy.deepcopy(guest) if isinstance(guest, DictConfig) else OmegaConf.create(dict(guest))
-    with open_dict(guest):
-        guest.device = "cpu"
-    return guest
 
 
 def _deformable(model: Any, parity_padding: bool) -> tuple[Parts, tuple[str, ...], bool]:

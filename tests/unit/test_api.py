@@ -251,6 +251,13 @@ def test_predict_takes_a_config_beside_and_foreign_code_if_trusted(run, tmp_path
     assert dispatch(["predict", str(tmp_path / "foreign.pth"), *more]) == 2
     assert "would call 'foreign.Mine'" in capsys.readouterr().err
     assert dispatch(["predict", str(tmp_path / "foreign.pth"), *more, "--trust"]) == 0
+    # of a config file, for training alone
+    own = data["config"] + "\nmine: {f: !!python/name:detrex_ext._cfg_loader.mine.%3Clambda%3E ''}\n"
+    torch.save({**data, "config": own}, tmp_path / "own.pth")
+    assert dispatch(["predict", str(tmp_path / "own.pth"), *more, "--trust"]) == 0
+    torch.save({**data, "config": own.replace("detrex_ext._cfg_loader", "nowhere_at_all")}, tmp_path / "gone.pth")
+    assert dispatch(["predict", str(tmp_path / "gone.pth"), *more, "--trust"]) == 2
+    assert "names 'nowhere_at_all.mine.<lambda>', which cannot be imported" in capsys.readouterr().err
 
 
 def test_predict_command_refuses_what_it_cannot_do(run, tmp_path):

@@ -143,6 +143,16 @@ def theirs():
     return torchvision.models.resnet18(weights=None).state_dict()
 
 
+def test_own_names_that_look_like_those_of_another_project_are_own():
+    names = ["conv1.weight", *(f"layer{i}.0.conv1.weight" for i in range(1, 5))]
+    shapes = {f"backbone.body.{name}": (2, 2) for name in names} | {"neck.conv.weight": (2, 2)}
+    state = {key: torch.rand(value) for key, value in shapes.items()}
+    model = Named(shapes)
+    assert recognize(state).name == "torchvision ResNet"
+    assert load_state(model, state).layout == "detrex_ext"
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
 class TestResNet:
     @staticmethod
     def ours(theirs):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
+import itertools
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+
+from detrex_ext.config import shipped_configs
+from detrex_ext.config.options_keys import KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "detrex_ext"
@@ -25,6 +30,7 @@ def commands(document: Path) -> list[list[str]]:
     lines = [line for block in re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL)
              for line in block.replace("\\\n", " ").splitlines()]  # fmt: skip
     lines += re.findall(r"`((?:python|make|torchrun) [^`]*)`", text)
+    lines += re.findall(r"^ {4}((?:python|torchrun) .*)$", text, re.MULTILINE)
     words = [shlex.split(line, comments=True) for line in lines]
     return [w for w in words if w]
 
@@ -100,10 +106,80 @@ def test_the_glossary_names_classes_where_they_are() -> None:
 
 @pytest.mark.parametrize("document, verb, arguments", CASES)
 def test_flags_exist(document: Path, verb: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    what = arguments[:1] if verb == "analyze" else []
+    what = arguments[:1] if verb == "analyze" or arguments[:1] in (["memory"], ["scaling"]) else []
     known = set(re.findall(r"--[\w-]+", help_of(verb, capsys, *what)))
     used = {word.split("=")[0] for word in arguments if word.startswith("--")}
     assert used <= known, f"{document.name}: {verb} has no {sorted(used - known)}"
+
+
+class Parsed(Exception):
+    """The arguments of a command are understood; nothing of it is run."""
+
+
+@pytest.fixture
+def only_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outermost parser of a command raises ``Parsed`` where it would hand its arguments to the command."""
+    depth = [0]
+
+    def wrapped(original):
+        def parse(*args, **options):
+            depth[0] += 1
+            try:
+                found = original(*args, **options)
+            finally:
+                depth[0] -= 1
+            if depth[0]:
+                return found
+            raise Parsed
+
+        return parse
+
+    for name in ("parse_args", "parse_known_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name, wrapped(getattr(argparse.ArgumentParser, name)))
+
+
+@pytest.mark.parametrize("document, verb, arguments", CASES)
+def test_commands_are_understood(document: Path, verb: str, arguments: list[str], only_parsed: None) -> None:
+    """By the verb's own parser: flags, their values, choices, and how many words it takes."""
+    arguments = ["step" if word == "SUITE" else word for word in arguments if word != "--help"]
+    words = itertools.takewhile(lambda word: not re.fullmatch(r"\|\|?|&&|;|\d?>.*|<.*", word), arguments)
+    with pytest.raises(Parsed):
+        importlib.import_module(f"detrex_ext.cli.{verb}").main([word.rstrip(";") for word in words])
+
+
+@pytest.mark.parametrize("typed, understood", [
+    ("train --config-file small train.max_iter=3", True), ("train --num-gpus many", False),
+    ("predict run a.png --precision bf17", False), ("analyze stages small", True), ("analyze stagse small", False),
+    ("export run --format onxx", False), ("plot", False),
+])  # fmt: skip
+def test_what_no_parser_understands_is_found(typed: str, understood: bool, only_parsed: None, capsys) -> None:
+    verb, *arguments = typed.split()
+    with pytest.raises(Parsed if understood else SystemExit):
+        importlib.import_module(f"detrex_ext.cli.{verb}").main(arguments)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.relative_to(ROOT).as_posix())
+def test_keys_and_overlays_in_the_text_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    if document.name == "CHANGELOG.md":
+        pytest.skip("it tells of former names")
+    # of the tables that tell what others' names are here, what is ours
+    text = re.sub(r"^\| [^|]* \|", "|", text, flags=re.MULTILINE) if document.name == "migration.md" else text
+    named = re.findall(r"`\+*((?:train|dataset)\.[\w.]+)(?:=[^`]*)?`", text)
+    known = {key for name in KEYS for key in (name, *(name[:i] for i, c in enumerate(name) if c == "."))}
+    missing = [key for key in named if key not in known and not re.search(r"\.(py|json|sbatch)$", key)]
+    overlays = [name for words in re.findall(r"--overlay ([\w,]+)(?![\w.,])", text) for name in words.split(",")]
+    shipped = {path.stem for path in (ROOT / "configs" / "overlays").glob("*.py")}
+    missing += [name for name in overlays if name not in shipped and not name.isupper()]
+    assert not missing
+
+
+def test_the_configs_that_detrex_s_are_here_exist() -> None:
+    page = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*) \| (.*) \|$", page.partition("## `train_net")[0], re.MULTILINE)[1:]
+    told = [ours if "`" in ours else theirs for theirs, ours in rows if ours != "not here"]
+    named = [name for cell in told for name in re.findall(r"`(\w+\d+ep\w*)(?:\.py)?`", cell)]
+    assert len(named) >= 16 and set(named) <= set(shipped_configs())
 
 
 OF_CONFIGS = [c for c in CASES if "--config-file" in c.values[2] or c.values[1] == "analyze"]
@@ -120,4 +196,6 @@ def test_config_keys_exist(document: Path, verb: str, arguments: list[str]) -> N
     if config.startswith("output/"):
         pytest.skip("the folder of a training")
     overlays = named["--overlay"].split(",") if "--overlay" in named else []
+    if config.endswith("THEIRS.py") or "my_overlay.py" in overlays:
+        pytest.skip("a file of the reader's own")
     assert load_config(config, overlays, overrides)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from detrex_ext.config import load_config
 from detrex_ext.errors import UserError
 from detrex_ext.integrations import as_guest, from_detrex, guest_parts
 from detrex_ext.modeling.backbones import ResNet
@@ -62,6 +63,27 @@ def test_the_number_of_classes_of_a_guest_has_one_place():
     node.num_classes = 5
     assert node.guest.num_classes == node.guest.criterion.num_classes == 5 and node.guest.device == "cpu"
     assert model.device == "cuda" and model.num_classes == 80
+
+
+FILE_OF_DETREX = """
+from detrex_ext.runtime import LazyCall as L
+model = L("builtins.dict")(num_queries=7, num_classes=80,
+                           criterion=dict(num_classes=80, queries="${..num_queries}"))
+dataloader = dict(train=dict(total_batch_size=6, num_workers=1))
+train = dict(max_iter=9, wandb=dict(enabled=False), model_ema=dict(enabled=False, use_ema_weights_for_eval_only=True))
+optimizer, lr_multiplier = L("builtins.dict")(lr=1e-4, params=dict(f=lambda name: 1)), dict()
+"""
+
+
+def test_a_config_file_of_detrex_under_the_overlay(tmp_path):
+    (tmp_path / "theirs.py").write_text(FILE_OF_DETREX)
+    cfg = load_config(tmp_path / "theirs.py", ["from_detrex"], ["dataset.train_json=a.json", "train.seed=3"])
+    assert cfg.model.guest.criterion.queries == 7
+    assert cfg.model.num_classes is None and cfg.model.guest.criterion.num_classes is None
+    assert cfg.dataloader.train.total_batch_size == 6 and cfg.dataloader.train.dataset.json == "a.json"
+    assert cfg.train.max_iter == 9 and cfg.train.log_period == 20 and cfg.train.model_ema.average is True
+    with pytest.raises(UserError, match="from_detrex is for a config file of detrex; this one needs none"):
+        load_config("small", ["from_detrex"])
 
 
 def test_what_is_no_model_of_detrex():

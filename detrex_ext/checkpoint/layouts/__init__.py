@@ -97,9 +97,15 @@ def recognize(keys: Collection[str]) -> Layout:
     return next(layout for layout in LAYOUTS if layout.recognize(keys))
 
 
-def candidates(keys: Collection[str]) -> list[Layout]:
-    """All tables that know a file with these keys, best first; ours alone where none does."""
-    return [layout for layout in LAYOUTS if layout is not OURS and layout.recognize(keys)] or [OURS]
+def candidates(keys: Collection[str], own: Collection[str] = ()) -> list[Layout]:
+    """All tables that know a file with these keys, best first; ours where none does, and where a model's own are there.
+
+    Args:
+        keys: of the file.
+        own: of the model; some of them may look like those of another project, as of a backbone taken from there.
+    """
+    found = [layout for layout in LAYOUTS if layout is not OURS and layout.recognize(keys)]
+    return [*found, OURS] if not found or (own and set(own) <= set(keys)) else found
 
 
 def to_layout(model_or_state: nn.Module | dict[str, Tensor], name: str) -> State:
