@@ -70,6 +70,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["detrex_ext", "detrex_ext.*"]), *CONFIGS],
     package_dir=CONFIGS,
+    package_data={"detrex_ext": ["zoo.json"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     zip_safe=False,
