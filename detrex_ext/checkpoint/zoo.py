@@ -8,7 +8,6 @@ and then it is read like every other checkpoint.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import urllib.request
 import uuid
@@ -21,6 +20,7 @@ import torch
 from detrex_ext.config.files import near
 from detrex_ext.errors import UserError
 
+from .digests import sha256_of
 from .zoo_entries import Entry, entries
 
 SCHEME, FOLDER = "zoo", "DETREX_EXT_ZOO"
@@ -77,18 +77,9 @@ def file_problem(path: str | os.PathLike, entry: Entry) -> str:
         return "is no file"
     if (size := os.path.getsize(real)) != entry.size:
         return f"has {size:,} bytes, expected {entry.size:,}: it is truncated, or another file"
-    if (digest := digest_of(real)) != entry.sha256:
+    if (digest := sha256_of(real)) != entry.sha256:
         return f"is another file, or damaged: SHA-256 {digest[:16]}..., expected {entry.sha256[:16]}..."
     return ""
-
-
-def digest_of(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):

@@ -92,7 +92,8 @@ def _list() -> int:
 def _check(word: str) -> int:
     """A file, or the file of a model; 1 where it is none of the zoo's."""
     from detrex_ext.checkpoint import read_checkpoint
-    from detrex_ext.checkpoint.zoo import digest_of, find_zoo
+    from detrex_ext.checkpoint.digests import sha256_of
+    from detrex_ext.checkpoint.zoo import find_zoo
     from detrex_ext.checkpoint.zoo_entries import entries
 
     known = entries()
@@ -102,7 +103,7 @@ def _check(word: str) -> int:
     path = path or find_zoo(word.removeprefix("zoo:").removeprefix("//"))
     if not os.path.isfile(path):
         raise UserError(f"zoo check {path}: expected a file")
-    digest = digest_of(path)
+    digest = sha256_of(path)
     entry = next((one for one in known.values() if one.sha256 == digest), None)
     if entry is None:
         alike = next((one for one in known.values() if os.path.basename(path).startswith(f"{one.name}-")), None)

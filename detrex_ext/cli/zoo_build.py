@@ -12,9 +12,9 @@ import torch
 from omegaconf import OmegaConf
 
 from detrex_ext.checkpoint import RunFolder, convert
+from detrex_ext.checkpoint.digests import sha256_of
 from detrex_ext.checkpoint.files import write_json
 from detrex_ext.checkpoint.provenance import checkout
-from detrex_ext.checkpoint.zoo import digest_of
 from detrex_ext.checkpoint.zoo_entries import FILE, entry_problem, file_name
 from detrex_ext.config import LazyConfig, load_config
 from detrex_ext.data import shapes
@@ -80,7 +80,7 @@ def _write(run: Path, folder: Path, name: str, config: str) -> Path:
     """The weights that the training evaluated, under the name that their digest gives."""
     path = folder / f"{name}.pth"
     convert(run, path, extra={"config": config})
-    named = folder / file_name(name, digest_of(path))
+    named = folder / file_name(name, sha256_of(path))
     os.replace(path, named)
     return named
 
@@ -100,7 +100,7 @@ def _entry(name: str, recipe: Recipe, overrides: list[str], run: Path, path: Pat
         "command": f"OMP_NUM_THREADS={threads} python -m detrex_ext zoo build {name} --output dist/zoo",
         "data": DATA,
         "metric": {key: round(results[key], 2) for key in _METRICS if results.get(key) is not None},
-        "sha256": digest_of(path),
+        "sha256": sha256_of(path),
         "size": path.stat().st_size,
         "license": {"data": _LICENSE, "weights": _LICENSE},
         "where": path.name,
