@@ -1,4 +1,4 @@
-# make quickstart | test | lint | bench | gpu-bundle. The first one run creates .venv and installs; later ones start at once.
+# make quickstart | test | lint | bench | gpu-bundle | release. The first one run creates .venv and installs; later ones start at once.
 #   make test VENV=path/to/venv     uses another virtual environment (created when absent)
 #   make quickstart PYTHON=python3.12 SEED=1
 
@@ -13,6 +13,7 @@ RUN := output/quickstart
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.detrex_ext-installed
 LINTER := $(VENV)/.detrex_ext-linter
+PACKER := $(VENV)/.detrex_ext-packer
 
 # This checkout is what runs, also where VENV is shared with another one.
 export PYTHONPATH := $(CURDIR)
@@ -22,7 +23,7 @@ GPU_PYTHON ?= 3.12
 GPU_MACHINE ?= x86_64
 GPU_BUNDLE ?= dist/gpu-bundle
 
-.PHONY: help install quickstart test lint bench gpu-bundle
+.PHONY: help install quickstart test lint bench gpu-bundle release
 .DELETE_ON_ERROR:
 
 help:
@@ -66,3 +67,11 @@ bench: $(INSTALLED)
 # For a machine with a GPU and without a package index: copy the folder, then `sh run.sh` there.
 gpu-bundle: $(INSTALLED)
 	@$(PY) -m detrex_ext.gpu_check.bundle $(GPU_BUNDLE) --python $(GPU_PYTHON) --machine $(GPU_MACHINE) $(ARGS)
+
+$(PACKER): setup.py | $(PY)
+	@$(PY) -m pip install -q --disable-pip-version-check build twine
+	@touch $@
+
+# sdist and wheel in dist/, tried in a fresh environment; SITE=DIR takes the packages of a folder in place of a download
+release: $(PACKER)
+	@.ci/release $(PY) $(SITE)

