@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("what", nargs="?", choices=("list", "check", "build"), default="list", help="default: list")
     add("names", nargs="*", metavar="FILE_OR_NAME", help="check: files or models; build: " + ", ".join(RECIPES))
-    add("--all", action="store_true", help="build all of these")
+    add("--all", action="store_true", default=None, help="build all of these")
     add("--output", metavar="DIR", help="folder that a build writes to")
     add("--steps", type=int, metavar="N", help="build with a training of N steps, to try it")
     return parser
@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: no such model, a file that cannot be read, a training that was refused.
     """
     args = build_parser().parse_args(argv)
-    stray = [flag for flag, given in (("--all", args.all), ("--output", args.output), ("--steps", args.steps)) if given]
+    stray = [name for name in ("all", "output", "steps") if getattr(args, name) is not None]
     if args.what != "build" and stray:
-        raise UserError(f"{stray[0]} goes with build: python -m detrex_ext zoo build NAME --output DIR")
+        raise UserError(f"--{stray[0]} goes with build: python -m detrex_ext zoo build NAME --output DIR")
     if args.what == "build":
         return _build(args)
     if args.what == "check":
@@ -119,7 +119,7 @@ def _check(word: str) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    if bool(args.names) == args.all:
+    if bool(args.names) == bool(args.all):
         raise UserError(f"zoo build: name models, or --all; there are: {', '.join(RECIPES)}")
     for name in args.names:
         if name not in RECIPES:

@@ -398,6 +398,7 @@ def test_check_tells_one_file_from_another(mine, capsys, tmp_path):
         (["check", "nothing"], "unknown"),
         (["list", "mine"], "zoo check mine"),
         (["--all"], "--all goes with build"),
+        (["--steps", "0"], "--steps goes with build"),
     ],
 )
 def test_what_is_typed_wrongly_is_told(mine, capsys, arguments, told):
