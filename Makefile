@@ -72,6 +72,6 @@ $(PACKER): setup.py | $(PY)
 	@$(PY) -m pip install -q --disable-pip-version-check build twine
 	@touch $@
 
-# sdist and wheel in dist/, tried in a fresh environment; SITE=DIR takes the packages of a folder in place of a download
+# sdist and wheel in dist/, tried in a fresh environment; PACKAGES=DIR takes those of a folder in place of a download
 release: $(PACKER)
-	@.ci/release $(PY) $(SITE)
+	@.ci/release $(PY) $(PACKAGES)
