@@ -1,4 +1,5 @@
-# make quickstart | test | lint | bench | docs | gpu-bundle. The first one run creates .venv and installs; later ones start at once.
+# make quickstart | test | lint | bench | docs | gpu-bundle | release. The first one run creates .venv and installs; later ones
+# start at once.
 #   make test VENV=path/to/venv     uses another virtual environment (created when absent)
 #   make quickstart PYTHON=python3.12 SEED=1
 
@@ -14,6 +15,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.detrex_ext-installed
 LINTER := $(VENV)/.detrex_ext-linter
 SITE := $(VENV)/.detrex_ext-docs
+PACKER := $(VENV)/.detrex_ext-packer
 
 # This checkout is what runs, also where VENV is shared with another one.
 export PYTHONPATH := $(CURDIR)
@@ -23,11 +25,11 @@ GPU_PYTHON ?= 3.12
 GPU_MACHINE ?= x86_64
 GPU_BUNDLE ?= dist/gpu-bundle
 
-.PHONY: help install quickstart test lint bench docs gpu-bundle
+.PHONY: help install quickstart test lint bench docs gpu-bundle release
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,3s/^# \{0,1\}//p' Makefile
+	@sed -n '1,4s/^# \{0,1\}//p' Makefile
 
 install: $(INSTALLED)
 
@@ -76,3 +78,11 @@ docs: $(SITE)
 # For a machine with a GPU and without a package index: copy the folder, then `sh run.sh` there.
 gpu-bundle: $(INSTALLED)
 	@$(PY) -m detrex_ext.gpu_check.bundle $(GPU_BUNDLE) --python $(GPU_PYTHON) --machine $(GPU_MACHINE) $(ARGS)
+
+$(PACKER): setup.py | $(PY)
+	@$(PY) -m pip install -q --disable-pip-version-check build twine
+	@touch $@
+
+# sdist and wheel in dist/, tried in a fresh environment; PACKAGES=DIR takes those of a folder in place of a download
+release: $(PACKER)
+	@.ci/release $(PY) $(PACKAGES)

