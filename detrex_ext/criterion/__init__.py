@@ -1,5 +1,6 @@
 """From supervised sets and objects to weighted losses."""
 
+from .atss_rules import AnchorGIoULoss, PairsOfImages, atss_rule
 from .class_terms import class_terms
 from .fcos_losses import CenternessLoss, CentralGIoULoss, ClassDenorm, NumCandidates, SumOfCenterness
 from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SigmoidLoss, SoftmaxLoss
@@ -15,6 +16,7 @@ from .tsp_rules import rpn_rule, tsp_fcos_rule, tsp_fcos_rules, tsp_rcnn_rule, t
 __all__ = [
     "NORMALIZERS",
     "AlignedLoss",
+    "AnchorGIoULoss",
     "CenternessLoss",
     "CentralGIoULoss",
     "ClassBoxGIoULoss",
@@ -31,6 +33,7 @@ __all__ = [
     "NumImages",
     "NumObjects",
     "NumRegions",
+    "PairsOfImages",
     "PositionLoss",
     "ObjectsAndImages",
     "QualityFocalLoss",
@@ -43,6 +46,7 @@ __all__ = [
     "Supervision",
     "Term",
     "VarifocalLoss",
+    "atss_rule",
     "class_terms",
     "detr_rule",
     "detr_rules",

@@ -1,5 +1,6 @@
 """Encoders: features of a neck -> memory."""
 
+from .atss import ATSSHead
 from .deformable import DeformableEncoder
 from .dense import DenseEncoder
 from .flatten import FlattenEncoder
@@ -7,4 +8,4 @@ from .foi import FoIEncoder
 from .roi import RoIEncoder
 from .rpn import RPN
 
-__all__ = ["RPN", "DeformableEncoder", "DenseEncoder", "FlattenEncoder", "FoIEncoder", "RoIEncoder"]
+__all__ = ["RPN", "ATSSHead", "DeformableEncoder", "DenseEncoder", "FlattenEncoder", "FoIEncoder", "RoIEncoder"]
