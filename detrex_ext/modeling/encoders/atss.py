@@ -26,7 +26,7 @@ _NORMAL = 0.01  # deviation of the first weights
 
 
 def norm_groups(dim: int) -> int:
-    """Groups of a norm over C channels: 32, or as many as have two each, for one channel of one cell has no variance."""
+    """Groups of a norm over C channels: 32, or as many as have two each: one channel of one cell has no variance."""
     return math.gcd(32, max(dim // 2, 1))
 
 
