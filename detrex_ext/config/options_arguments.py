@@ -93,7 +93,7 @@ ARGUMENTS: dict[str, Option] = {
     "window": _LAYERS, "start_stage": _LAYERS, "first_stage": Option(least=0, most=200),
     "start": Option(choices=("shared", "init")), "box_source": Option(choices=("main", "own")),
     "first": _PROBABILITY, "last": _PROBABILITY,
-    "heads": Option(choices=("atss",), items=(1, 1)), "head_weight": _WEIGHT,
+    "heads": Option(choices=("atss", "roi"), items=(1, 2)), "head_weight": _WEIGHT,
     # data
     "total_batch_size": _IMAGES, "batch_size": _IMAGES, "num_workers": Option(least=0, most=512, unit="processes"),
     "prefetch_factor": Option(least=1, most=1024, unit="batches"),

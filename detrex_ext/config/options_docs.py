@@ -43,7 +43,7 @@ ROOMS = (
      "FCOSHead RegionHead TokenHead"),
     ("Post-processing", "detrex_ext.modeling.postprocess", "Postprocess"),
     ("Rules of supervision", "detrex_ext.criterion", "Rule Term detr_rule hybrid_rule "
-     "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule rpn_rule atss_rule"),
+     "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule rpn_rule atss_rule region_rule"),
     ("Matchers", "detrex_ext.matching", "HungarianMatcher OneToManyMatcher TopKMatcher RepeatedMatcher GivenMatcher "
      "FCOSMatcher RoIMatcher LateMatcher"),
     ("Costs", "detrex_ext.matching", "FocalClassCost SoftmaxClassCost L1Cost GIoUCost "

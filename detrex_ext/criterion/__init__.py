@@ -1,8 +1,8 @@
 """From supervised sets and objects to weighted losses."""
 
-from .atss_rules import AnchorGIoULoss, PairsOfImages, atss_rule
 from .class_terms import class_terms
 from .fcos_losses import CenternessLoss, CentralGIoULoss, ClassDenorm, NumCandidates, SumOfCenterness
+from .head_rules import AnchorGIoULoss, PairsOfImages, atss_rule, region_rule
 from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SigmoidLoss, SoftmaxLoss
 from .normalizers import NORMALIZERS, Normalizer, NumImages, NumObjects
 from .position_losses import GIoUAwareLoss, PositionLoss
@@ -51,6 +51,7 @@ __all__ = [
     "detr_rule",
     "detr_rules",
     "hybrid_rule",
+    "region_rule",
     "rpn_rule",
     "rules_by_group",
     "tsp_fcos_rule",

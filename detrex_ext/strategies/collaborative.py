@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from detrex_ext.modeling.decoders.set_head import SetHead
-from detrex_ext.modeling.encoders.atss import ATSSHead, norm_groups
+from detrex_ext.modeling.encoders import ATSSHead, RoIHead
+from detrex_ext.modeling.encoders.atss import norm_groups
 from detrex_ext.modeling.queries import PositiveQueries, host_source
 from detrex_ext.modeling.queries.positive import choose, looked_at
 from detrex_ext.structures import Memory, Prior, Queries, Slot, SupervisedSet, Targets, cat
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from detrex_ext.criterion import Rule
     from detrex_ext.modeling.detector import Detector
 
-HEADS = ("atss",)
+HEADS = {"atss": ATSSHead, "roi": RoIHead}
 
 
 class CollaborativeHeads(nn.Module, Strategy):
@@ -36,7 +37,7 @@ class CollaborativeHeads(nn.Module, Strategy):
     alone. Neither enters what other strategies add.
 
     Args:
-        heads: ``atss``: a dense head.
+        heads: ``atss``: a dense head; ``roi``: Faster R-CNN's, whose proposals a GPU waits for. The authors have both.
         give_queries: positives become queries.
         num_queries: of a group at most.
         features: such queries have the maps' features in their content, not their place alone.
@@ -46,7 +47,7 @@ class CollaborativeHeads(nn.Module, Strategy):
 
     def __init__(
         self,
-        heads: Sequence[str] = HEADS,
+        heads: Sequence[str] = ("atss",),
         give_queries: bool = True,
         num_queries: int = 300,
         features: bool = True,
@@ -79,9 +80,9 @@ class CollaborativeHeads(nn.Module, Strategy):
                 f"{type(source).__name__} cannot place a box as a query, as positives are given: use "
                 "give_queries=false, for the heads alone"
             )
-        levels = 1 + getattr(model.neck, "num_levels", model.num_levels)
+        strides = _strides(model)
         self.coarser = nn.Sequential(nn.Conv2d(dim, dim, 3, 2, 1), nn.GroupNorm(norm_groups(dim), dim))
-        self.heads = nn.ModuleDict({name: ATSSHead(model.num_classes, dim, levels) for name in self.names})
+        self.heads = nn.ModuleDict({name: HEADS[name](model.num_classes, dim, strides) for name in self.names})
         given = self.names if self.give_queries else ()
         self.queries = nn.ModuleDict({n: PositiveQueries(dim, source.positioned, self.features) for n in given})
 
@@ -94,11 +95,9 @@ class CollaborativeHeads(nn.Module, Strategy):
         tokens = mem.tokens_BSC.split([h * w for h, w in mem.shapes], 1)
         maps = [x.transpose(1, 2).unflatten(2, size) for x, size in zip(tokens, mem.shapes, strict=True)]
         maps.append(self.coarser(maps[-1]))
-        finest = 1 << (mem.strides[0] - 1).bit_length()  # a map of few cells tells its stride but roughly
-        strides = [finest << level for level in range(len(maps))]
         sets, groups = [], []
         for name, head in self.heads.items():
-            found, features_BSC = head(maps, strides, mem.image_hw_B2, targets, name)
+            found, features_BSC = head(maps, mem.image_hw_B2, targets, name)
             sets += found
             if self.give_queries:
                 most = head.most(max(targets.counts, default=0))
@@ -122,21 +121,36 @@ class CollaborativeHeads(nn.Module, Strategy):
             ref_BQ4 = torch.cat([ref_BQ4[..., :2], torch.zeros_like(ref_BQ4[..., 2:])], -1)
         size = index_BQ.shape[1]
         given = replace(found.given, prior=Prior(boxes_BQ4, candidate_gt_BQ=prior.candidate_gt_BQ), valid_BQ=valid_BQ)
-        seen_Q = valid_BQ.any(0)  # what fills up all images is seen by none
+        seen_Q = valid_BQ.any(0)
+        seen_Q = seen_Q | ~seen_Q.any()  # what fills up all images is seen by none, unless there is nothing else
         masks = {} if looked_at(seen_Q) and bool(seen_Q.all()) else {0: seen_Q.expand(size, size)}
         return Queries(content, ref_BQ4, (Slot(size, name, point=point),), masks, {name: given}, extra)
 
     def rules(self, host_rules: dict[str, Rule]) -> list[Rule]:
         """See :meth:`Strategy.rules`."""
-        from detrex_ext.criterion import NumObjects, atss_rule
+        from detrex_ext.criterion import NumObjects, atss_rule, region_rule, rpn_rule
         from detrex_ext.criterion.normalizers import NumPairs
         from detrex_ext.matching import RoIMatcher
 
         main, pairs, factor = host_rules["main"], NumPairs(), self.head_weight * self.stages
+        of_heads = {
+            "atss": {"head": atss_rule(factor, 2 * factor, factor)},
+            "roi": {"proposals": rpn_rule(256, factor, factor), "head": region_rule(factor, 10 * factor)},
+        }
         by = {name: pairs if isinstance(t.normalizer, NumObjects) else t.normalizer for name, t in main.terms.items()}
         terms = {n: replace(t, weight=t.weight * self.weight, normalizer=by[n]) for n, t in main.terms.items()}
         rules = []
         for name in self.names:
-            rules.append(atss_rule(factor, 2 * factor, factor, when={"group": name, "path": "head"}))
-            rules.append(replace(main, matcher=RoIMatcher("all"), terms=terms, when={"group": name}))
+            rules += [replace(r, when={"group": name, "path": path}) for path, r in of_heads[name].items()]
+            rules.append(replace(main, matcher=RoIMatcher("all"), terms=terms, when={"group": name, "path": "plain"}))
         return rules
+
+
+def _strides(model: Detector) -> list[int]:
+    """Pixels per cell of the memory's levels and of one more."""
+    try:
+        shapes, levels = model.backbone.output_shape(), model.neck.num_levels
+        finest = min(shapes[name].stride for name in model.neck.in_features)
+    except AttributeError as error:
+        raise ValueError(f"collaborative heads need to know strides and levels of the maps: {error}") from None
+    return [finest << level for level in range(levels + 1)]

@@ -1,7 +1,6 @@
 """Ours against the official Co-DETR, part by part and in double: ATSS's head and the queries that its positives become.
 
-See :mod:`.peer_co_detr`. Weights, maps and objects are the same on both sides; theirs draws which anchors fill a group up
-by numbers of its own, so these are compared as a set.
+See :mod:`.peer_co_detr`. Weights, maps and objects are the same; each side draws by itself what fills a group up.
 """
 
 from __future__ import annotations
@@ -53,7 +52,8 @@ class Scene:
             self.labels.append(torch.randint(CLASSES, (n,)))
         self.metas = [{"img_shape": (h, w, 3), "pad_shape": (h, w, 3), "batch_input_shape": PADDED} for h, w in SIZES]
         self.hw = torch.tensor(SIZES, dtype=torch.float64)
-        normalized = [box_xyxy_to_cxcywh(b / torch.tensor([w, h, w, h])) for b, (h, w) in zip(self.boxes, SIZES)]
+        sides = [torch.tensor([w, h, w, h]) for h, w in SIZES]
+        normalized = [box_xyxy_to_cxcywh(b / side) for b, side in zip(self.boxes, sides, strict=True)]
         self.targets = Targets(tuple(self.labels), tuple(normalized), self.hw)
 
 
@@ -75,7 +75,7 @@ def their_head(load):
 
 def as_theirs(head):
     """Our head with the weights of theirs, and pairs of parameters."""
-    ours = ATSSHead(CLASSES, DIM, len(STRIDES))
+    ours = ATSSHead(CLASSES, DIM, STRIDES)
     pairs = [(ours.scales, [s.scale for s in head.scales])]
     for mine, theirs in ((ours.class_tower, head.cls_convs[0]), (ours.box_tower, head.reg_convs[0])):
         pairs += [(mine[0].weight, [theirs.conv.weight]), (mine[1].weight, [theirs.gn.weight])]
@@ -110,7 +110,7 @@ def test_the_head_and_its_losses(counts):
         *_, labels, boxes, _ = theirs.pop("pos_coords")
         sum(sum(x) for x in theirs.values()).backward()
     own_maps = [m.clone().requires_grad_() for m in scene.maps]
-    (found,), features = ours(own_maps, STRIDES, scene.hw, scene.targets, "atss")
+    (found,), features = ours(own_maps, scene.hw, scene.targets, "atss")
     losses = SetCriterion([atss_rule(12.0, 24.0, 12.0)])([found], scene.targets)
     sum(losses.values()).backward()
 
@@ -175,7 +175,7 @@ def test_positives_become_queries(counts, dino):
         query_head.num_classes, query_head.max_pos_coords, query_head.use_zero_padding = CLASSES, 300, False
         boxes, labels, *_, features, _ = query_head.get_aux_targets(coords, scene.metas, scene.maps, 1)
         content, position, ref, peer = their_queries(load, dino, scene, boxes, features)
-    (found,), features_BSC = ours(scene.maps, STRIDES, scene.hw, scene.targets, "atss")
+    (found,), features_BSC = ours(scene.maps, scene.hw, scene.targets, "atss")
     queries = PositiveQueries(DIM, not dino, not dino)
     state = {f"code.{i}.{k}": v for i, part in enumerate((peer.aux_pos_trans[1], peer.aux_pos_trans_norm[1]))
              for k, v in part.state_dict().items()}  # fmt: skip
@@ -186,7 +186,8 @@ def test_positives_become_queries(counts, dino):
     queries.load_state_dict(state)
 
     index_BQ, valid_BQ = choose(found.given, 300, 10**6)
-    assert index_BQ.shape[1] == boxes.shape[1] == max(9, min(300, int((found.given.prior.candidate_gt_BQ >= 0).sum(1).max())))
+    count = int((found.given.prior.candidate_gt_BQ >= 0).sum(1).max())
+    assert index_BQ.shape[1] == boxes.shape[1] == max(9, min(300, count))
     own_boxes = tokens_at(found.given.prior.boxes_BQ4, index_BQ)
     own_content, own_position = queries(own_boxes, tokens_at(features_BSC, index_BQ))
     gt_BQ = found.given.prior.candidate_gt_BQ.gather(1, index_BQ)
@@ -213,7 +214,8 @@ def test_losses_of_given_queries(positives, dino):
     torch.manual_seed(positives)
     scene, Q = Scene((7, 4)), 40
     gt_BQ = torch.full((2, Q), -1)
-    gt_BQ[0, :positives], gt_BQ[1, : positives // 2] = torch.randint(7, (positives,)), 7 + torch.randint(4, (positives // 2,))
+    gt_BQ[0, :positives] = torch.randint(7, (positives,))
+    gt_BQ[1, : positives // 2] = 7 + torch.randint(4, (positives // 2,))
     logits, boxes = torch.randn(2, Q, CLASSES), torch.rand(2, Q, 4) * 0.5 + 0.2
     labels = scene.targets.labels_G[gt_BQ.clamp(min=0)].where(gt_BQ >= 0, CLASSES)
     wanted = scene.targets.boxes_G4[gt_BQ.clamp(min=0)]

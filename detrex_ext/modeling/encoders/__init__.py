@@ -6,6 +6,16 @@ from .dense import DenseEncoder
 from .flatten import FlattenEncoder
 from .foi import FoIEncoder
 from .roi import RoIEncoder
+from .roi_head import RoIHead
 from .rpn import RPN
 
-__all__ = ["RPN", "ATSSHead", "DeformableEncoder", "DenseEncoder", "FlattenEncoder", "FoIEncoder", "RoIEncoder"]
+__all__ = [
+    "RPN",
+    "ATSSHead",
+    "DeformableEncoder",
+    "DenseEncoder",
+    "FlattenEncoder",
+    "FoIEncoder",
+    "RoIEncoder",
+    "RoIHead",
+]

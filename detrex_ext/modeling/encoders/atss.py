@@ -38,21 +38,27 @@ class ATSSHead(nn.Module):
     Args:
         num_classes: K.
         dim: C.
-        num_levels: L.
+        strides: pixels per cell of each level.
         num_convs: of each tower.
         k: candidates of an object on each level.
         anchor_size: sides of an anchor in strides.
     """
 
     def __init__(
-        self, num_classes: int, dim: int, num_levels: int, num_convs: int = 1, k: int = 9, anchor_size: float = 8.0
+        self,
+        num_classes: int,
+        dim: int,
+        strides: Sequence[int],
+        num_convs: int = 1,
+        k: int = 9,
+        anchor_size: float = 8.0,
     ) -> None:
         super().__init__()
-        self.k, self.anchor_size = k, anchor_size
+        self.strides, self.k, self.anchor_size = tuple(strides), k, anchor_size
         self.class_tower, self.box_tower = (tower(dim, num_convs, groups=norm_groups(dim)) for _ in range(2))
         self.class_embed = nn.Conv2d(dim, num_classes, 3, 1, 1)
         self.deltas, self.centerness = (nn.Conv2d(dim, out, 3, 1, 1) for out in (4, 1))
-        self.scales = nn.Parameter(torch.ones(num_levels))
+        self.scales = nn.Parameter(torch.ones(len(self.strides)))
         for head in (self.class_embed, self.deltas, self.centerness):
             nn.init.normal_(head.weight, std=_NORMAL)
             nn.init.zeros_(head.bias)
@@ -60,10 +66,10 @@ class ATSSHead(nn.Module):
 
     def most(self, objects: int) -> int:
         """How many anchors may answer for so many objects."""
-        return self.k * len(self.scales) * objects
+        return self.k * len(self.strides) * objects
 
     def forward(
-        self, maps: Sequence[Tensor], strides: Sequence[int], image_hw_B2: Tensor, targets: Targets, group: str
+        self, maps: Sequence[Tensor], image_hw_B2: Tensor, targets: Targets, group: str
     ) -> tuple[list[SupervisedSet], Tensor]:
         """What is supervised, (B, S), and the features (B, S, C) of each anchor's cell.
 
@@ -72,13 +78,12 @@ class ATSSHead(nn.Module):
 
         Args:
             maps: per level (B, C, H, W).
-            strides: pixels per cell of each level.
             image_hw_B2: valid size of each image.
             targets: objects.
             group: of the set.
         """
         dtype = torch.promote_types(maps[0].dtype, torch.float32)
-        given, anchors_BS4 = self._places(maps, strides, image_hw_B2.to(dtype), targets)
+        given, anchors_BS4 = self._places(maps, image_hw_B2.to(dtype), targets)
         logits, deltas, centerness = [], [], []
         for m, scale in zip(maps, self.scales, strict=True):
             of_box = self.box_tower(m)
@@ -93,10 +98,10 @@ class ATSSHead(nn.Module):
         return [found], flat[3]
 
     def _places(
-        self, maps: Sequence[Tensor], strides: Sequence[int], image_hw_B2: Tensor, targets: Targets
+        self, maps: Sequence[Tensor], image_hw_B2: Tensor, targets: Targets
     ) -> tuple[Given, Tensor]:
         """What is known of the anchors before anything is predicted, and the anchors (B, S, 4), normalized xyxy."""
-        points = Points.of(Features(list(maps), [], tuple(strides), image_hw_B2), strides)
+        points = Points.of(Features(list(maps), [], self.strides, image_hw_B2), self.strides)
         size_B12, valid_BS = image_hw_B2.flip(1)[:, None], ~points.pad_BP
         # anchors lie around the upper left corners of cells, as those of mmdetection
         center_S2 = (points.cells_P2 * points.strides_P[:, None]).to(image_hw_B2.dtype)

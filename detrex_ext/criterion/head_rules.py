@@ -1,4 +1,4 @@
-"""The rule of ATSS's head (arXiv 1912.02424), and what it has beside the losses of others.
+"""Rules of heads beside a decoder: ATSS (arXiv 1912.02424), and Faster R-CNN's second stage (arXiv 1506.01497).
 
 Shape legend: N sets, B images, P pairs.
 """
@@ -17,6 +17,7 @@ from detrex_ext.matching import RoIMatcher
 from .fcos_losses import CenternessLoss, SumOfCenterness, true_ltrb
 from .losses import FocalLoss, Loss
 from .normalizers import Normalizer
+from .roi_losses import ClassBoxGIoULoss, NumRegions, RegionSoftmaxLoss
 from .rules import Rule, Term
 from .supervision import Supervision
 
@@ -65,5 +66,20 @@ def atss_rule(
         "class": Term(FocalLoss(alpha, gamma), class_weight, by_image),
         "giou": Term(AnchorGIoULoss(), giou_weight, SumOfCenterness(1.0)),
         "centerness": Term(CenternessLoss(), centerness_weight, by_image),
+    }
+    return Rule(RoIMatcher("all"), terms, when)
+
+
+def region_rule(class_weight: float = 1.0, giou_weight: float = 10.0, when: Mapping[str, Any] | None = None) -> Rule:
+    """The rule of regions whose source names their objects: terms ``class`` (cross-entropy) and ``giou``.
+
+    Args:
+        class_weight: weight of the term ``class``.
+        giou_weight: weight of the term ``giou``, of the box of the object's class, divided by all regions.
+        when: as in :class:`Rule`.
+    """
+    terms = {
+        "class": Term(RegionSoftmaxLoss(eos=1.0, gamma=0.0), class_weight, "mean"),
+        "giou": Term(ClassBoxGIoULoss(), giou_weight, NumRegions()),
     }
     return Rule(RoIMatcher("all"), terms, when)
