@@ -93,7 +93,7 @@ class _RoIAlign(RoIAlign):
     """mmcv 1.5, whose regions begin half a pixel earlier."""
 
     def __init__(self, output_size: int, sampling_ratio: int, spatial_scale: float) -> None:
-        super().__init__(output_size, spatial_scale, sampling_ratio, aligned=True)
+        super().__init__((output_size, output_size), spatial_scale, sampling_ratio, aligned=True)
 
 
 def _nms(boxes: Tensor, scores: Tensor, levels: Tensor, cfg: dict[str, Any]) -> tuple[Tensor, Tensor]:

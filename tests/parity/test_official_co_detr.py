@@ -1,4 +1,4 @@
-"""Ours against the official Co-DETR, part by part and in double: ATSS's head and the queries that its positives become.
+"""Ours against the official Co-DETR, part by part and in double: ATSS's head, regions, and the given queries.
 
 See :mod:`.peer_co_detr`. Weights, maps and objects are the same; each side draws by itself what fills a group up.
 """
@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from detrex_ext.criterion import QualityFocalLoss, SetCriterion, atss_rule, detr_rules
-from detrex_ext.layers.box_ops import box_xyxy_to_cxcywh
-from detrex_ext.modeling.encoders import ATSSHead
+from detrex_ext.criterion import QualityFocalLoss, SetCriterion, atss_rule, detr_rules, region_rule
+from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
+from detrex_ext.modeling.encoders import ATSSHead, RoIHead
 from detrex_ext.modeling.queries import PositiveQueries
 from detrex_ext.modeling.queries.positive import choose
 from detrex_ext.strategies import CollaborativeHeads
@@ -131,6 +131,51 @@ def test_the_head_and_its_losses(counts):
         wanted = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in of_theirs]).view_as(mine)
         within("Co-DETR: gradients of ATSS's head", far(mine.grad, wanted) / max(float(wanted.abs().max()), 1e-9), 1e-9)
     assert torch.equal(features[0, : scene.maps[0][0, 0].numel()], own_maps[0][0].flatten(1).T)
+
+
+@pytest.mark.parametrize("counts", [(3, 0), (1, 1), (0, 0), (14, 6)], ids=str)
+def test_regions_and_their_losses(counts):
+    """The same sampled regions: what the maps show of them, classes, boxes, losses and gradients."""
+    scene = Scene(counts, seed=40 + sum(counts))
+    ours = RoIHead(CLASSES, DIM, STRIDES, fc_dim=48, num_proposals=80, num_samples=60)
+    torch.nn.init.normal_(ours.bbox_embed.weight, std=0.05)
+    own_maps = [m.clone().requires_grad_() for m in scene.maps]
+    (_, found), features = ours(own_maps, scene.hw, scene.targets, "roi")
+    losses = SetCriterion([region_rule(12.0, 120.0)])([found], scene.targets)
+    sum(losses.values()).backward()
+    valid_BN, gt_BN = found.given.valid_BQ, found.given.prior.candidate_gt_BQ
+    corners = box_cxcywh_to_xyxy(found.given.prior.boxes_BQ4) * scene.hw.flip(1).repeat(1, 2)[:, None]
+    rois = torch.cat([valid_BN.nonzero()[:, :1] * 1.0, corners[valid_BN]], 1)
+    labels, wanted = per_image(found.given, scene.targets)
+    wanted = box_cxcywh_to_xyxy(wanted) * scene.hw.flip(1).repeat(1, 2)[:, None]
+    with in_double(), modules_of_checkout() as load:
+        bbox_heads = load("mmdet.models.roi_heads.bbox_heads.convfc_bbox_head")
+        extractor = load("mmdet.models.roi_heads.roi_extractors.single_level_roi_extractor").SingleRoIExtractor(
+            config(type="RoIAlign", output_size=7, sampling_ratio=0), DIM, list(STRIDES[:-1]), finest_scale=112
+        )
+        head = bbox_heads.Shared2FCBBoxHead(
+            in_channels=DIM, fc_out_channels=48, roi_feat_size=7, num_classes=CLASSES, reg_class_agnostic=False,
+            bbox_coder=config(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2]),
+            reg_decoded_bbox=True, loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=12.0),
+            loss_bbox=dict(type="GIoULoss", loss_weight=120.0),
+        )  # fmt: skip
+        parts = (ours.fcs[0], head.shared_fcs[0]), (ours.fcs[2], head.shared_fcs[1]), (ours.class_embed, head.fc_cls)
+        for mine, theirs in (*parts, (ours.bbox_embed, head.fc_reg)):
+            theirs.load_state_dict(mine.state_dict())
+        maps = [m.clone().requires_grad_() for m in scene.maps]
+        shown = extractor(maps[:-1], rois)
+        scores, deltas = head(shown)
+        chosen = gt_BN[valid_BN] >= 0
+        weights = torch.ones(len(rois)), chosen[:, None].expand(-1, 4) * 1.0
+        theirs = head.loss(scores, deltas, rois, labels[valid_BN], weights[0], wanted[valid_BN], weights[1])
+        (theirs["loss_cls"] + theirs["loss_bbox"]).backward()
+    within("Co-DETR: what is shown of regions", far(features[valid_BN], shown.mean((2, 3))), 1e-12)
+    within("Co-DETR: classes of regions", far(found.logits_BQK[valid_BN], scores), 1e-12)
+    for term, key in (("class", "cls"), ("giou", "bbox")):
+        within("Co-DETR: losses of regions", relative(losses[f"loss_{term}_roi_head"], theirs[f"loss_{key}"]), 1e-6)
+    for a, b in zip(own_maps[:-1], maps[:-1], strict=True):
+        wanted = torch.zeros_like(a) if b.grad is None else b.grad
+        within("Co-DETR: gradients of regions", far(a.grad, wanted) / max(float(wanted.abs().max()), 1e-9), 1e-6)
 
 
 class _Recorder(torch.nn.Module):
