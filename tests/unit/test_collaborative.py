@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from contract.hosts import CLASSES, HOSTS
 
+from detrex_ext.config import load_config
 from detrex_ext.criterion import SetCriterion, atss_rule, detr_rules, region_rule
 from detrex_ext.modeling.encoders import ATSSHead, RoIHead
 from detrex_ext.modeling.queries import positive
 from detrex_ext.modeling.queries.positive import LEAST, choose
-from detrex_ext.strategies import CollaborativeHeads
+from detrex_ext.runtime import instantiate
+from detrex_ext.strategies import CollaborativeHeads, collaborative
 from detrex_ext.structures import Given, Prior, SupervisedSet, Targets
 from detrex_ext.testing import example_batch
 from detrex_ext.testing.passes import entering
@@ -135,7 +136,7 @@ def test_a_step_is_the_same_where_no_value_may_be_looked_at(heads, monkeypatch):
     """Queries that fill up are seen by none and are not supervised."""
     found = []
     for looking in (True, False):
-        for module in (positive, __import__("detrex_ext.strategies.collaborative", fromlist=["x"])):
+        for module in (positive, collaborative):
             monkeypatch.setattr(module, "looked_at", lambda x, looking=looking: looking)
         model = dino(heads=heads).double()
         torch.manual_seed(0)
@@ -215,6 +216,25 @@ def test_a_dense_head_reads_what_lies_in_the_image_alone():
     torch.testing.assert_close(found.given.prior.boxes_BQ4[0, 9], torch.tensor([8 / 64, 8 / 64, 0.5, 0.5]))
 
 
+@pytest.mark.parametrize("name, class_loss, class_weight, features", [
+    ("co_deformable_r50_12ep", "FocalLoss", 2.0, True), ("co_dino_r50_12ep", "QualityFocalLoss", 1.0, False),
+])  # fmt: skip
+def test_the_recipes_are_the_published_ones(name, class_loss, class_weight, features):
+    cfg = load_config(name)
+    strategy, host = instantiate(cfg.model.strategies.co), instantiate(cfg.model.rules)
+    strategy.check(6)
+    rules = {(r.when["group"][0], r.when["path"][0]): r for r in strategy.rules(host)}
+    for rule in (host["main"], host["enc"], *(rules[head, "plain"] for head in ("roi", "atss"))):
+        assert type(rule.terms["class"].loss).__name__ == class_loss
+        assert [t.weight for t in rule.terms.values()] == [class_weight, 5.0, 2.0]
+        assert rule.terms["giou"].loss.eps == 0.0
+    assert [c.eps for c in host["main"].matcher.costs if hasattr(c, "eps")] == [1e-12, 0.0]
+    assert [t.weight for t in rules["atss", "head"].terms.values()] == [12.0, 24.0, 12.0]
+    assert (strategy.num_queries, strategy.features, strategy.weight) == (300, features, 1.0)
+    assert cfg.optimizer.lr == 2e-4 and cfg.train.max_iter == 90000 and cfg.train.clip_grad.params.max_norm == 0.1
+    assert cfg.model.backbone.freeze_at == 2 and not cfg.dataloader.train.dataset.filter_empty
+
+
 @pytest.mark.parametrize("options, message", [
     ({"heads": ()}, "heads must be some of atss, roi, each once"), ({"heads": ("atss", "atss")}, "each once"),
     ({"heads": ("mask",)}, "heads must be some of"), ({"num_queries": 0}, "num_queries must be at least 1, got 0"),
@@ -236,4 +256,4 @@ def test_hosts_without_maps_or_places_are_refused_with_the_reason():
     model.use({"co": CollaborativeHeads(give_queries=False)})
     sets = model.train().forward_sets(example_batch(CLASSES, (2, 0)))
     assert {(s.group, s.path) for s in sets} == {("atss", "head"), ("main", "plain")}
-    assert replace(sets[0]).stage == -1
+    assert sets[0].stage == -1
