@@ -2,7 +2,7 @@
 
 from detrex_ext.matching import OneToManyMatcher
 from detrex_ext.runtime import LazyCall as L
-from detrex_ext.strategies import DivideAndConquer, MixedSupervision, MultiRoute
+from detrex_ext.strategies import CollaborativeHeads, DivideAndConquer, MixedSupervision, MultiRoute
 
 dac = L(DivideAndConquer)(
     matcher=L(OneToManyMatcher)(
@@ -25,3 +25,6 @@ mr = L(MultiRoute)(
     matcher=L(OneToManyMatcher)(cap=225, **_many), num_tokens=10, denoising=True, weight=1.0, norm_factor=1.0
 )
 ms = L(MixedSupervision)(matcher=L(OneToManyMatcher)(cap=0.25, **_many), own_ffn=True, class_weight=None, weight=1.0)
+co = L(CollaborativeHeads)(
+    heads=["atss"], give_queries=True, num_queries=300, features=True, weight=1.0, head_weight=2.0
+)

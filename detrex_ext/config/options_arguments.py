@@ -87,12 +87,13 @@ ARGUMENTS: dict[str, Option] = {
     "box_loss_on": Option(choices=("candidates", "matched")), "w_giou": _WEIGHT, "centerness_weight": _WEIGHT,
     "class_denorm": Option(choices=("all", "set", "mixed", "mixed_2x")),
     "kind": Option(choices=("all", "set", "mixed", "mixed_2x")), "empty": Option(choices=("background", "nothing")),
-    "radius": Option(above=0, most=10**6, unit="strides"),
+    "radius": Option(above=0, most=10**6, unit="strides"), "minimum": Option(above=0, most=10**6),
     "norm_factor": Option(above=0, most=1000), "normalizer": Option(choices=("num_objects", "mean")),
     # strategies
     "window": _LAYERS, "start_stage": _LAYERS, "first_stage": Option(least=0, most=200),
     "start": Option(choices=("shared", "init")), "box_source": Option(choices=("main", "own")),
     "first": _PROBABILITY, "last": _PROBABILITY,
+    "heads": Option(choices=("atss", "roi"), items=(1, 2)), "head_weight": _WEIGHT,
     # data
     "total_batch_size": _IMAGES, "batch_size": _IMAGES, "num_workers": Option(least=0, most=512, unit="processes"),
     "prefetch_factor": Option(least=1, most=1024, unit="batches"),

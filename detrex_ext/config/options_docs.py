@@ -43,18 +43,18 @@ ROOMS = (
      "FCOSHead RegionHead TokenHead"),
     ("Post-processing", "detrex_ext.modeling.postprocess", "Postprocess"),
     ("Rules of supervision", "detrex_ext.criterion", "Rule Term detr_rule hybrid_rule "
-     "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule rpn_rule"),
+     "tsp_fcos_rule tsp_token_rule tsp_rcnn_rule rpn_rule atss_rule region_rule"),
     ("Matchers", "detrex_ext.matching", "HungarianMatcher OneToManyMatcher TopKMatcher RepeatedMatcher GivenMatcher "
      "FCOSMatcher RoIMatcher LateMatcher"),
     ("Costs", "detrex_ext.matching", "FocalClassCost SoftmaxClassCost L1Cost GIoUCost "
      "PositionClassCost HighOrderCost"),
     ("Losses", "detrex_ext.criterion", "FocalLoss SoftmaxLoss L1Loss GIoULoss AlignedLoss VarifocalLoss "
      "QualityFocalLoss MatchabilityLoss PositionLoss GIoUAwareLoss CentralGIoULoss CenternessLoss RegionSoftmaxLoss "
-     "DeltaLoss ClassBoxGIoULoss"),
+     "DeltaLoss ClassBoxGIoULoss AnchorGIoULoss"),
     ("What losses are divided by", "detrex_ext.criterion", "NumObjects NumCandidates SumOfCenterness ClassDenorm "
-     "NumRegions NumImages"),
+     "NumRegions NumImages PairsOfImages"),
     ("Strategies", "detrex_ext.strategies", "QueryRecollection DivideAndConquer StochasticDepth "
-     "MultiRoute MixedSupervision"),
+     "MultiRoute MixedSupervision CollaborativeHeads"),
 )  # fmt: skip
 
 _HEAD = """\

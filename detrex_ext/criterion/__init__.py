@@ -2,6 +2,7 @@
 
 from .class_terms import class_terms
 from .fcos_losses import CenternessLoss, CentralGIoULoss, ClassDenorm, NumCandidates, SumOfCenterness
+from .head_rules import AnchorGIoULoss, PairsOfImages, atss_rule, region_rule
 from .losses import FocalLoss, GIoULoss, L1Loss, Loss, SigmoidLoss, SoftmaxLoss
 from .normalizers import NORMALIZERS, Normalizer, NumImages, NumObjects
 from .position_losses import GIoUAwareLoss, PositionLoss
@@ -15,6 +16,7 @@ from .tsp_rules import rpn_rule, tsp_fcos_rule, tsp_fcos_rules, tsp_rcnn_rule, t
 __all__ = [
     "NORMALIZERS",
     "AlignedLoss",
+    "AnchorGIoULoss",
     "CenternessLoss",
     "CentralGIoULoss",
     "ClassBoxGIoULoss",
@@ -31,6 +33,7 @@ __all__ = [
     "NumImages",
     "NumObjects",
     "NumRegions",
+    "PairsOfImages",
     "PositionLoss",
     "ObjectsAndImages",
     "QualityFocalLoss",
@@ -43,10 +46,12 @@ __all__ = [
     "Supervision",
     "Term",
     "VarifocalLoss",
+    "atss_rule",
     "class_terms",
     "detr_rule",
     "detr_rules",
     "hybrid_rule",
+    "region_rule",
     "rpn_rule",
     "rules_by_group",
     "tsp_fcos_rule",

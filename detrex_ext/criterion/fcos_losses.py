@@ -27,7 +27,7 @@ def _candidates(s: Supervision) -> Tensor:
     return gt_BQ
 
 
-def _true_ltrb(s: Supervision) -> Tensor:
+def true_ltrb(s: Supervision) -> Tensor:
     """(P, 4) distances of each box pair's point to its object, in strides; ones at places that are no pairs."""
     pairs = s.assignment.box
     points_BQ2, strides_BQ = points_of(s.stack, s.targets)
@@ -42,7 +42,7 @@ class CentralGIoULoss(Loss):
     def __call__(self, s: Supervision) -> Tensor:
         """See :meth:`Loss.__call__`."""
         pred_P4 = s.stack.output("ltrb").reshape(-1, 4).index_select(0, s.box_rows_P)
-        true_P4 = _true_ltrb(s)
+        true_P4 = true_ltrb(s)
         return s.per_set(centerness(true_P4) * (1 - ltrb_giou(pred_P4, true_P4)), s.assignment.box)
 
 
@@ -66,13 +66,18 @@ class NumCandidates(Normalizer):
 
 
 class SumOfCenterness(Normalizer):
-    """Centerness of all box pairs."""
+    """Centerness of all box pairs.
 
-    minimum = 1e-6
+    Args:
+        minimum: of the mean over ranks.
+    """
+
+    def __init__(self, minimum: float = 1e-6) -> None:
+        self.minimum = minimum
 
     def count(self, s: Supervision) -> Tensor:
         """See :meth:`Normalizer.count`."""
-        return s.per_set(centerness(_true_ltrb(s)), s.assignment.box)
+        return s.per_set(centerness(true_ltrb(s)), s.assignment.box)
 
 
 class ClassDenorm(Normalizer):

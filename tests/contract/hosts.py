@@ -60,7 +60,14 @@ from detrex_ext.modeling.queries import (
     TwoStageQueries,
     WholeImageQueries,
 )
-from detrex_ext.strategies import DivideAndConquer, MixedSupervision, MultiRoute, QueryRecollection, Strategy
+from detrex_ext.strategies import (
+    CollaborativeHeads,
+    DivideAndConquer,
+    MixedSupervision,
+    MultiRoute,
+    QueryRecollection,
+    Strategy,
+)
 from detrex_ext.structures import Queries, SupervisedSet
 
 CLASSES, QUERIES, LAYERS = 4, 6, 4
@@ -370,14 +377,21 @@ STRATEGIES: dict[str, Callable[[str], Strategy]] = {
         QueryRecollection(lift_points=True), MultiRoute(), DivideAndConquer(), MixedSupervision()
     ),
     "group + mr + ms": lambda host: Both(MultiRoute(), MixedSupervision()),
+    "co": lambda host: CollaborativeHeads(),
+    "co, few": lambda host: CollaborativeHeads(num_queries=9),
+    "co, both": lambda host: CollaborativeHeads(heads=("atss", "roi")),
+    "co, one set at a time": lambda host: CollaborativeHeads(),
+    "hybrid + sqr + mr + dac + ms + co": lambda host: Both(
+        QueryRecollection(lift_points=True), MultiRoute(), DivideAndConquer(), MixedSupervision(), CollaborativeHeads()
+    ),
 }
 
 SOURCES: dict[str, Callable[[Detector], Detector]] = {"hybrid": hybrid, "group": group}
 LOSSES: dict[str, Callable[[Detector], Detector]] = {"mal": mal, "stable": stable, "high_order": high_order}
 SOFTMAX = ("detr",)  # no class loss of a sigmoid
-CHUNKS = {"sqr, one set at a time": 1, "mr, one set at a time": 1}
+CHUNKS = {"sqr, one set at a time": 1, "mr, one set at a time": 1, "co, one set at a time": 1}
 # strategies with parameters, and hosts of each kind on which the quick suite runs them
-TRAINED, QUICK_TRAINED = ("mr", "ms"), ("dino", "detr", "dab, dn", "adamixer")
+TRAINED, QUICK_TRAINED = ("mr", "ms", "co"), ("dino", "detr", "dab, dn", "adamixer")
 
 
 def host_for(host: str, strategy: str) -> Detector:

@@ -99,6 +99,7 @@ def cells():
     found = [(host, "sqr + dac") for host in HOSTS]
     found += [*(("dino", name) for name in ("hybrid", "group", *CHUNKS)), ("dab", "hybrid"), ("dab", "group")]
     found += [(host, "mr + ms") for host in ("deformable++", "dino", "detr", "dab", "adamixer")]
+    found += [(host, "co") for host in ("deformable", "dino", "detr", "dab, dn", "adamixer")]
     for host, strategy in found:
         quick = host in QUICK and strategy in ("sqr + dac", "hybrid")
         yield pytest.param(host, strategy, id=f"{host}-{strategy}", marks=[] if quick else [pytest.mark.slow])

@@ -23,6 +23,7 @@ def cells():
     found = [(host, "none") for host in ALL_HOSTS]
     found += [(host, "sqr + dac") for host in HOSTS]
     found += [("dino", name) for name in ("hybrid", "group", "sqr, one set at a time", "mr", "ms", "mr + ms")]
+    found += [("dino", "co, few")]
     for cell in found:
         yield pytest.param(*cell, id="-".join(cell), marks=[] if cell in QUICK else [pytest.mark.slow])
 

@@ -9,6 +9,7 @@ from detrex_ext.errors import UserError
 from detrex_ext.modeling.queries import DenoisingQueries, GroupQueries, HybridQueries
 from detrex_ext.runtime import instantiate
 from detrex_ext.strategies import (
+    CollaborativeHeads,
     DivideAndConquer,
     MixedSupervision,
     MultiRoute,
@@ -28,6 +29,7 @@ REFUSED = {
     "stochastic depth": (StochasticDepth, "stochastic depth needs a decoder of several stages"),
     "mr": (MultiRoute, "multi-route training takes a decoder's layers of self-attention"),
     "ms": (MixedSupervision, "mixed supervision takes a decoder's layers of self-attention"),
+    "co": (CollaborativeHeads, "collaborative heads read the maps of an encoder"),
 }
 SOURCES_REFUSED = {
     "hybrid": (lambda source: HybridQueries(source, 8), "TokenQueries makes no extra queries"),
@@ -69,6 +71,7 @@ OVERLAYS = {
     "stochastic_depth": "stochastic depth needs a decoder of several stages",
     "mr": "multi-route training takes a decoder's layers of self-attention",
     "ms": "mixed supervision takes a decoder's layers of self-attention",
+    "co": "collaborative heads read the maps of an encoder",
     "hybrid": "TokenQueries makes no extra queries",
     "group": "TokenQueries learns nothing",
     "deta": "the overlay deta needs a two-stage host",

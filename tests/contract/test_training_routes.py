@@ -147,7 +147,7 @@ def test_anchors_that_proposals_are_matched_by():
     assert all(s.match_boxes_BQ4 is None for s in usual)
 
 
-OVERLAYS = ("mr", "ms")
+OVERLAYS = ("mr", "ms", "co")
 
 
 def config(*overlays, over=("model.num_classes=4", "model.decoder.num_layers=2")):

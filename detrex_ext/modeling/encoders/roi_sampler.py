@@ -26,6 +26,7 @@ class RoISampler:
 
     Args:
         num_samples, positive_share, token_keep, iou, add_objects: see :class:`RoIEncoder`.
+        exact: objects are added to every image, and not moved (Faster R-CNN).
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class RoISampler:
         token_keep: float | Sequence[float] = (0.7, 1.0),
         iou: float = 0.5,
         add_objects: bool = True,
+        exact: bool = False,
     ) -> None:
         self.num_samples, self.positive_share, self.token_keep = num_samples, positive_share, kept_shares(token_keep)
-        self.iou, self.add_objects = iou, add_objects
+        self.iou, self.add_objects, self.exact = iou, add_objects, exact
 
     @torch.no_grad()
     def __call__(
@@ -58,7 +60,7 @@ class RoISampler:
         objects_G4 = box_cxcywh_to_xyxy(targets.boxes_G4.to(boxes.dtype)) * size_B4[targets.image_G]
         gt_BR = roi_targets(boxes, objects_G4, targets.image_G, self.iou, valid_BR)
         if self.add_objects and targets.num:
-            more, valid_BM = self._objects(objects_G4, targets, (gt_BR < 0).all(1))
+            more, valid_BM = self._objects(objects_G4, targets, (gt_BR < 0).all(1) | self.exact)
             gt_BM = roi_targets(more, objects_G4, targets.image_G, self.iou, valid_BM)
             boxes, valid_BR, gt_BR = (
                 torch.cat(pair, 1) for pair in ((boxes, more), (valid_BR, valid_BM), (gt_BR, gt_BM))
@@ -85,10 +87,12 @@ class RoISampler:
 
     def _objects(self, objects_G4: Tensor, targets: Targets, wanted_B: Tensor) -> tuple[Tensor, Tensor]:
         """Objects (B, M, 4) moved a little, and which are no padding, or of images that want none (B, M)."""
-        random_G4 = moved(torch.rand(objects_G4.shape, dtype=torch.float32), objects_G4.device)
+        if not self.exact:
+            random_G4 = moved(torch.rand(objects_G4.shape, dtype=torch.float32), objects_G4.device)
+            objects_G4 = jittered(objects_G4, random_G4)
         image_G = targets.image_G
         place_G = torch.arange(len(image_G), device=image_G.device) - targets.offsets_B[image_G]
         more = objects_G4.new_zeros(len(wanted_B), max(targets.counts), 4)
         valid_BM = torch.zeros_like(more[..., 0], dtype=torch.bool)
         at = image_G, place_G
-        return more.index_put(at, jittered(objects_G4, random_G4)), valid_BM.index_put(at, wanted_B[image_G])
+        return more.index_put(at, objects_G4), valid_BM.index_put(at, wanted_B[image_G])

@@ -33,18 +33,19 @@ class ModulatedConv(nn.Module):
             return deform_conv2d(*args, padding=1, mask=mask.sigmoid()).to(x.dtype)
 
 
-def tower(channels: int, num_convs: int, deformable: bool = False) -> nn.Sequential:
+def tower(channels: int, num_convs: int, deformable: bool = False, groups: int = 32) -> nn.Sequential:
     """3x3 convolutions of C channels, each with group norm and ReLU (FCOS, arXiv 1904.01355).
 
     Args:
         channels: C.
         num_convs: how many.
         deformable: the last of them is a :class:`ModulatedConv`.
+        groups: of the norms.
     """
     parts: list[nn.Module] = []
     for i in range(num_convs):
         conv = ModulatedConv(channels) if deformable and i == num_convs - 1 else nn.Conv2d(channels, channels, 3, 1, 1)
-        parts += [conv, nn.GroupNorm(32, channels), nn.ReLU(inplace=True)]
+        parts += [conv, nn.GroupNorm(groups, channels), nn.ReLU(inplace=True)]
     found = nn.Sequential(*parts)
     for part in found.modules():
         if isinstance(part, nn.Conv2d):

@@ -6,6 +6,7 @@ from .denoising import DenoisingQueries
 from .group import GroupQueries
 from .hybrid import HybridQueries
 from .learned import LearnedQueries, PositionQueries
+from .positive import PositiveQueries
 from .token import TokenQueries
 from .two_stage import TwoStageQueries
 from .whole_image import WholeImageQueries
@@ -19,6 +20,7 @@ __all__ = [
     "HybridQueries",
     "LearnedQueries",
     "PositionQueries",
+    "PositiveQueries",
     "QuerySource",
     "TokenQueries",
     "TwoStageQueries",

@@ -29,7 +29,12 @@ class QuerySource(nn.Module):
     """Makes the initial queries. Sources own parameters (strategies do not) and may return sets to supervise.
 
     A host's own source also takes ``extra: Extra | None`` in ``forward``, and then tells its ``rows``.
+
+    Attributes:
+        positioned: whether its queries carry a position of their own, ``extra["query_pos"]`` (B, T, C).
     """
+
+    positioned = False
 
     def forward(self, mem: Memory, targets: Targets | None = None) -> tuple[Queries, list[SupervisedSet]]:
         """Initial queries of the memory.

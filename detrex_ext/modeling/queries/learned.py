@@ -20,6 +20,8 @@ class LearnedQueries(QuerySource):
         dim: C.
     """
 
+    positioned = True
+
     def __init__(self, num_queries: int = 300, dim: int = 256) -> None:
         super().__init__()
         self.dim = dim
@@ -53,6 +55,8 @@ class PositionQueries(QuerySource):
         num_queries: Q.
         dim: C.
     """
+
+    positioned = True
 
     def __init__(self, num_queries: int = 100, dim: int = 256) -> None:
         super().__init__()

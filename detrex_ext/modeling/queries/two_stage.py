@@ -63,7 +63,8 @@ class TwoStageQueries(QuerySource):
         self.enc_output = nn.Linear(dim, dim)
         self.enc_output_norm = nn.LayerNorm(dim)
         self.pos_trans = self.tgt_embed = None
-        if content in ("projected", "mixed"):
+        self.positioned = content in ("projected", "mixed")
+        if self.positioned:
             self.pos_trans = nn.Linear(2 * dim, 2 * dim)
             self.pos_trans_norm = nn.LayerNorm(2 * dim)
         if content in ("learned", "mixed"):
