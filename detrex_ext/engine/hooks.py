@@ -15,11 +15,9 @@ from fvcore.common.timer import Timer
 
 from detrex_ext.runtime import HookBase, LRMultiplier
 
-from .writers import EventWriter, JSONWriter
+from .writing import PeriodicWriter as PeriodicWriter
 
 _log = logging.getLogger(__name__)
-EARLY = (1, 2, 5, 10)
-"""Steps after which a person is shown that it runs, whatever the log period."""
 
 
 class IterationTimer(HookBase):
@@ -140,46 +138,3 @@ def shown_groups(groups: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             sizes = [rates[group["lr"]] for group in own]
         shown[f"lr_{kind}" if shown else "lr"] = own[sizes.index(max(sizes))]
     return shown
-
-
-def is_early(done: int) -> bool:
-    """Whether progress is shown after so many steps, whatever the log period."""
-    return done in EARLY
-
-
-class PeriodicWriter(HookBase):
-    """Calls writers every `period` iterations, after the last one and after a training that ended well.
-
-    A training that was stopped writes no line of its own for where it stopped: one that was not would have none.
-    It runs after all other hooks of a phase, whatever the order of registration, so that what they store is written.
-    """
-
-    runs_last = True
-
-    def __init__(self, writers: Sequence[EventWriter], period: int = 20) -> None:
-        self._writers, self._period = list(writers), period
-
-    def before_train(self) -> None:
-        """Write the line of metrics.json that a run stopped after its checkpoint still owes."""
-        # a run that stopped between its checkpoint and this hook: the line of that iteration is still to be written
-        if self.trainer.start_iter > 0 and self.trainer.start_iter % self._period == 0:
-            for writer in self._writers:
-                if isinstance(writer, JSONWriter):
-                    writer.write()
-
-    def after_step(self) -> None:
-        """Write every `period` iterations and after the last; some writers after the first few too."""
-        done = self.trainer.iter + 1
-        due = done % self._period == 0 or done == self.trainer.max_iter
-        for writer in self._writers:
-            if getattr(writer, "max_iter", None) is not None:  # it may be another than at the start
-                writer.max_iter = self.trainer.max_iter
-            if due or (writer.early and is_early(done)):
-                writer.write()
-
-    def after_train(self) -> None:
-        """Write once more if the training ended well, and close the writers."""
-        for writer in self._writers:
-            if self.trainer.iter >= self.trainer.max_iter:  # an evaluation at the end may have stored more
-                writer.write()
-            writer.close()

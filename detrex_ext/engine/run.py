@@ -92,7 +92,7 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float)
     claim.rewind(saved, start)
     run.checkpointer.extra["config"] = setup.save_final_config(cfg)
     if comm.is_main_process():  # writers open their files: metrics.json was cut to where training goes on
-        run.trainer.register_hooks(writer_hooks(cfg.train, cfg.dataloader.train.total_batch_size))
+        run.trainer.register_hooks(writer_hooks(cfg))
     run.trainer.train(start, ended or length)
     with run.applied(), gathered(model):
         report_training(cfg, getattr(args, "config_file", "") or "", model, evaluation)
