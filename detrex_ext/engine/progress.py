@@ -73,7 +73,8 @@ class ProgressPrinter(EventWriter):
             return found[name].median(max(1, storage.count_samples(name, window)))
 
         losses = {n: median(n) for n in found if n.startswith("loss_") and "/" not in n}
-        facts = [f"loss {median('total_loss'):.4g}"] if "total_loss" in found else []
+        held = f" (val {found['val/total_loss'].latest():.4g})" if "val/total_loss" in found else ""
+        facts = [f"loss {median('total_loss'):.4g}{held}"] if "total_loss" in found else []
         if "time" in found:
             step = found["time"].avg(max(1, storage.count_samples("time", window)))
             left = found["time"].global_avg() * (self.max_iter - storage.iter - 1)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import time
 from functools import partial
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from detrex_ext.checkpoint import Checkpointer, RunFolder
@@ -26,7 +25,7 @@ from .distillation import teaching_hooks
 from .ema import EMAHook, ModelEMA
 from .ending import asked, build_best, build_budget, ended_after, ending_hooks
 from .eval_hook import EvalHook, Period
-from .evaluation import keep_threshold, run_evaluation
+from .evaluation import keep_threshold, loss_evaluators, loss_names, metrics_key, run_evaluation
 from .hooks import IterationTimer, LRScheduler
 from .non_finite import NonFinite
 from .optim import build_optimizer, clipping
@@ -75,7 +74,7 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float)
     setup.set_num_classes(cfg, classes, getattr(loader.dataset, "json", "the training data"))
     evaluation = setup.build_evaluation(cfg, loader.dataset)
     if evaluation is not None and cfg.train.best_checkpoint.enabled:
-        check_metric(cfg.train.best_checkpoint.metric, evaluation[1])
+        check_metric(cfg.train.best_checkpoint.metric, evaluation[1], more=loss_names(cfg.train))
     model = build_to_train(cfg)
     if saved is None:
         setup.init_weights(cfg, model, classes)
@@ -123,6 +122,7 @@ class _Run:
             # what one rank holds of sharded weights is of no use alone
             non_finite=NonFinite(**cfg.train.non_finite, folder="" if is_sharded(model) else cfg.train.output_dir),
         )
+        self.losses = loss_evaluators(cfg, model, evaluation, self.trainer.progress)
         if hasattr(loader, "set_device"):
             loader.set_device(self.trainer.device)
         extra = {
@@ -145,9 +145,7 @@ class _Run:
         logger.info(rule(self.ema is not None, self.evaluated))
 
     def _hooks(self) -> list[Any]:
-        t, data = self.cfg.train, OmegaConf.to_container(self.cfg.dataloader, resolve=True)
-        key = hashlib.sha1(f"{self.evaluated} {data}".encode()).hexdigest()
-        evaluating = None
+        t, key, evaluating = self.cfg.train, metrics_key(self.cfg, self.evaluated), None
         if self.evaluation:
             period, told = self._period(t.eval_period), partial(keep_threshold, self.trainer, self.checkpointer)
             evaluating = EvalHook(period, self.evaluate, folder=t.output_dir, key=key, told=told)
@@ -192,7 +190,8 @@ class _Run:
         """Metrics of the average, or of the trained weights where the config asks for these or there is no other."""
         loader, evaluator = self.evaluation
         with stopped_by(self.periodic.stop), self.applied(), gathered(self.model):
-            self.results = run_evaluation(self.model, StoppableLoader(loader, self.trainer), evaluator)
+            batches = StoppableLoader(loader, self.trainer)
+            self.results = run_evaluation(self.model, batches, [evaluator, *self.losses])
         return self.results
 
     def applied(self) -> contextlib.AbstractContextManager:
