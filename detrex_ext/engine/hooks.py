@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import logging
 import time
 from collections import Counter
@@ -62,6 +63,65 @@ class IterationTimer(HookBase):
             self._start_time = time.perf_counter()
             self._total_timer.reset()
         self._total_timer.pause()
+
+
+class DataShare(HookBase):
+    """Warns once where a training waits for data too long, and says at its end how long it did. For rank 0.
+
+    Args:
+        period: iterations between two looks, those at which the metrics are there.
+    """
+
+    most = 0.2
+    least = 20
+    """Iterations that a share is of."""
+
+    def __init__(self, period: int) -> None:
+        self._period, self._told = period, False
+        self._seconds = self._waited = 0.0
+        self._steps, self._seen = 0, -1
+
+    def before_train(self) -> None:
+        """What was before is not counted."""
+        self._seen = self.trainer.start_iter + self.least // 2  # until loaders and caches are full
+
+    def after_step(self) -> None:
+        """Look at what is new."""
+        done = self.trainer.iter + 1
+        if done % self._period == 0 or done == self.trainer.max_iter:
+            self._look()
+
+    def after_train(self) -> None:
+        """Say it."""
+        if self._steps >= self.least:
+            _log.info("waiting for data: %.0f%% of the time of the steps", 100 * self._share)
+
+    @property
+    def _share(self) -> float:
+        return min(self._waited / max(self._seconds, 1e-9), 1.0)
+
+    def _look(self) -> None:
+        found = self.trainer.storage.histories()
+        if "time" not in found or "data_time" not in found:
+            return
+        seconds, waited = (_since(found[name].values(), self._seen) for name in ("time", "data_time"))
+        both = seconds.keys() & waited.keys()
+        self._seconds += sum(seconds[it] for it in both)
+        self._waited += sum(waited[it] for it in both)
+        self._steps += len(both)
+        self._seen = max(both, default=self._seen)
+        if self._steps >= self.least and self._share > self.most and not self._told:
+            self._told = True
+            _log.warning(
+                "%.0f%% of the time is spent waiting for data (more than %.0f%%): more loader processes "
+                "(dataloader.train.num_workers), decoded images kept in memory (dataloader.train.cache=true), "
+                "smaller files, or a faster disk", 100 * self._share, 100 * self.most,
+            )  # fmt: skip
+
+
+def _since(values: Sequence[tuple[float, float]], iteration: int) -> dict[int, float]:
+    """Those of a history after an iteration, by their iteration."""
+    return {int(it): value for value, it in itertools.takewhile(lambda pair: pair[1] > iteration, reversed(values))}
 
 
 def _clock(seconds: float) -> str:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from detrex_ext.runtime import EventStorage, HookBase, get_event_storage
 
 from .events import EventWriter, is_early
+from .hooks import DataShare
 from .log import on_terminal
 from .writing import PeriodicWriter, config_writers
 
@@ -147,9 +148,10 @@ def writer_hooks(cfg: DictConfig) -> list[HookBase]:
     """
     train, period = cfg.train, cfg.train.log_period
     writers = config_writers(cfg)
+    share = DataShare(period)
     if not train.writers.console:
-        return [PeriodicWriter(writers, period)]
+        return [share, PeriodicWriter(writers, period)]
     printer = ProgressPrinter(train.max_iter, cfg.dataloader.train.total_batch_size, train.best_checkpoint.metric)
     if on_terminal():
-        return [ProgressBar(printer, period), PeriodicWriter(writers, period)]
-    return [PeriodicWriter([writers[0], printer, *writers[1:]], period)]
+        return [share, ProgressBar(printer, period), PeriodicWriter(writers, period)]
+    return [share, PeriodicWriter([writers[0], printer, *writers[1:]], period)]

@@ -37,7 +37,7 @@ from .resuming import check_saved, newest, take_saved, tell
 from .schedule import build_schedule
 from .sharding import gathered, is_sharded, over_processes
 from .signals import SignalHook, StoppableLoader, stopped_by
-from .start import begin
+from .start import begin, logged_later
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -65,9 +65,10 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
 
 
 def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float) -> dict[str, Any]:
-    saved = newest(claim.folder) if resume else None
-    taken = take_saved(cfg, saved)
-    cfg.train.seed = begin(cfg, args)
+    with logged_later():  # what is wrong with a checkpoint is told before there is a log
+        saved = newest(claim.folder) if resume else None
+        taken = take_saved(cfg, saved)
+        cfg.train.seed = begin(cfg, args)
     take_few(cfg)
     loader = setup.build_train_loader(cfg)
     classes = setup.Classes.of(loader.dataset)

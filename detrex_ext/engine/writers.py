@@ -148,7 +148,8 @@ class CSVWriter(LineWriter):
             self._file.close()
 
     def _write_anew(self, rows: Sequence[Sequence[str]], lines: Sequence[Line]) -> None:
-        self._columns += sorted({name for line in lines for name in line} - set(self._columns))
+        new = {name for line in lines for name in line} - set(self._columns)
+        self._columns += sorted(new, key=lambda name: ("/" in name, name))  # stages and classes come last
         head = io.StringIO(newline="")
         csv.writer(head, lineterminator="\n").writerows(
             [self._columns, *([*row, *[""] * (len(self._columns) - len(row))] for row in rows)]
