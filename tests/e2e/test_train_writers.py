@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,24 +79,33 @@ def test_a_table_of_what_metrics_json_holds(runs):
     assert set(rows[0]) == {name for line in lines for name in line}
 
 
+def in_a_row():
+    """A part of a row of metrics.csv is written."""
+    from detrex_ext.engine import CSVWriter
+
+    inner, count = CSVWriter.put, []
+
+    def put(self, lines):
+        count.append(1)
+        if len(count) == 3:
+            self._file.write("5,1.0,")
+            die()
+        inner(self, lines)
+
+    CSVWriter.put = put
+
+
+def test_a_checkpoint_that_is_left_out_is_in_the_log(runs, shapes_data, tmp_path):
+    folder = RunFolder(shutil.copytree(runs[1], tmp_path / "run"))
+    folder.final.write_bytes(b"no checkpoint")
+    train(shapes_data, folder.path, SHORT, resume=True)
+    log = (folder.path / "log.txt").read_text()
+    assert log.count("WARNING: skipped: ") == 1 and "model_final.pth: cannot be read" in log
+
+
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_table(shapes_data, tmp_path):
     more = ("train.writers.csv=true", "train.eval_loss=true")
-
-    def in_a_row():
-        from detrex_ext.engine import CSVWriter
-
-        inner, count = CSVWriter.put, []
-
-        def put(self, lines):
-            count.append(1)
-            if len(count) == 3:
-                self._file.write("5,1.0,")
-                die()
-            inner(self, lines)
-
-        CSVWriter.put = put
-
     assert in_process(train, shapes_data, tmp_path / "whole", more) == 0
     assert in_process(train, shapes_data, tmp_path / "cut", more, sabotage=in_a_row) == -signal.SIGKILL
     assert in_process(train, shapes_data, tmp_path / "cut", more, resume=True) == 0
