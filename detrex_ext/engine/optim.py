@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from detrex_ext.checkpoint.shards import part_like
@@ -66,6 +66,9 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     if _fuses(optimizer, node):
         node.fused = True
         optimizer = build(node, "optimizer", torch.optim.Optimizer)
+    for values in (optimizer.defaults, *optimizer.param_groups):
+        # a list of the config that an optimizer keeps as it came would be in every checkpoint, as torch 2.4's Adam does
+        values.update({key: tuple(value) for key, value in values.items() if isinstance(value, ListConfig)})
     _check_overrides(node.params, optimizer, [name for name, _ in model.named_parameters()])
     scale = lr_scale(cfg)
     for group in optimizer.param_groups if scale != 1 else ():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
+from detrex_ext.layers.cpu.common import exporting
 from detrex_ext.structures.supervision import tokens_at
 
 _LEAST = -1e30  # below any score, and finite, for runtimes differ in what they make of infinity
@@ -54,9 +55,24 @@ def kept_in_one_call(
     apart = xyxy_BN4.max() - least + 1
     image_BN = torch.arange(B, device=xyxy_BN4.device)[:, None].expand(B, N)
     shift = torch.stack([image_BN, groups_BN, image_BN, groups_BN], -1).to(xyxy_BN4.dtype) * apart
-    index = nms((xyxy_BN4 - least + shift).flatten(0, 1), scores_BN.flatten(), iou)
-    kept_BN = (torch.zeros_like(scores_BN).flatten().scatter(0, index, 1.0) > 0).view(B, N)
+    kept = _kept_by_operator if torch.compiler.is_compiling() and not exporting() else _kept
+    kept_BN = kept((xyxy_BN4 - least + shift).flatten(0, 1), scores_BN.flatten(), iou).view(B, N)
     return kept_BN if most is None else kept_BN & (kept_BN.to(torch.int64).cumsum(1) <= most)
+
+
+def _kept(xyxy_N4: Tensor, scores_N: Tensor, iou: float) -> Tensor:
+    return torch.zeros_like(scores_N).scatter(0, nms(xyxy_N4, scores_N, iou), 1.0) > 0
+
+
+# one node of a compiled graph, whose size does not depend on values as that of nms does
+_kept_by_operator = torch.library.custom_op(
+    "detrex_ext::kept", _kept, mutates_args=(), schema="(Tensor xyxy, Tensor scores, float iou) -> Tensor"
+)
+
+
+@_kept_by_operator.register_fake
+def _(xyxy_N4: Tensor, scores_N: Tensor, iou: float) -> Tensor:
+    return torch.empty_like(scores_N, dtype=torch.bool)
 
 
 def best_in_graph(

@@ -308,10 +308,23 @@ class TestConfig:
         build_optimizer(cfg, torch.nn.Linear(2, 2))
         assert OmegaConf.to_container(cfg.optimizer) == before
 
+    def test_an_optimizer_that_keeps_what_it_is_given_has_no_list_of_the_config(self):
+        """As Adam of torch 2.4: the list would be in every checkpoint."""
+        cfg = load_config("small")
+        cfg.optimizer._target_ = Keeps
+        optimizer = build_optimizer(cfg, torch.nn.Linear(2, 2))
+        assert {type(values["betas"]) for values in (optimizer.defaults, *optimizer.param_groups)} == {tuple}
+        assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
 
 def writes_into_its_overrides(model, overrides, **others):
     overrides["bias"] = {"weight_decay": 0.0}
     return model.parameters()
+
+
+class Keeps(torch.optim.Optimizer):
+    def __init__(self, params, **options):
+        super().__init__(params, options)
 
 
 class Waiting(TrainerBase):
@@ -353,6 +366,7 @@ def test_waiting_for_data_is_warned_of_once(share, warned, told, monkeypatch):
 
 def test_a_handful_of_steps_says_nothing_about_data(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("detrex_ext"), "propagate", True)
+    caplog.set_level(logging.INFO)
     trainer = Waiting(lambda it: 1.0, 1)
     trainer.register_hooks([DataShare(1)])
     trainer.train(0, 29)

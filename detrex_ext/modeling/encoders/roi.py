@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detrex_ext.layers.box_ops import box_xyxy_to_cxcywh
-from detrex_ext.layers.cpu.common import exporting
+from detrex_ext.layers.cpu.common import eager
 from detrex_ext.layers.position import sine_boxes
 from detrex_ext.layers.roi_pool import pooled, pooled_in_graph
 from detrex_ext.layers.set_encoder import SetEncoder
@@ -124,7 +124,7 @@ class RoIEncoder(nn.Module):
         """(B, N, C) of what the maps show at each region; zeros where there is none, which nothing is computed for."""
         B, N = valid_BN.shape
         levels, strides = (x[: self.pooled_levels] for x in (maps, self.strides))
-        if exporting():
+        if not eager():
             image_V = torch.arange(B, device=boxes.device)[:, None].expand(B, N).flatten()
             every = pooled_in_graph(levels, strides, boxes.flatten(0, 1), image_V, self.pool_size)
             return self.enc_proj(every.flatten(1)).view(B, N, -1) * valid_BN[..., None]

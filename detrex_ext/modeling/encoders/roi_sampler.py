@@ -13,6 +13,7 @@ from torch import Tensor
 
 from detrex_ext.layers.anchor_targets import jittered
 from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy
+from detrex_ext.layers.cpu.common import eager
 from detrex_ext.layers.roi_targets import roi_targets
 from detrex_ext.layers.subsets import balanced_subset, kept_shares, marked_first, random_subset
 from detrex_ext.structures import Targets
@@ -63,7 +64,9 @@ class RoISampler:
                 torch.cat(pair, 1) for pair in ((boxes, more), (valid_BR, valid_BM), (gt_BR, gt_BM))
             )
         taken_BR = self.kept(self.sample(gt_BR >= 0, valid_BR & (gt_BR < 0)))
-        index_BN = marked_first(taken_BR, max(1, int(taken_BR.sum(1).max())))
+        # as many slots as the fullest image needs; a graph has them for the fullest that there can be
+        slots = max(1, int(taken_BR.sum(1).max())) if eager() else min(self.num_samples, taken_BR.shape[1])
+        index_BN = marked_first(taken_BR, slots)
         valid_BN = taken_BR.gather(1, index_BN)
         boxes = tokens_at(boxes, index_BN).where(valid_BN[..., None], 0.0)
         return boxes, valid_BN, gt_BR.gather(1, index_BN).where(valid_BN, -1)

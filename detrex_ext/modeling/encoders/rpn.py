@@ -16,7 +16,7 @@ from torchvision.ops import batched_nms
 
 from detrex_ext.layers.anchor_targets import anchor_targets
 from detrex_ext.layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
-from detrex_ext.layers.cpu.common import exporting
+from detrex_ext.layers.cpu.common import eager
 from detrex_ext.layers.subsets import balanced_subset, marked_first
 from detrex_ext.layers.suppression import best_in_graph
 from detrex_ext.structures import Given, Prior, SupervisedSet, Targets
@@ -149,7 +149,7 @@ class RPN(nn.Module):
         limit_B14 = image_hw_B2.to(boxes.dtype).flip(1).repeat(1, 2)[:, None]
         boxes = torch.minimum(boxes.clamp(min=0), limit_B14)
         usable_BM &= (boxes[..., 2:] > boxes[..., :2]).all(-1)
-        if exporting():
+        if not eager():
             return best_in_graph(boxes, scores_BM, usable_BM, level_M, self.nms, self.num_proposals)
         kept = []
         for boxes_M4, scores_M, usable_M in zip(boxes, scores_BM, usable_BM, strict=True):
