@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,13 +23,18 @@ SHORT = ("train.max_iter=4", "train.eval_period=2", "train.log_period=1", "train
 HELD = "val/total_loss"
 
 
-@pytest.fixture(scope="module")
-def runs(shapes_data, tmp_path_factory):
+@functools.cache
+def trained(data: Path, root: Path) -> tuple[Path, Path]:
     """One training with the losses of the validation data and a table, and the same without."""
-    root = tmp_path_factory.mktemp("writers")
-    train(shapes_data, root / "with", (*SHORT, "train.eval_loss=true", "train.writers.csv=true"))
-    train(shapes_data, root / "without", SHORT)
+    train(data, root / "with", (*SHORT, "train.eval_loss=true", "train.writers.csv=true"))
+    train(data, root / "without", SHORT)
     return root / "with", root / "without"
+
+
+@pytest.fixture
+def runs(shapes_data, tmp_path_factory):
+    """Trained for the first test: of each test, what it does to the loggers is undone."""
+    return trained(shapes_data, tmp_path_factory.getbasetemp() / "writers")
 
 
 def test_losses_of_the_validation_data_change_nothing_else(runs):
@@ -95,6 +102,7 @@ def in_a_row():
     CSVWriter.put = put
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_left_out_is_in_the_log(runs, shapes_data, tmp_path):
     folder = RunFolder(shutil.copytree(runs[1], tmp_path / "run"))
     folder.final.write_bytes(b"no checkpoint")
