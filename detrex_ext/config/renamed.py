@@ -20,5 +20,6 @@ TARGETS: dict[str, str] = {
 # Config keys: before -> now.
 KEYS: dict[str, str] = {
     "dataloader.evaluator.pictures": "dataloader.evaluator.images",
+    "train.wandb.enabled": "train.writers.wandb",
     "train.model_ema.use_ema_weights_for_eval_only": "train.model_ema.average",
 }

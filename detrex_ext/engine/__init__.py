@@ -15,10 +15,19 @@ from .signals import Interrupted, SignalHook
 from .start import collect_env_info, default_setup, seed_all_rng
 from .trainer import Trainer
 from .two_optimizers import SGDAndAdamW, two_optimizer_params
-from .writers import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, default_writers
+from .writers import (
+    CommonMetricPrinter,
+    CSVWriter,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    WandbWriter,
+    default_writers,
+)
 
 __all__ = [
     "BestCheckpointer",
+    "CSVWriter",
     "CommonMetricPrinter",
     "EMAHook",
     "EvalHook",
@@ -37,6 +46,7 @@ __all__ = [
     "TensorboardXWriter",
     "Trainer",
     "TrainerBase",
+    "WandbWriter",
     "build_optimizer",
     "collect_env_info",
     "default_setup",

@@ -13,20 +13,23 @@ from detrex_ext.errors import UserError
 _SHOWN = 24
 
 
-def check_metric(metric: str, evaluator: Any, prefixes: Sequence[str] = ("",)) -> None:
+def check_metric(
+    metric: str, evaluator: Any, prefixes: Sequence[str] = ("",), more: Sequence[str] = ()
+) -> None:
     """Refuses a metric that will never be there, before anything is trained.
 
     Args:
         metric: ``train.best_checkpoint.metric``.
         evaluator: what says by ``metric_names()`` what it gives; any is taken where it does not say.
         prefixes: of the names, where several kinds of weights are evaluated.
+        more: names beside the evaluator's.
 
     Raises:
         UserError: there is no such metric; names those there are.
     """
     if not hasattr(evaluator, "metric_names"):
         return
-    names = [f"{prefix}{name}" for prefix in prefixes for name in evaluator.metric_names()]
+    names = [f"{prefix}{name}" for prefix in prefixes for name in (*evaluator.metric_names(), *more)]
     if any(fnmatchcase(metric, name) for name in names if "*" in name) or metric in names:
         return
     near = difflib.get_close_matches(metric, names, 3)

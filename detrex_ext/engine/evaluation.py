@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch.distributed as dist
@@ -25,6 +26,44 @@ from .claim import named
 from .start import default_setup
 
 logger = logging.getLogger(__name__)
+
+
+def metrics_key(cfg: DictConfig, evaluated: str) -> str:
+    """What the metrics of an evaluation depend on beside the weights, of which ``evaluated`` says the kind."""
+    data, losses = OmegaConf.to_container(cfg.dataloader, resolve=True), " losses" * cfg.train.eval_loss
+    return hashlib.sha1(f"{evaluated} {data}{losses}".encode()).hexdigest()
+
+
+def loss_names(train: Any) -> list[str]:
+    """What ``train.eval_loss`` adds to an evaluator's ``metric_names``."""
+    return ["val/total_loss", "val/loss_*"] if train.get("eval_loss") else []
+
+
+def loss_evaluators(
+    cfg: DictConfig, model: nn.Module, evaluation: tuple[Any, Any] | None, progress: Callable[[], float]
+) -> list[Any]:
+    """What ``train.eval_loss`` evaluates beside the metrics.
+
+    Args:
+        cfg: the whole config.
+        model: the host, unwrapped.
+        evaluation: loader and evaluator, if there are any.
+        progress: of the training, 0 to 1.
+
+    Raises:
+        UserError: the model, or what evaluates it, is not one that has such losses.
+    """
+    if evaluation is None or not cfg.train.get("eval_loss"):
+        return []
+    from detrex_ext.evaluation.losses import LossEvaluator
+
+    truth = getattr(evaluation[1], "truth", None)
+    if truth is None or not hasattr(model, "predict_sets"):
+        raise UserError(
+            "train.eval_loss=true needs a detrex_ext model, and an evaluator that has the objects (truth), as "
+            "CocoEvaluator\n  leave it out: train.eval_loss=false"
+        )
+    return [LossEvaluator(truth, model.rules, progress)]
 
 
 def run_evaluation(model: nn.Module, loader: Any, evaluator: Any) -> dict[str, Any]:
@@ -80,9 +119,12 @@ def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     classes = setup.Classes.of(evaluation[1])
     check_classes(weights.path, weights.data.get("class_names"), classes.names)
     setup.set_num_classes(cfg, classes, evaluation[1].json)
-    cfg.model.rules, cfg.model.strategies = {}, {}
+    cfg.model.strategies = {}
+    if not cfg.train.get("eval_loss"):
+        cfg.model.rules = {}
     model = strip_training_only(setup.build_model(cfg))
     report = load_state(model, weights.state(), name=weights.path)
     report.check_whole(weights.path)
     logger.info("evaluated: %s\n%s", weights, report)
-    return run_evaluation(model, *evaluation)
+    losses = loss_evaluators(cfg, model, evaluation, lambda: 1.0)
+    return run_evaluation(model, evaluation[0], [evaluation[1], *losses])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import logging
 import time
 from collections import Counter
@@ -15,11 +16,9 @@ from fvcore.common.timer import Timer
 
 from detrex_ext.runtime import HookBase, LRMultiplier
 
-from .writers import EventWriter, JSONWriter
+from .writing import PeriodicWriter as PeriodicWriter
 
 _log = logging.getLogger(__name__)
-EARLY = (1, 2, 5, 10)
-"""Steps after which a person is shown that it runs, whatever the log period."""
 
 
 class IterationTimer(HookBase):
@@ -64,6 +63,65 @@ class IterationTimer(HookBase):
             self._start_time = time.perf_counter()
             self._total_timer.reset()
         self._total_timer.pause()
+
+
+class DataShare(HookBase):
+    """Warns once where a training waits for data too long, and says at its end how long it did. For rank 0.
+
+    Args:
+        period: iterations between two looks, those at which the metrics are there.
+    """
+
+    most = 0.2
+    least = 20
+    """Iterations that a share is of."""
+
+    def __init__(self, period: int) -> None:
+        self._period, self._told = period, False
+        self._seconds = self._waited = 0.0
+        self._steps, self._seen = 0, -1
+
+    def before_train(self) -> None:
+        """What was before is not counted."""
+        self._seen = self.trainer.start_iter + self.least // 2  # until loaders and caches are full
+
+    def after_step(self) -> None:
+        """Look at what is new."""
+        done = self.trainer.iter + 1
+        if done % self._period == 0 or done == self.trainer.max_iter:
+            self._look()
+
+    def after_train(self) -> None:
+        """Say it."""
+        if self._steps >= self.least:
+            _log.info("waiting for data: %.0f%% of the time of the steps", 100 * self._share)
+
+    @property
+    def _share(self) -> float:
+        return min(self._waited / max(self._seconds, 1e-9), 1.0)
+
+    def _look(self) -> None:
+        found = self.trainer.storage.histories()
+        if "time" not in found or "data_time" not in found:
+            return
+        seconds, waited = (_since(found[name].values(), self._seen) for name in ("time", "data_time"))
+        both = seconds.keys() & waited.keys()
+        self._seconds += sum(seconds[it] for it in both)
+        self._waited += sum(waited[it] for it in both)
+        self._steps += len(both)
+        self._seen = max(both, default=self._seen)
+        if self._steps >= self.least and self._share > self.most and not self._told:
+            self._told = True
+            _log.warning(
+                "%.0f%% of the time is spent waiting for data (more than %.0f%%): more loader processes "
+                "(dataloader.train.num_workers), decoded images kept in memory (dataloader.train.cache=true), "
+                "smaller files, or a faster disk", 100 * self._share, 100 * self.most,
+            )  # fmt: skip
+
+
+def _since(values: Sequence[tuple[float, float]], iteration: int) -> dict[int, float]:
+    """Those of a history after an iteration, by their iteration."""
+    return {int(it): value for value, it in itertools.takewhile(lambda pair: pair[1] > iteration, reversed(values))}
 
 
 def _clock(seconds: float) -> str:
@@ -140,46 +198,3 @@ def shown_groups(groups: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             sizes = [rates[group["lr"]] for group in own]
         shown[f"lr_{kind}" if shown else "lr"] = own[sizes.index(max(sizes))]
     return shown
-
-
-def is_early(done: int) -> bool:
-    """Whether progress is shown after so many steps, whatever the log period."""
-    return done in EARLY
-
-
-class PeriodicWriter(HookBase):
-    """Calls writers every `period` iterations, after the last one and after a training that ended well.
-
-    A training that was stopped writes no line of its own for where it stopped: one that was not would have none.
-    It runs after all other hooks of a phase, whatever the order of registration, so that what they store is written.
-    """
-
-    runs_last = True
-
-    def __init__(self, writers: Sequence[EventWriter], period: int = 20) -> None:
-        self._writers, self._period = list(writers), period
-
-    def before_train(self) -> None:
-        """Write the line of metrics.json that a run stopped after its checkpoint still owes."""
-        # a run that stopped between its checkpoint and this hook: the line of that iteration is still to be written
-        if self.trainer.start_iter > 0 and self.trainer.start_iter % self._period == 0:
-            for writer in self._writers:
-                if isinstance(writer, JSONWriter):
-                    writer.write()
-
-    def after_step(self) -> None:
-        """Write every `period` iterations and after the last; some writers after the first few too."""
-        done = self.trainer.iter + 1
-        due = done % self._period == 0 or done == self.trainer.max_iter
-        for writer in self._writers:
-            if getattr(writer, "max_iter", None) is not None:  # it may be another than at the start
-                writer.max_iter = self.trainer.max_iter
-            if due or (writer.early and is_early(done)):
-                writer.write()
-
-    def after_train(self) -> None:
-        """Write once more if the training ended well, and close the writers."""
-        for writer in self._writers:
-            if self.trainer.iter >= self.trainer.max_iter:  # an evaluation at the end may have stored more
-                writer.write()
-            writer.close()

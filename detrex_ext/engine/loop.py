@@ -79,6 +79,10 @@ class TrainerBase(host().TrainerBase):
         done, share = self.anchor
         return min(share + (1 - share) * ((iteration - done) / max(self.max_iter - done, 1)), 1.0)
 
+    def progress(self) -> float:
+        """Share that is done after the iteration at which the storage stands, as `progress_at`."""
+        return self.progress_at(min(self.storage.iter + 1, self.max_iter))
+
     def run_step(self) -> None:
         """One iteration: batch, losses, gradients, update. Subclasses write it."""
         raise NotImplementedError

@@ -9,13 +9,15 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from detrex_ext.runtime import EventStorage, HookBase, get_event_storage
 
-from .hooks import PeriodicWriter, is_early
+from .events import EventWriter, is_early
+from .hooks import DataShare
 from .log import on_terminal
-from .writers import EventWriter, default_writers
+from .writing import PeriodicWriter, config_writers
 
 logger = logging.getLogger(__name__)
 _WIDTH = 120
@@ -72,7 +74,8 @@ class ProgressPrinter(EventWriter):
             return found[name].median(max(1, storage.count_samples(name, window)))
 
         losses = {n: median(n) for n in found if n.startswith("loss_") and "/" not in n}
-        facts = [f"loss {median('total_loss'):.4g}"] if "total_loss" in found else []
+        held = f" (val {found['val/total_loss'].latest():.4g})" if "val/total_loss" in found else ""
+        facts = [f"loss {median('total_loss'):.4g}{held}"] if "total_loss" in found else []
         if "time" in found:
             step = found["time"].avg(max(1, storage.count_samples("time", window)))
             left = found["time"].global_avg() * (self.max_iter - storage.iter - 1)
@@ -137,15 +140,18 @@ class ProgressBar(HookBase):
         self._bar.close()
 
 
-def writer_hooks(train: Any, images: int) -> list[HookBase]:
+def writer_hooks(cfg: DictConfig) -> list[HookBase]:
     """The hooks of rank 0 that write what a training stores.
 
     Args:
-        train: the config's ``train``.
-        images: in a batch of all processes.
+        cfg: the whole config; ``train.writers`` chooses.
     """
-    writers, period = default_writers(train.output_dir, train.max_iter), train.log_period
-    printer = ProgressPrinter(train.max_iter, images, train.best_checkpoint.metric)
+    train, period = cfg.train, cfg.train.log_period
+    writers = config_writers(cfg)
+    share = DataShare(period)
+    if not train.writers.console:
+        return [share, PeriodicWriter(writers, period)]
+    printer = ProgressPrinter(train.max_iter, cfg.dataloader.train.total_batch_size, train.best_checkpoint.metric)
     if on_terminal():
-        return [ProgressBar(printer, period), PeriodicWriter(writers, period)]
-    return [PeriodicWriter([writers[0], printer, *writers[1:]], period)]
+        return [share, ProgressBar(printer, period), PeriodicWriter(writers, period)]
+    return [share, PeriodicWriter([writers[0], printer, *writers[1:]], period)]

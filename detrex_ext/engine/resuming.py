@@ -26,7 +26,7 @@ _ABSENT = NameOnly("not set")
 # where a run is and what it is started with: no property of the training
 _PLACES = ("output_dir", "init_checkpoint", "overwrite", "resume_override", "watchdog")
 # of `train`, what `resume_override=checkpoint` leaves to the command: it is what a person resumes with
-_COMMANDS = (*_PLACES, "device", "max_iter", "epochs", "minutes", "fast_dev_run", "log_period", "teacher")
+_COMMANDS = (*_PLACES, "device", "max_iter", "epochs", "minutes", "fast_dev_run", "log_period", "writers", "teacher")
 _TAKEN = ("optimizer.", "lr_multiplier.", "train.", "dataloader.train.total_batch_size")
 Difference = tuple[str, Any, Any]
 """Key, the value of the checkpoint, the value now."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import time
 from functools import partial
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from detrex_ext.checkpoint import Checkpointer, RunFolder
@@ -26,7 +25,7 @@ from .distillation import teaching_hooks
 from .ema import EMAHook, ModelEMA
 from .ending import asked, build_best, build_budget, ended_after, ending_hooks
 from .eval_hook import EvalHook, Period
-from .evaluation import keep_threshold, run_evaluation
+from .evaluation import keep_threshold, loss_evaluators, loss_names, metrics_key, run_evaluation
 from .hooks import IterationTimer, LRScheduler
 from .non_finite import NonFinite
 from .optim import build_optimizer, clipping
@@ -38,7 +37,7 @@ from .resuming import check_saved, newest, take_saved, tell
 from .schedule import build_schedule
 from .sharding import gathered, is_sharded, over_processes
 from .signals import SignalHook, StoppableLoader, stopped_by
-from .start import begin
+from .start import begin, logged_later
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -66,16 +65,17 @@ def train(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
 
 
 def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float) -> dict[str, Any]:
-    saved = newest(claim.folder) if resume else None
-    taken = take_saved(cfg, saved)
-    cfg.train.seed = begin(cfg, args)
+    with logged_later():  # what is wrong with a checkpoint is told before there is a log
+        saved = newest(claim.folder) if resume else None
+        taken = take_saved(cfg, saved)
+        cfg.train.seed = begin(cfg, args)
     take_few(cfg)
     loader = setup.build_train_loader(cfg)
     classes = setup.Classes.of(loader.dataset)
     setup.set_num_classes(cfg, classes, getattr(loader.dataset, "json", "the training data"))
     evaluation = setup.build_evaluation(cfg, loader.dataset)
     if evaluation is not None and cfg.train.best_checkpoint.enabled:
-        check_metric(cfg.train.best_checkpoint.metric, evaluation[1])
+        check_metric(cfg.train.best_checkpoint.metric, evaluation[1], more=loss_names(cfg.train))
     model = build_to_train(cfg)
     if saved is None:
         setup.init_weights(cfg, model, classes)
@@ -92,7 +92,7 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float)
     claim.rewind(saved, start)
     run.checkpointer.extra["config"] = setup.save_final_config(cfg)
     if comm.is_main_process():  # writers open their files: metrics.json was cut to where training goes on
-        run.trainer.register_hooks(writer_hooks(cfg.train, cfg.dataloader.train.total_batch_size))
+        run.trainer.register_hooks(writer_hooks(cfg))
     run.trainer.train(start, ended or length)
     with run.applied(), gathered(model):
         report_training(cfg, getattr(args, "config_file", "") or "", model, evaluation)
@@ -123,6 +123,7 @@ class _Run:
             # what one rank holds of sharded weights is of no use alone
             non_finite=NonFinite(**cfg.train.non_finite, folder="" if is_sharded(model) else cfg.train.output_dir),
         )
+        self.losses = loss_evaluators(cfg, model, evaluation, self.trainer.progress)
         if hasattr(loader, "set_device"):
             loader.set_device(self.trainer.device)
         extra = {
@@ -145,9 +146,7 @@ class _Run:
         logger.info(rule(self.ema is not None, self.evaluated))
 
     def _hooks(self) -> list[Any]:
-        t, data = self.cfg.train, OmegaConf.to_container(self.cfg.dataloader, resolve=True)
-        key = hashlib.sha1(f"{self.evaluated} {data}".encode()).hexdigest()
-        evaluating = None
+        t, key, evaluating = self.cfg.train, metrics_key(self.cfg, self.evaluated), None
         if self.evaluation:
             period, told = self._period(t.eval_period), partial(keep_threshold, self.trainer, self.checkpointer)
             evaluating = EvalHook(period, self.evaluate, folder=t.output_dir, key=key, told=told)
@@ -192,7 +191,8 @@ class _Run:
         """Metrics of the average, or of the trained weights where the config asks for these or there is no other."""
         loader, evaluator = self.evaluation
         with stopped_by(self.periodic.stop), self.applied(), gathered(self.model):
-            self.results = run_evaluation(self.model, StoppableLoader(loader, self.trainer), evaluator)
+            batches = StoppableLoader(loader, self.trainer)
+            self.results = run_evaluation(self.model, batches, [evaluator, *self.losses])
         return self.results
 
     def applied(self) -> contextlib.AbstractContextManager:

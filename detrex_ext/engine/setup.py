@@ -18,6 +18,7 @@ from detrex_ext.errors import UserError
 from detrex_ext.runtime import comm
 from detrex_ext.runtime.devices import own_device
 
+from .boards import require_wandb
 from .from_data import check_length, choose_length, choose_size
 from .optim import lr_scale
 
@@ -44,6 +45,8 @@ def settle(cfg: DictConfig) -> None:
     if cfg.train.fast_dev_run.enabled:
         cfg.train.update(max_iter=20, eval_period=10, log_period=1, minutes=None, epochs=None)
     check_length(cfg.train)
+    if cfg.train.writers.wandb:
+        require_wandb()
 
 
 def check_batch(cfg: DictConfig, world: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -83,6 +84,35 @@ def begin(cfg: Any, args: Any) -> int:
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = precision != "highest"
     return seed
+
+
+@contextlib.contextmanager
+def logged_later() -> Iterator[None]:
+    """Warnings of before :func:`begin`, which is called inside, go to standard error, and afterwards to the log."""
+    logger, early = logging.getLogger("detrex_ext"), _Early()
+    logger.addHandler(early)
+    try:
+        yield
+    finally:
+        begun = early not in logger.handlers  # the log's handlers have taken its place
+        logger.removeHandler(early)
+    for record in early.records if begun else ():
+        record.only = "file"
+        logger.handle(record)
+
+
+class _Early(logging.Handler):
+    """Keeps records, and shows them as they are shown where no log is set up."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one."""
+        self.records.append(record)
+        if len(logging.getLogger("detrex_ext").handlers) == 1 and logging.lastResort:
+            logging.lastResort.handle(record)
 
 
 def _get(cfg: Any, key: str, default: Any = None) -> Any:

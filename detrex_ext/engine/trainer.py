@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .batches import Batch, out_of_memory, split, told, totals
-from .hooks import is_early
+from .events import is_early
 from .loop import TrainerBase
 from .metrics import MetricBuffer
 from .non_finite import NonFinite, NotFiniteError, agree

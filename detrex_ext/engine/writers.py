@@ -1,42 +1,28 @@
-"""Writers of what the event storage holds: console, metrics.json, TensorBoard; detectron2's formats."""
+"""Writers of what the event storage holds: console, metrics.json, metrics.csv; detectron2's names and formats."""
 
 from __future__ import annotations
 
+import csv
 import datetime
+import io
 import json
 import logging
 import math
 import os
 import time
-from collections import defaultdict
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
+from detrex_ext.checkpoint.files import write_whole
 from detrex_ext.checkpoint.run_folder import RunFolder, metric_lines
 from detrex_ext.runtime import EventStorage, get_event_storage
 
+from .boards import TensorboardXWriter
+from .boards import WandbWriter as WandbWriter
+from .events import Appended, EventWriter, Line, LineWriter
+
 _log = logging.getLogger(__name__)
-
-
-class EventWriter:
-    """Something that writes the open event storage somewhere.
-
-    Attributes:
-        early: it writes after the first few steps too, see `hooks.EARLY`.
-        max_iter: length of the training, kept up to date; None = it takes no interest.
-    """
-
-    early = False
-    max_iter: int | None = None
-
-    def write(self) -> None:
-        """Write what is new in the storage that `get_event_storage` finds."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Nothing is written afterwards."""
 
 
 class CommonMetricPrinter(EventWriter):
@@ -99,75 +85,93 @@ class CommonMetricPrinter(EventWriter):
         _log.info(" " + "  ".join(field for field in fields if field), extra={"only": self._only})
 
 
-class JSONWriter(EventWriter):
+class JSONWriter(LineWriter):
     """metrics.json: one JSON object per line and iteration, in order of iterations; NaN and infinity as null."""
 
-    def __init__(self, json_file: str, window_size: int = 20) -> None:
-        self._path = json_file
-        self._window = window_size
-        self._last_write = max((line["iteration"] for line in metric_lines(json_file)), default=-1)
-        self._file = open(json_file, "a", encoding="utf-8")
+    retries = True
 
-    def write(self) -> None:
-        """Append the iterations that are newer than the last line, and flush them to the disk."""
-        storage = get_event_storage()
-        lines: dict[int, dict[str, Any]] = defaultdict(dict)
-        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window).items():
-            if iteration > self._last_write:
-                lines[iteration][name] = value if math.isfinite(value) else None
-        for iteration in sorted(lines):
-            line = {**lines[iteration], "iteration": iteration}
-            self._file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
-        if lines:
-            self._last_write = max(lines)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def __init__(self, json_file: str, window_size: int = 20) -> None:
+        super().__init__(window_size)
+        self._path = json_file
+        self._last_write = max((line["iteration"] for line in self.lines()), default=-1)
+        self._file = Appended(json_file)
+
+    def lines(self) -> list[Line]:
+        """What the file holds, numbers and null."""
+        lines = metric_lines(self._path)
+        return [{k: v for k, v in line.items() if v is None or isinstance(v, int | float)} for line in lines]
+
+    def put(self, lines: Sequence[Line]) -> None:
+        """Append lines, and flush them to the disk."""
+        finite = ({k: v if math.isfinite(v) else None for k, v in line.items()} for line in lines)
+        self._file.write("".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in finite))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-class TensorboardXWriter(EventWriter):
-    """TensorBoard events under the same names; does nothing but say so once where tensorboard cannot."""
+class CSVWriter(LineWriter):
+    """metrics.csv: a row for each line of metrics.json; what has no value, or none that is finite, is empty.
 
-    def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any) -> None:
-        self._log_dir, self._window, self._kwargs = log_dir, window_size, kwargs
-        self._last_write = -1
+    Columns keep their order over a resume. A new one comes last, for which the file is written anew.
 
-    @cached_property
-    def _writer(self) -> Any:
-        """Torch's writer, made at first use; None where it cannot be."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
+    Args:
+        csv_file: path of the file.
+        window_size: iterations that medians are taken over.
+    """
 
-            return SummaryWriter(self._log_dir, **self._kwargs)
-        except ImportError:
-            _log.info("tensorboard is not installed: no event files (pip install tensorboard)")
-        except UnicodeError:  # the folder's name in bytes that are no UTF-8, or in a locale that is not of it
-            _log.info("tensorboard cannot write to a folder of this name: no event files")
-        return None
+    retries = True
 
-    def write(self) -> None:
-        """Add the scalars since the last call, and all images, which leave the storage."""
-        writer, storage = self._writer, get_event_storage()
-        if not writer:
-            return
-        newest = self._last_write
-        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window).items():
-            if iteration > self._last_write:
-                writer.add_scalar(name, value, iteration)
-                newest = max(newest, iteration)
-        self._last_write = newest
-        for name, image, iteration in storage._vis_data:
-            writer.add_image(name, image, iteration)
-        storage.clear_images()
+    def __init__(self, csv_file: str, window_size: int = 20) -> None:
+        super().__init__(window_size)
+        self._path = csv_file
+        self._columns = ["iteration"]
+        self._file: Appended | None = None
+
+    def begin(self, lines: Sequence[Line]) -> None:
+        """Make the file what an uninterrupted training would have by now."""
+        self._columns = list(dict.fromkeys(["iteration", *next(iter(self._rows()), [])]))
+        self._last_write = max((line["iteration"] for line in lines), default=-1)
+        self._write_anew([], lines)
+
+    def put(self, lines: Sequence[Line]) -> None:
+        """Append rows."""
+        if self._file is None or any(name not in self._columns for line in lines for name in line):
+            self._write_anew(self._rows()[1:], lines)
+        else:
+            self._file.write(self._text(lines))
 
     def close(self) -> None:
-        """Close the event file, if one was opened."""
-        writer = vars(self).get("_writer")
-        if writer:
-            writer.close()
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _write_anew(self, rows: Sequence[Sequence[str]], lines: Sequence[Line]) -> None:
+        new = {name for line in lines for name in line} - set(self._columns)
+        self._columns += sorted(new, key=lambda name: ("/" in name, name))  # stages and classes come last
+        head = io.StringIO(newline="")
+        csv.writer(head, lineterminator="\n").writerows(
+            [self._columns, *([*row, *[""] * (len(self._columns) - len(row))] for row in rows)]
+        )
+        text = head.getvalue() + self._text(lines)
+        self.close()
+        write_whole(self._path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+        self._file = Appended(self._path)
+
+    def _text(self, lines: Sequence[Line]) -> str:
+        text = io.StringIO(newline="")
+        rows = csv.DictWriter(text, self._columns, lineterminator="\n")
+        rows.writerows({k: v for k, v in line.items() if v is not None and math.isfinite(v)} for line in lines)
+        return text.getvalue()
+
+    def _rows(self) -> list[list[str]]:
+        """Of the file, the columns first; [] where there is none that can be read."""
+        try:
+            with open(self._path, encoding="utf-8", newline="") as file:
+                return list(csv.reader(file))
+        except (OSError, ValueError, csv.Error):
+            return []
 
 
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:

@@ -119,11 +119,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 class _Timer:
-    """Seconds per iteration, without the first ones; lines as detectron2 logs them."""
+    """Seconds of all iterations, and per iteration without the first ones; lines as detectron2 logs them."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0
-        self.warmup = min(_WARMUP, max(total - 1, 0))
+        self.warmup = min(_WARMUP, total // 2)
+        self.begin = time.perf_counter()
+        self.all = {"Dataloading": 0.0, "Inference": 0.0, "Eval": 0.0}
         self._restart()
         self.last_log = self.mark
 
@@ -134,6 +136,7 @@ class _Timer:
     def lap(self, phase: str) -> None:
         now = time.perf_counter()
         self.seconds[phase] += now - self.mark
+        self.all[phase] += now - self.mark
         self.mark = now
 
     def step(self) -> None:
@@ -155,22 +158,24 @@ class _Timer:
 
     def report(self) -> None:
         devices = comm.get_world_size()
-        for name, seconds in (
-            ("inference time", time.perf_counter() - self.start),
-            ("inference pure compute time", self.seconds["Inference"]),
+        now = time.perf_counter()
+        for name, total, counted in (
+            ("inference time", now - self.begin, now - self.start),
+            ("inference pure compute time", self.all["Inference"], self.seconds["Inference"]),
         ):
-            shown = str(datetime.timedelta(seconds=int(seconds)))
-            each = seconds / self.counted
+            shown = str(datetime.timedelta(seconds=int(total)))
+            each = counted / self.counted
             logger.info("Total %s: %s (%.6f s / iter per device, on %d devices)", name, shown, each, devices)
 
 
 def print_csv_format(results: Mapping[str, Any]) -> None:
     """Log results in detectron2's "copypaste" lines, four decimals.
 
-    Metrics of single classes are left out, and so is the best F1, which has a line of its own: scripts read the last.
+    Metrics of single classes are left out, and so are the best F1 and the losses, which have lines of their own:
+    scripts read the last.
     """
     for task, values in results.items():
-        if task.endswith("_f1"):
+        if task.endswith("_f1") or task == "val":
             continue
         if isinstance(values, Mapping):
             main = {k: v for k, v in values.items() if "-" not in k}

@@ -72,8 +72,9 @@ def curves_section(facts: RunFacts) -> Html:
     parts = sorted(parts, key=lambda name: -series[name][-1][1])[:8]
     total = [value for _, value in series.get("total_loss", ())]
     steep = bool(total) and min(total) > 0 and max(total) > 30 * min(total)
+    up = Axis("", log=True) if steep else Axis("", low=0)
     charts = [
-        chart("Loss", _curves(facts, ["total_loss"]), iteration, Axis("", log=True) if steep else Axis("", low=0)),
+        chart("Loss", _curves(facts, ["total_loss", "val/total_loss"]), iteration, up),
         chart("Its largest parts", _curves(facts, parts), iteration, Axis("", log=steep)),
         chart("AP and AP50", _curves(facts, ["bbox/AP", "bbox/AP50"]), iteration, Axis("", low=0)),
         chart("Learning rate", _curves(facts, ["lr", "lr_adamw"]), iteration, Axis("", low=0)),

@@ -35,7 +35,8 @@ _OURS = {
     "setup_logger": "detrex_ext.engine.log",
     "TrainerBase": "detrex_ext.engine.loop",
     **dict.fromkeys(("default_setup", "collect_env_info", "seed_all_rng"), "detrex_ext.engine.start"),
-    **dict.fromkeys(("IterationTimer", "LRScheduler", "PeriodicWriter"), "detrex_ext.engine.hooks"),
+    **dict.fromkeys(("IterationTimer", "LRScheduler"), "detrex_ext.engine.hooks"),
+    "PeriodicWriter": "detrex_ext.engine.writing",
     "EvalHook": "detrex_ext.engine.eval_hook",
     **dict.fromkeys(
         ("EventWriter", "CommonMetricPrinter", "JSONWriter", "TensorboardXWriter", "default_writers"),

@@ -61,4 +61,4 @@ def create_ddp_model(
         return _comm.create_ddp_model(model, **both, **kwargs)
     if "device_ids" not in kwargs and next(model.parameters()).device.type == "cpu":
         kwargs["device_ids"] = None
-    return _create_ddp_model(model, fp16_compression=fp16_compression, **kwargs)
+    return _create_ddp_model(model, fp16_compression=fp16_compression, **_comm.ddp_arguments(kwargs))

@@ -39,7 +39,7 @@ def read_metrics(run: str | Path) -> Series:
 
 
 def plot_curves(runs: Sequence[str | Path], output: str | Path, names: Sequence[str] | None = None) -> list[str]:
-    """Draw total loss, learning rate and AP of the runs, one line a run (AP50 dashed).
+    """Draw total loss, learning rate and AP of the runs, one line a run (AP50 and the validation's loss dashed).
 
     Args:
         runs: run folders.
@@ -64,7 +64,7 @@ def plot_curves(runs: Sequence[str | Path], output: str | Path, names: Sequence[
         for name, style in zip(panel, ("-", "--"), strict=False):
             for i, (label, metrics) in enumerate(series.items()):
                 steps, values = zip(*metrics.get(name, [(math.nan, math.nan)]), strict=True)
-                shown = label if len(panel) == 1 else f"{label} {name.rpartition('/')[2]}"
+                shown = label if len(panel) == 1 else f"{label} {name.removeprefix('bbox/')}"
                 mark = "o" if len(steps) < 25 else ""
                 axis.plot(steps, values, style, color=f"C{i}", marker=mark, markersize=3, label=shown)
         axis.set_xlabel("iteration")
@@ -112,7 +112,7 @@ def new_panels(count: int) -> tuple[Any, Sequence[Any]]:
 
 
 def _panels(known: Sequence[str]) -> list[list[str]]:
-    wanted = [["total_loss"], ["lr"], ["bbox/AP", "bbox/AP50"]]
+    wanted = [["total_loss", "val/total_loss"], ["lr"], ["bbox/AP", "bbox/AP50"]]
     panels = [[name for name in panel if name in known] for panel in wanted]
     return [panel for panel in panels if panel] or [[known[0]]]
 

@@ -300,6 +300,12 @@ def test_a_glob_takes_no_folders(tmp_path):
     Image.fromarray(_image()).save(tmp_path / "a.png")
     (tmp_path / "b.png").mkdir()
     assert find_images([str(tmp_path / "*.png")]) == [tmp_path / "a.png"] == find_images([str(tmp_path)])
+    for name in ("._a.png", "._c.avif", "c.AVIF"):
+        (tmp_path / name).write_bytes(b"")
+    wanted = [tmp_path / "a.png", tmp_path / "c.AVIF"]
+    assert find_images([str(tmp_path)]) == wanted == find_images([str(tmp_path / "*.png"), str(tmp_path / "*.AVIF")])
+    with pytest.raises(UserError, match="no images"):
+        find_images([str(tmp_path / "._*")])
 
 
 def test_other_weights_for_the_config_of_a_run_or_checkpoint(run, tmp_path):

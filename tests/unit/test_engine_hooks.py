@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
 import signal
@@ -21,10 +22,13 @@ from detrex_ext.engine import (
     EvalHook,
     PeriodicCheckpointer,
     SignalHook,
+    TrainerBase,
     build_optimizer,
+    hooks,
     rng,
     setup,
 )
+from detrex_ext.engine.hooks import DataShare
 from detrex_ext.errors import UserError
 from detrex_ext.runtime import instantiate
 
@@ -321,3 +325,49 @@ def writes_into_its_overrides(model, overrides, **others):
 class Keeps(torch.optim.Optimizer):
     def __init__(self, params, **options):
         super().__init__(params, options)
+
+
+class Waiting(TrainerBase):
+    """A step of a second, a share of which it waits for data."""
+
+    def __init__(self, share, period):
+        super().__init__()
+        self.share, self.period, self.kept = share, period, []
+
+    def run_step(self):
+        self.kept.append((self.iter, self.share(self.iter)))
+        if (self.iter + 1) % self.period == 0:  # as the metrics of a training come
+            for iteration, waited in self.kept:
+                self.storage.put_scalar("data_time", waited, cur_iter=iteration)
+            self.kept.clear()
+        self.storage.put_scalar("time", 1.0)
+
+
+@pytest.mark.parametrize(
+    "share, warned, told",
+    [
+        (lambda it: 0.05, 0, "5%"),
+        (lambda it: 0.5, 1, "50%"),
+        (lambda it: 1.0 if it < 10 else 0.1, 0, "10%"),  # until the loaders run
+        (lambda it: 0.9 if it % 50 == 10 else 0.01, 0, "2%"),  # a checkpoint of another job on the disk
+        (lambda it: 7.0, 1, "100%"),
+    ],
+)
+def test_waiting_for_data_is_warned_of_once(share, warned, told, monkeypatch):
+    warnings, infos = [], []
+    for level, taken in (("warning", warnings), ("info", infos)):
+        monkeypatch.setattr(hooks._log, level, lambda text, *args, taken=taken: taken.append(text % args))
+    trainer = Waiting(share, 20)
+    trainer.register_hooks([DataShare(20)])
+    trainer.train(0, 200)
+    assert len(warnings) == warned and all("waiting for data" in w and "num_workers" in w for w in warnings)
+    assert f"waiting for data: {told} of the time of the steps" in infos
+
+
+def test_a_handful_of_steps_says_nothing_about_data(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("detrex_ext"), "propagate", True)
+    caplog.set_level(logging.INFO)
+    trainer = Waiting(lambda it: 1.0, 1)
+    trainer.register_hooks([DataShare(1)])
+    trainer.train(0, 29)
+    assert "waiting" not in caplog.text

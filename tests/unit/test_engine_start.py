@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from detrex_ext.cli.arguments import default_argument_parser
 from detrex_ext.engine import collect_env_info, default_setup, launch, launching, ranks, setup_logger
+from detrex_ext.engine.start import logged_later
 from detrex_ext.errors import UserError
 from detrex_ext.layers import cpu
 from detrex_ext.runtime import comm, devices
@@ -104,7 +105,7 @@ def test_a_process_takes_its_gpu_before_it_joins_the_others(monkeypatch):
 
 
 _SCRIPT = """
-    import json, pathlib, sys
+    import json, pathlib, sys, warnings
     import torch
     from detrex_ext.errors import UserError
     from detrex_ext.runtime import comm, create_ddp_model, launch
@@ -115,7 +116,11 @@ _SCRIPT = """
             "world": comm.get_world_size(), "local": comm.get_local_rank(),
             "gathered": comm.all_gather({"rank": rank}), "to_main": comm.gather(rank),
         }
-        model = create_ddp_model(torch.nn.Linear(2, 1))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            model = create_ddp_model(torch.nn.Linear(2, 1), broadcast_buffers=False)
+        out["told"] = [str(w.message) for w in told if "broadcast_buffers" in str(w.message)]
+        out["synced"] = model.broadcast_buffers
         model(torch.full((1, 2), float(rank))).sum().backward()
         out["grad"] = model.module.weight.grad.tolist()
         pathlib.Path(folder, f"{rank}.json").write_text(json.dumps(out))
@@ -152,6 +157,7 @@ def test_two_processes(through, end, tmp_path):
     assert first["gathered"] == second["gathered"] == [{"rank": 0}, {"rank": 1}]
     assert (first["to_main"], second["to_main"]) == ([0, 1], [])
     assert first["grad"] == second["grad"] == [[0.5, 0.5]]
+    assert first["told"] == second["told"] == [] and not first["synced"]
 
 
 @pytest.mark.slow
@@ -253,3 +259,40 @@ def test_a_blank_between_overlays_is_told(typed, capsys):
     with pytest.raises(SystemExit):
         default_argument_parser().parse_args(["--overlay", *typed.split()])
     assert "names are written without blanks, as sqr,dac" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first", "second in one process"])
+def test_what_is_warned_of_before_there_is_a_log_reaches_it_and_the_console_once(tmp_path, capsys, monkeypatch, again):
+    logger = logging.getLogger("detrex_ext")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", False)
+    if again:
+        setup_logger(str(tmp_path / "before"), name="detrex_ext")
+        capsys.readouterr()
+    with logged_later():
+        logging.getLogger("detrex_ext.checkpoint").warning("skipped: %s", "model_1.pth")
+        setup_logger(str(tmp_path), name="detrex_ext")
+        logging.getLogger("detrex_ext.engine").warning("told")
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count("skipped: model_1.pth") == 1
+    text = (tmp_path / "log.txt").read_text()
+    assert text.count("detrex_ext.checkpoint WARNING: skipped: model_1.pth") == text.count("told") == 1
+    with pytest.raises(UserError), logged_later():
+        raise UserError("no checkpoint can be read")
+    assert [type(handler).__name__ for handler in logger.handlers].count("_Early") == 0
+
+
+def test_buffers_over_processes_by_the_name_that_torch_has(monkeypatch):
+    from detrex_ext.runtime.standalone import comm as own
+
+    for new, known in ((True, "forward_sync_buffers"), (False, "broadcast_buffers")):
+        class DDP:
+            def __init__(self, module, broadcast_buffers=None, **_):
+                pass
+
+        if new:
+            DDP.__init__ = lambda self, module, broadcast_buffers=None, forward_sync_buffers=None: None
+        monkeypatch.setattr(own, "DistributedDataParallel", DDP)
+        given = {"broadcast_buffers": False, "bucket_cap_mb": None}
+        assert own.ddp_arguments(given) == {known: False, "bucket_cap_mb": None} and len(given) == 2
+        assert own.ddp_arguments({}) == {}

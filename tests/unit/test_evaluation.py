@@ -279,3 +279,23 @@ def test_copypaste_lines(caplog):
         "copypaste: 38.1000,59.0000",
         "copypaste: speed=3",
     ]
+
+
+@pytest.mark.parametrize("batches", [1, 2, 5, 12])
+def test_times_are_of_all_batches(batches, caplog, monkeypatch):
+    """A second for each batch, three for the first one: 5 batches take 7 s, and not that of the last one alone."""
+    from detrex_ext.evaluation import loop
+
+    clock = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+
+    class Model(torch.nn.Module):
+        def forward(self, batch):
+            clock[0] += 3.0 if batch == 0 else 1.0
+            return []
+
+    with caplog.at_level(logging.INFO, "detrex_ext"):
+        inference_on_dataset(Model(), range(batches), None)
+    shown = [m for m in caplog.messages if m.startswith("Total inference")]
+    each = "3.000000" if batches == 1 else "1.000000"  # the first ones are left out of it
+    assert [m.split(": ", 1)[1].split(" s / iter")[0] for m in shown] == [f"0:00:{batches + 2:02d} ({each}"] * 2

@@ -6,7 +6,6 @@ Shape legend: B images, Q queries of a set, S stages, G objects.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ...matching import resolve, stack_sets
 from ...modeling.postprocess import main_sets
 from ...runtime import comm
 from ...structures import Prior, SupervisedSet, Targets
-from ..truth import targets_of
+from ..truth import targets_of, without_candidates
 from .matches import Matches
 
 
@@ -65,7 +64,7 @@ class MatchEvaluator:
         """
         images = [self.truth.index_of(given) for given in inputs]
         sizes = [output["instances"].image_size for output in outputs]
-        main = [_without_candidates(s) for s in main_sets(sets) if s.stage >= 0]
+        main = [without_candidates(s) for s in main_sets(sets) if s.stage >= 0]
         targets = targets_of(self.truth, images, sizes, inputs).to(main[0].logits_BQK.device)
         self.truth.check_classes(main[0].logits_BQK.shape[-1] - main[0].softmax)
         query_SG = torch.stack([self._matched(s, targets) for s in main])
@@ -102,13 +101,6 @@ class MatchEvaluator:
         matches = Matches(gathered[0][0], np.concatenate(queries, 1), np.concatenate(found, 1), len(images))
         matches.save(self.output)
         return {"matches": {"matched": float((matches.query_SG[-1] >= 0).mean())}}
-
-
-def _without_candidates(s: SupervisedSet) -> SupervisedSet:
-    """An evaluation knows no objects, so that a source names no candidates: the rule is to find them."""
-    if s.given.prior is None:
-        return s
-    return replace(s, given=replace(s.given, prior=replace(s.given.prior, candidate_gt_BQ=None)))
 
 
 def places(s: SupervisedSet, query_SG: Tensor, targets: Targets) -> tuple[str, Tensor]:

@@ -6,6 +6,7 @@ Without an initialized process group everything behaves as one process.
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,17 @@ def reduce_dict(input_dict: dict[str, Tensor], average: bool = True) -> dict[str
         return dict(zip(names, values / world if average else values, strict=True))
 
 
+def ddp_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of DistributedDataParallel as this torch calls them: what was `broadcast_buffers` has a new name.
+
+    Under the new one a False leaves the buffers of rank 0 to all at the start, where they are alike in any case.
+    """
+    given, new = dict(given), "forward_sync_buffers"
+    if "broadcast_buffers" in given and new in inspect.signature(DistributedDataParallel.__init__).parameters:
+        given.setdefault(new, given.pop("broadcast_buffers"))
+    return given
+
+
 def create_ddp_model(
     model: nn.Module, *, fp16_compression: bool = False, bf16_compression: bool = False, **kwargs: Any
 ) -> nn.Module:
@@ -165,7 +177,7 @@ def create_ddp_model(
         return model
     if "device_ids" not in kwargs and next(model.parameters()).device.type != "cpu":
         kwargs["device_ids"] = [get_local_rank()]
-    ddp = DistributedDataParallel(model, **kwargs)
+    ddp = DistributedDataParallel(model, **ddp_arguments(kwargs))
     if fp16_compression or bf16_compression:
         from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
