@@ -39,6 +39,8 @@ EXTRAS = {
     "fast-eval": ["faster-coco-eval"],
     "tensorboard": ["tensorboard"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
+    "video": ["av>=12"],
+    "supervision": ["supervision"],
 }
 
 
