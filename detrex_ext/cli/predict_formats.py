@@ -156,8 +156,8 @@ class YoloFormat:
     def close(self) -> list[Path]:
         """Writes the names of the classes."""
         path = self.folder / "data.yaml"
-        names = {"names": dict(enumerate(self.names))}
-        path.write_text(yaml.safe_dump(names, allow_unicode=True, sort_keys=False), encoding="utf-8")
+        about = {"nc": len(self.names), "names": dict(enumerate(self.names))}
+        path.write_text(yaml.safe_dump(about, allow_unicode=True, sort_keys=False), encoding="utf-8")
         return [self.folder / "labels", path]
 
 

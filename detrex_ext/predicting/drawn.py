@@ -12,6 +12,7 @@ from ..errors import UserError
 from .video import pyav
 
 _CLOCK = 90_000  # units of a second
+_LONGEST = 1e9  # seconds; a damaged file may tell any time
 _CODECS = {"libx264": {"crf": "23", "preset": "veryfast"}, "mpeg4": {"qscale": "4"}}
 
 
@@ -44,7 +45,7 @@ class DrawnVideo:
             self._open(av, image.size)
         fitted = image if image.size == self._size else ImageOps.pad(image, self._size)
         frame = av.VideoFrame.from_image(fitted)
-        self._last = max(self._last + 1, round(time * _CLOCK))
+        self._last = max(self._last + 1, round(min(time, _LONGEST) * _CLOCK))
         frame.pts, frame.time_base = self._last, Fraction(1, _CLOCK)
         self._encode(av, frame)
 
@@ -62,14 +63,16 @@ class DrawnVideo:
     def _open(self, av: Any, size: tuple[int, int]) -> None:
         self._size = tuple(side + side % 2 for side in size)  # H.264 stores color for two by two pixels
         name = next(name for name in _CODECS if name in av.codecs_available)
-        try:
-            self._container = av.open(f"file:{self.path.resolve()}", "w", format="mp4")
-        except (av.error.FFmpegError, OSError) as error:
-            raise self._failed(error) from None
+        container = av.open(f"file:{self.path.resolve()}", "w", format="mp4")
         rate = Fraction(min(max(self.rate, 0.1), 1000)).limit_denominator(1001)
-        self._stream = stream = self._container.add_stream(name, rate=rate, options=_CODECS[name])
+        self._stream = stream = container.add_stream(name, rate=rate, options=_CODECS[name])
         stream.width, stream.height, stream.pix_fmt = *self._size, "yuv420p"
         stream.codec_context.time_base = Fraction(1, _CLOCK)
+        try:
+            container.start_encoding()
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._failed(error) from None
+        self._container = container
 
     def _encode(self, av: Any, frame: Any) -> None:
         try:

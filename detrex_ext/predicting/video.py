@@ -18,7 +18,7 @@ from ..errors import UserError
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,m4v,h264,hevc,av1,ivf"
 RATE = 25.0
 """Frames a second, where a file does not tell."""
-_WHOLE = 0.95  # of what a file announces; the last frame's own length is not known
+_WHOLE = 0.95  # of what a file announces, and two frames: sound may be longer
 
 
 class UnreadableVideo(UserError):
@@ -69,12 +69,13 @@ class Video:
                     if self.most is not None and number // self.every >= self.most:
                         return
                     yield Frame(self._rgb(frame), number, last)
-            length = (container.duration or 0) / av.time_base
-            short = number + 1 < _WHOLE * (stream.frames or sys.maxsize) and last + 1 / full_rate < _WHOLE * length
+            end, length = last + max(1 / full_rate, last / max(number, 1)), (container.duration or 0) / av.time_base
+            lost = length - end > max((1 - _WHOLE) * length, 2 * (end - last))
+            short = lost and number + 1 < _WHOLE * (stream.frames or sys.maxsize)
         if number < 0:
             raise UnreadableVideo(self.path, f"no frame of it can be decoded{decoded.told()}")
         if short:
-            shown = f"it ends after {last + 1 / full_rate:.1f} of {length:.1f} seconds, so it is truncated"
+            shown = f"it ends after {end:.1f} of {length:.1f} seconds, so it is truncated"
             raise UnreadableVideo(self.path, f"{shown}; {number + 1} frames are used")
         if decoded.errors:
             raise UnreadableVideo(self.path, f"it is damaged{decoded.told()}; {number + 1} frames are used")
@@ -96,6 +97,8 @@ class Video:
         streams = [stream for stream in container.streams.video if not int(getattr(stream, "disposition", 0)) & cover]
         if not streams:
             raise UnreadableVideo(self.path, "it has no pictures, as a file of sound has none")
+        if getattr(streams[0], "codec_context", None) is None:
+            raise UnreadableVideo(self.path, "its pictures are coded in a way that PyAV does not know")
         self._check(streams[0].width, streams[0].height)
         streams[0].thread_type = "AUTO"
         return streams[0]
@@ -124,7 +127,7 @@ class _Decoded:
             try:
                 packet = next(packets, None)
                 frames = () if packet is None else packet.decode()
-            except (self.av.error.FFmpegError, ValueError) as error:
+            except (self.av.error.FFmpegError, ValueError, OSError, RuntimeError) as error:
                 self.errors.append(reason_of(error))
                 continue  # with the next packet, if the container has one
             if packet is None:

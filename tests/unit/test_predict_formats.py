@@ -75,7 +75,8 @@ def test_a_name_that_is_no_unicode_ends_nothing(tmp_path):
 
 def test_yolo_reads_back_equal_and_as_a_data_set(tmp_path):
     written(YoloFormat, tmp_path)
-    assert yaml.safe_load((tmp_path / "data.yaml").read_text(encoding="utf-8")) == {"names": dict(enumerate(HOSTILE))}
+    about = {"nc": len(HOSTILE), "names": dict(enumerate(HOSTILE))}
+    assert yaml.safe_load((tmp_path / "data.yaml").read_text(encoding="utf-8")) == about
     for row in rows():
         name = f"film/{row.about['frame']:06d}" if "frame" in row.about else row.name
         lines = (tmp_path / "labels" / f"{name}.txt").read_text().splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import sys
 from types import SimpleNamespace
@@ -102,22 +103,28 @@ def test_what_is_no_video_is_named(av, tmp_path, content, message):
         list(bright().stream(path))
 
 
-def test_a_truncated_film_gives_its_frames_and_then_says_so(av, film, tmp_path):
-    with av.open(str(film)) as read, av.open(str(tmp_path / "a.mkv"), "w") as write:
-        given = read.streams.video[0]
-        out = write.add_stream_from_template(given)
-        for packet in read.demux(given):
-            if packet.dts is not None:
-                packet.stream = out
+def record(av, path, codec, frames, rate=25):
+    with av.open(str(path), "w", format={".ogv": "ogg", ".m2ts": "mpegts"}.get(path.suffix)) as write:
+        stream = write.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        arrays = (np.frombuffer(x, np.uint8).reshape(*SIZE, 3) for x in frames)
+        made = (av.VideoFrame.from_ndarray(x, format="rgb24") for x in arrays)
+        for frame in [*made, None]:
+            for packet in stream.encode(frame):
                 write.mux(packet)
+
+
+def test_a_truncated_film_gives_its_frames_and_then_says_so(av, film, tmp_path):
+    record(av, tmp_path / "a.mkv", "mpeg4", [np.random.default_rng(n).bytes(120 * 160 * 3) for n in range(12)], rate=4)
     data = (tmp_path / "a.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(data[: len(data) * 6 // 10])
     assert len(list(Video(tmp_path / "a.mkv"))) == 12
     for batch in (1, 8):
         found, numbers = bright().stream(tmp_path / "cut.mkv", 0, batch), []
         with pytest.raises(UnreadableVideo, match=r"cut.mkv\n  it ends after .* of 3.0 seconds, so it is truncated"):
-            numbers.extend(one.frame for one in found)
-        assert 0 < len(numbers) < 12 or numbers == []
+            for one in found:
+                numbers.append(one.frame)
+        assert numbers == list(range(len(numbers))) and 0 < len(numbers) < 12
     (tmp_path / "half.mp4").write_bytes(film.read_bytes()[:600])
     with pytest.raises(UnreadableVideo, match="cannot be opened"):
         list(Video(tmp_path / "half.mp4"))
@@ -250,7 +257,7 @@ def test_the_command_on_a_camera(run, camera, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(camera, "decode", lambda video: stopped(camera, video))
     assert predict(run, "--webcam", "0", "--no-draw", "--output", tmp_path / "stopped") == 0
-    assert "frames; all in" in capsys.readouterr().out
+    assert re.search("on [1-3] frames?; all in", capsys.readouterr().out)
 
 
 def test_a_camera_that_is_not_there(av, monkeypatch):
@@ -272,7 +279,7 @@ def test_without_pyav_the_line_to_install_it_is_told(run, tmp_path, monkeypatch,
             "video needs PyAV, which is not installed\n  pip install 'detrex_ext[video]'\n"
         )
     with pytest.raises(UserError, match="video needs PyAV"):
-        bright().stream(tmp_path / "film.mp4")
+        next(bright().stream(tmp_path / "film.mp4"))
     assert not (tmp_path / "out").exists()
 
 
@@ -313,14 +320,7 @@ def test_supervision_gets_what_was_found(monkeypatch):
 )  # fmt: skip
 def test_containers(av, tmp_path, name, codec):
     path = tmp_path / name
-    with av.open(str(path), "w", format={".ogv": "ogg", ".m2ts": "mpegts"}.get(path.suffix)) as write:
-        stream = write.add_stream(codec, rate=25)
-        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
-        for number in range(20):
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")):
-                write.mux(packet)
-        for packet in stream.encode(None):
-            write.mux(packet)
+    record(av, path, codec, [picture(number).tobytes() for number in range(20)])
     frames = list(Video(path))
     assert [frame.number for frame in frames] == list(range(20))
     assert np.allclose([frame.time for frame in frames], np.arange(20) / 25, atol=2e-3)
