@@ -225,5 +225,6 @@ def test_what_makes_no_sense_is_told(run, tmp_path, monkeypatch, capsys, line, m
 
 
 def test_slices_by_the_command(run, tmp_path, capsys):
-    assert predict(run, tmp_path / "out", "--tile", "48") == 0
-    assert "slices: 48 x 48 pixels, 25% of them shared" in capsys.readouterr().out
+    command = ["predict", str(run), str(run / "0.png"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert dispatch([*command, "--tile", "64", "--no-draw"]) == 0
+    assert "slices: 64 x 64 pixels, 25% of them shared" in capsys.readouterr().out
