@@ -58,10 +58,12 @@ def _files(args: argparse.Namespace, folder: str) -> tuple[list[Path], str | Non
 
 
 def _run(args: argparse.Namespace, output: Path, files: list[Path], ground_truth: str | None) -> int:
-    images = [] if args.fps is not None else [file for file in files if not is_video(file)]
-    of_video = [file for file in files if file not in set(images)]
+    moves = (lambda _: True) if args.fps is not None else is_video
+    images, of_video = ([file for file in files if moves(file) is wanted] for wanted in (False, True))
     if (args.every or args.max_frames) and not of_video and args.webcam is None:
         raise UserError("--every and --max-frames are of videos, of --webcam and of --fps")
+    if ground_truth and not images:
+        raise UserError("--ground-truth and --data are of images, and none is named that is no frame")
     if args.fps is not None and any(map(is_video, files)):
         raise UserError("--fps is of images that are frames: name folders of images alone")
 

@@ -46,7 +46,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is written").add_argument
     add("--format", action="extend", type=names, metavar="A,B", help=f"of {', '.join(FORMATS)}; default json")
     add("--crops", action="store_true", help="an image of each object, in a folder of its class")
-    add("--no-draw", action="store_true", help="no drawn images and videos, which take about as long as finding")
+    add("--no-draw", action="store_true", help="no drawn images and videos")
 
 
 def _add_video(parser: argparse.ArgumentParser) -> None:

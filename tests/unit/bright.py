@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 from scipy import ndimage
 from torch import nn
 
+from detrex_ext import api
 from detrex_ext.predictor import Predictor
 from detrex_ext.runtime import Boxes, Instances
 
@@ -42,3 +46,16 @@ class Bright(nn.Module):
 def bright(transforms=(), names=NAMES):
     """A predictor of it."""
     return Predictor(Bright(), names, transforms)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A folder with three images of two objects each, and the command predicts with this detector."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for number, size in enumerate(((60, 90), (90, 60), (60, 90))):
+        image = np.zeros((*size, 3), dtype=np.uint8)
+        image[5:25, 10:20], image[30:50, 30 + number : 50, 0] = 255, 255
+        Image.fromarray(image).save(folder / f"{number}.png")
+    monkeypatch.setattr(api, "load", lambda *source, **how: bright())
+    return folder

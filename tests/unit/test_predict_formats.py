@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 from bright import bright
+from bright import run as run  # the fixture
 from PIL import Image
 from pycocotools.coco import COCO
 from test_predicting import predict
-from test_predicting import run as run  # a run folder; the fixture
 
 from detrex_ext.cli import dispatch
 from detrex_ext.cli.predict_crops import Crops, folder_names
@@ -182,8 +182,11 @@ def test_the_command_writes_several_formats_and_crops(run, tmp_path, capsys):
     coco = json.loads((out / "coco.json").read_text())
     lines = (out / "predictions.csv").read_text().splitlines()
     crops = list((out / "crops").rglob("*.png"))
-    assert len(coco["annotations"]) == len(lines) - 1 == len(crops) > 0
-    assert [c["id"] for c in coco["categories"]] == [1, 2, 3]
+    assert len(coco["annotations"]) == len(lines) - 1 == len(crops) == 6
+    assert coco["categories"] == [{"id": 1, "name": "red"}, {"id": 2, "name": "white"}]
+    assert sorted(path.parent.name for path in crops) == ["red"] * 3 + ["white"] * 3
+    boxes = {(a["image_id"], a["category_id"]): a["bbox"] for a in coco["annotations"]}
+    assert boxes[1, 2] == [10, 5, 10, 20] and boxes[3, 1] == [32, 30, 18, 20]
 
 
 def test_coco_has_the_ids_of_the_ground_truth(run, tmp_path, capsys):
@@ -212,6 +215,8 @@ def test_coco_has_the_ids_of_the_ground_truth(run, tmp_path, capsys):
         ("a.png --tile 7", "--tile 7 --tile-overlap 0.25: .*from 16 pixels"),
         ("a.png --tile big", "--tile big"),
         ("a.png --tile auto --tile-overlap 1", "expected sides"),
+        ("a.mp4 --ground-truth x.json", "--ground-truth and --data are of images"),
+        ("a.mp4 a.png --fps 5", "--fps is of images that are frames"),
         ("a.png --fps 5 --ground-truth x.json", "--ground-truth is of images"),
     ],
 )
@@ -220,6 +225,7 @@ def test_what_makes_no_sense_is_told(run, tmp_path, monkeypatch, capsys, line, m
 
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (90, 60)).save("a.png")
+    Path("a.mp4").touch()
     assert dispatch(["predict", str(run), *line.split(), "--device", "cpu", "--output", "out"]) == 2
     assert re.search(message, capsys.readouterr().err)
 
@@ -227,4 +233,5 @@ def test_what_makes_no_sense_is_told(run, tmp_path, monkeypatch, capsys, line, m
 def test_slices_by_the_command(run, tmp_path, capsys):
     command = ["predict", str(run), str(run / "0.png"), "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert dispatch([*command, "--tile", "64", "--no-draw"]) == 0
-    assert "slices: 64 x 64 pixels, 25% of them shared" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "slices: 64 x 64 pixels, 25% of them shared" in said and "2 objects" in said

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from bright import bright
+from bright import run as run  # the fixture
 from PIL import Image
-from test_predicting import run as run  # a run folder; the fixture
 
 from detrex_ext.cli import dispatch
 from detrex_ext.data.image_like import Frame
@@ -177,7 +177,8 @@ def test_the_command_draws_a_film_and_tells_each_frame(run, film, tmp_path, caps
     times = [frame.time for frame in Video(out / "film.mp4")]
     assert times == pytest.approx([line["time"] for line in lines], abs=1e-3)
     assert len(json.loads((out / "predictions.json").read_text())) == 1
-    assert len(list((out / "crops").rglob("film_000004_*.png"))) == len(lines[2]["boxes"])
+    assert [line["classes"] for line in lines] == [["white"]] * 6
+    assert len(list((out / "crops" / "white").glob("film_000004_*.png"))) == 1
     assert predict(run, film, "--output", film.parent) == 2 and film.stat().st_size > 1000
     assert "film.mp4 is an input and would be overwritten" in capsys.readouterr().err
 
