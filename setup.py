@@ -39,7 +39,7 @@ EXTRAS = {
     "fast-eval": ["faster-coco-eval"],
     "tensorboard": ["tensorboard"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
-    "video": ["av>=12"],
+    "video": ["av>=16"],
     "supervision": ["supervision"],
 }
 
