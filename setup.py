@@ -39,7 +39,7 @@ EXTRAS = {
     "fast-eval": ["faster-coco-eval"],
     "tensorboard": ["tensorboard"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
-    "video": ["av>=16"],
+    "video": ["av>=18; python_version >= '3.11'"],
     "supervision": ["supervision"],
 }
 
