@@ -41,6 +41,8 @@ EXTRAS = {
     "wandb": ["wandb"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
     "docs": ["mkdocs<2", "mkdocs-material", "mkdocstrings[python]", "ruff"],
+    "video": ["av>=18; python_version >= '3.11'"],
+    "supervision": ["supervision"],
 }
 
 

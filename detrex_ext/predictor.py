@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,19 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from .checkpoint.threshold import Threshold
-from .data.ahead import ahead, together
-from .data.image_like import Examined, ImageLike, as_rgb
+from .data.image_like import Examined, ImageLike
+from .data.image_like import as_rgb as as_rgb
 from .data.transforms import Sample
 from .errors import UserError
 from .modeling.graphs import Graphs
+from .predicting.examining import Examining
+from .predicting.found import Found
+from .predicting.sources import Source, images_of
+from .predicting.tiles import Tile, Tiling
 from .runtime import Instances, machine, native
 
 PER_CLASS = "per-class"
 _THREADS = 4  # at most, beside a GPU
-_BATCHES, _BYTES = 4, 2**28  # of images that wait until there are enough of their size
 
 
 class Predictor:
@@ -71,8 +74,9 @@ class Predictor:
         self._graphs = Graphs(self.model) if cuda_graphs else None
 
     def predict(
-        self, image: ImageLike | Sequence[ImageLike], threshold: float | str | None = None, batch_size: int = 1
-    ) -> Instances | list[Instances]:
+        self, image: ImageLike | Sequence[ImageLike], threshold: float | str | None = None, batch_size: int = 1,
+        tile: Tile = None,
+    ) -> Found | list[Found]:  # fmt: skip
         """Objects on an image, best first.
 
         Args:
@@ -81,54 +85,49 @@ class Predictor:
                 ``self.threshold``, the same for all classes.
             batch_size: images of a list that go through the model together, where as many have the same size as the
                 model takes them. None is padded for another's sake, so that each is found as it is alone.
+            tile: for small objects on large images: look at overlapping slices too, of this side in pixels, of the
+                size that the model's images are resized to (``"auto"``), or as a ``Tiling`` says.
 
         Returns:
             ``Instances`` on the CPU, in pixels of the image (upright, as EXIF says): ``pred_boxes`` (XYXY),
-            ``scores``, ``pred_classes`` (indices into ``class_names``); for a list, a list of them.
+            ``scores``, ``pred_classes`` (indices into ``class_names``), and ``names``; for a list, a list of them.
 
         Raises:
             UserError: an image that cannot be read. TypeError: no image at all. ValueError: another argument.
         """
-        if not isinstance(image, list | tuple):
-            return self._run([self.as_input(as_rgb(image))], self._least(threshold))[0]
-        return list(self.stream(image, threshold, batch_size))
+        several = isinstance(image, list | tuple)
+        found = list(self.stream(image if several else [image], threshold, batch_size, tile))
+        return found if several else found[0]
 
     def stream(
-        self, images: Iterable[ImageLike], threshold: float | str | None = None, batch_size: int = 1
-    ) -> Iterator[Instances]:
-        """As ``predict`` for many images: they are read while the model is busy with those before, a few ahead."""
-        for seen in self.examine(images, threshold, batch_size, keep=False):
+        self, images: Source, threshold: float | str | None = None, batch_size: int = 1, tile: Tile = None
+    ) -> Iterator[Found]:
+        """As ``predict`` for many images: they are read while the model is busy with those before, a few ahead.
+
+        ``images`` are any number, or one thing that stands for them: the path of a video (whose frames they are, one by
+        one), of a folder of images, or the number of a camera, which goes on until nobody asks for more.
+        """
+        for seen in self.examine(images, threshold, batch_size, False, tile):
             if seen.error is not None:
                 raise seen.error
             yield seen.instances
 
     def examine(
-        self, images: Iterable[ImageLike], threshold: float | str | None = None, batch_size: int = 1, keep: bool = True
-    ) -> Iterator[Examined]:
+        self, images: Source, threshold: float | str | None = None, batch_size: int = 1, keep: bool = True,
+        tile: Tile = None,
+    ) -> Iterator[Examined]:  # fmt: skip
         """As ``stream``, with the pixels of each image if they are to be kept; one that cannot be read ends nothing.
 
         Raises:
-            ValueError: of the threshold or the size of a batch.
+            ValueError: of the threshold, the slices or the size of a batch.
         """
         least = self._least(threshold)
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be 1 or more")
-
-        def prepare(image: ImageLike) -> Examined:
-            try:
-                rgb = as_rgb(image)
-                made = self.as_input(rgb)
-            except Exception as error:
-                return Examined(error=error)
-            kept = rgb if keep else None
-            return Examined(kept, nbytes=made["image"].nbytes + (rgb.nbytes if keep else 0), _input=made)
-
-        def work(batch: list[Examined]) -> None:
-            for seen, instances in zip(batch, self._run([seen._input for seen in batch], least), strict=True):
-                seen.instances, seen._input = instances, None
-
-        prepared = ahead(images, prepare, max(self.threads, batch_size), self.threads)
-        return together(prepared, batch_size, work, _BATCHES * batch_size, _BYTES)
+        examining = Examining(self.as_input, self._run, self.threads, batch_size, keep)
+        if tile is None:
+            return examining.whole(images_of(images), least)
+        return examining.in_slices(images_of(images), least, Tiling.of(tile, self.transforms))
 
     def evaluate(self, json: str | os.PathLike, images: str | os.PathLike = "") -> dict[str, dict[str, float]]:
         """Metrics on annotated images, the figures of ``train --eval-only``.
@@ -175,7 +174,7 @@ class Predictor:
         return {"image": torch.from_numpy(chw), "height": rgb.shape[0], "width": rgb.shape[1]}
 
     @torch.no_grad()
-    def _run(self, batch: list[dict], least: Tensor) -> list[Instances]:
+    def _run(self, batch: list[dict], least: Tensor) -> list[Found]:
         half = contextlib.nullcontext()
         if dtype := native.DTYPES.get(self.precision):
             # what a graph casts lies in its own memory: a cache must not hand it on
@@ -188,7 +187,7 @@ class Predictor:
                 raise
             raise UserError(f"precision=fp16: {error}: they leave its range\n  use precision=bf16 or fp32") from error
         found = [output["instances"].to("cpu") for output in outputs]
-        return [x[x.scores >= (least if len(least) == 1 else least[x.pred_classes]).to(x.scores)] for x in found]
+        return [Found(x.image_size, self.class_names, **x.get_fields()).above(least) for x in found]
 
     def _by_graphs(self, batch: list[dict]) -> list[dict[str, Instances]]:
         images, _ = self.model.inputs(batch)

@@ -12,7 +12,7 @@ from .waiting import settle_waiting
 # verb -> (module, what it does); a module is imported when its verb is used
 VERBS: dict[str, tuple[str, str]] = {
     "train": ("train", "train a model, or evaluate one with --eval-only"),
-    "predict": ("predict", "draw and save what a model finds in images"),
+    "predict": ("predict", "draw and save what a model finds in images and videos"),
     "export": ("export", "write a trained model as ONNX or .pt2, compared with it"),
     "check": ("check", "check annotation files and their images"),
     "convert": ("convert", "write a checkpoint under the names of another project"),

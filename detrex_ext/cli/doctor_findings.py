@@ -40,6 +40,7 @@ OPTIONAL = {
     "onnx": ("onnx", "export as ONNX", "export"),
     "onnxscript": ("onnxscript", "export as ONNX", "export"),
     "onnxruntime": ("onnxruntime", "running what was exported", "export"),
+    "av": ("av", "predict on videos and cameras", "video"),
     "detectron2": ("detectron2", "its own types; without it the package runs alone", ""),
     "detrex": ("detrex", "its models, its compiled sampling kernel", ""),
 }

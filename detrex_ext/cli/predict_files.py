@@ -1,4 +1,4 @@
-"""Which images `predict` reads, and where it writes to."""
+"""Which images and videos `predict` reads, and where it writes to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from detrex_ext.errors import UserError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
+from detrex_ext.predicting.files import SUFFIXES, VIDEO_SUFFIXES, media
 
 
 def output_of(given: str | None, model: str) -> Path:
@@ -28,7 +27,9 @@ def output_of(given: str | None, model: str) -> Path:
 
 
 def find_images(inputs: list[str]) -> list[Path]:
-    """The images that files, folders (not below them) and globs name, each once, sorted within an input.
+    """The images and videos that files, folders (not below them) and globs name, each once, sorted within an input.
+
+    A folder or glob with images and videos stands for the images.
 
     Raises:
         UserError: an input that names none.
@@ -39,39 +40,43 @@ def find_images(inputs: list[str]) -> list[Path]:
         if path.is_file():
             files = [path]
         elif path.is_dir():
-            files = _images(path.iterdir())
+            files = media(path.iterdir())
         else:
-            files = _images(map(Path, glob.glob(given, recursive=True)))
+            files = media(map(Path, glob.glob(given, recursive=True)))
         if not files:
             what = "the folder has none" if path.is_dir() else "no such file or folder, and nothing fits it as a glob"
-            raise UserError(f"no images in {given}: {what}\n  expected files ending with {' '.join(SUFFIXES)}")
+            camera = f"\n  for a camera: --webcam {given}" if given.isdecimal() else ""
+            ends = f"expected files ending with {' '.join(SUFFIXES)}, or videos with {' '.join(VIDEO_SUFFIXES)}"
+            raise UserError(f"no images in {given}: {what}\n  {ends}{camera}")
         found |= dict.fromkeys(files)
     return list(found)
 
 
-def _images(paths: Iterable[Path]) -> list[Path]:
-    # ._name: what macOS keeps beside a file on a disk of another system
-    named = (p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("._"))
-    return sorted(p for p in named if p.is_file())
+def names_of(files: Iterable[Path]) -> list[str]:
+    """What is written of each file is called: its own name without the ending, numbered where two are named the same.
 
-
-def targets_of(files: list[Path], output: Path) -> list[Path]:
-    """Where each drawn image goes: the file's name as PNG, numbered where two are named the same.
-
-    Raises:
-        UserError: one would replace an input.
+    Names that differ in case alone are the same: some disks say so.
     """
-    sources = {p.resolve() for p in files}
     taken: set[str] = set()
-    targets = []
+    names = []
     for file in files:
-        name, number = file.stem, 1
+        stem = file.stem if file.stem.strip(".") else "frames"
+        name, number = stem, 1
         while name.lower() in taken:
             number += 1
-            name = f"{file.stem}_{number}"
+            name = f"{stem}_{number}"
         taken.add(name.lower())
-        target = output / f"{name}.png"
+        names.append(name)
+    return names
+
+
+def check_targets(targets: Iterable[Path], files: Iterable[Path]) -> None:
+    """Refuses to write over what is read.
+
+    Raises:
+        UserError: naming the first such file.
+    """
+    sources = {path.resolve() for path in files}
+    for target in targets:
         if target.resolve() in sources:
             raise UserError(f"{target} is an input and would be overwritten\n  choose another --output folder")
-        targets.append(target)
-    return targets

@@ -1,8 +1,7 @@
-"""What `predict` makes of an image: drawn, beside the ground truth if there is one, and as a row of its JSON."""
+"""What `predict` draws of an image, beside the ground truth if there is one."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,17 +30,30 @@ class Truth:
             what = f"none of the images is in it, as {files[0]}; its first is {names[0]}"
             raise UserError(f"--ground-truth {path}: {what}")
 
+    @property
+    def next_id(self) -> int:
+        """An id that none of its images has, nor any above it."""
+        return 1 + max((i for i in self.truth.image_ids if isinstance(i, int)), default=0)
+
+    def id_of(self, file: Path) -> int | str | None:
+        """The id of an image; None for one that the JSON does not have."""
+        index = self._index(file)
+        return None if index is None else self.truth.image_ids[index]
+
     def of(self, file: Path) -> tuple[list, list[int], list[str]] | None:
         """(XYXY boxes, class indices, class names) of an image; None for one that the JSON does not have."""
-        parts = file.absolute().parts
-        # The longest name first: "a/1.jpg" is told from "b/1.jpg" where the JSON has both.
-        keys = [parts[-n:] for n in range(len(parts), 0, -1)]
-        image = next((self.images[k] for k in keys if k in self.images), None)
+        image = self._index(file)
         if image is None:
             return None
         xywh_G4, class_G, _ = self.truth.objects_of(image)
         boxes = [[x, y, x + w, y + h] for x, y, w, h in xywh_G4.tolist()]
         return boxes, class_G.tolist(), self.truth.classes.names
+
+    def _index(self, file: Path) -> int | None:
+        parts = file.absolute().parts
+        # The longest name first: "a/1.jpg" is told from "b/1.jpg" where the JSON has both.
+        keys = [parts[-n:] for n in range(len(parts), 0, -1)]
+        return next((self.images[k] for k in keys if k in self.images), None)
 
 
 def draw(image: np.ndarray, found: Instances, names: list[str], truth: Truth | None, file: Path) -> Image.Image:
@@ -54,16 +66,3 @@ def draw(image: np.ndarray, found: Instances, names: list[str], truth: Truth | N
     if known is None:
         return drawn
     return beside([drawn, draw_boxes(image, *known)], ["predicted", "ground truth"])
-
-
-def row_of(file: Path, found: Instances, names: list[str]) -> dict:
-    """What `predictions.json` says about an image."""
-    height, width = found.image_size
-    return {
-        "file": os.fspath(file),
-        "width": width,
-        "height": height,
-        "boxes": [[round(v, 2) for v in box] for box in found.pred_boxes.tensor.tolist()],
-        "scores": [round(v, 4) for v in found.scores.tolist()],
-        "classes": [names[k] for k in found.pred_classes.tolist()],
-    }

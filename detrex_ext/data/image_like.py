@@ -13,7 +13,23 @@ from PIL import Image
 from ..runtime import Instances
 from .read import read_image, rgb_of
 
-ImageLike = str | os.PathLike | Image.Image | np.ndarray
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """An image of a video.
+
+    Attributes:
+        image: as ``Predictor.predict`` takes one.
+        number: from 0.
+        time: in seconds from the first.
+    """
+
+    image: str | os.PathLike | Image.Image | np.ndarray
+    number: int
+    time: float
+
+
+ImageLike = str | os.PathLike | Image.Image | np.ndarray | Frame
 
 
 def as_rgb(image: ImageLike) -> np.ndarray:
@@ -22,6 +38,7 @@ def as_rgb(image: ImageLike) -> np.ndarray:
     Raises:
         UserError: a file that cannot be read. TypeError: no image at all.
     """
+    image = image.image if isinstance(image, Frame) else image
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     if isinstance(image, Image.Image):
@@ -34,7 +51,7 @@ def as_rgb(image: ImageLike) -> np.ndarray:
     raise TypeError(f"an image is a path, a Pillow image or an (H, W, 3) uint8 RGB array; found {found}")
 
 
-@dataclass
+@dataclass(eq=False)
 class Examined:
     """An image that ``Predictor.examine`` has seen.
 
@@ -42,20 +59,32 @@ class Examined:
         rgb: (H, W, 3) uint8, None where it could not be read.
         instances: what was found on it, None where ``error`` says why it could not be read.
         nbytes: memory of the pixels.
+        frame: of a video, where it is one.
+        of: the image that it is a slice of, and its ``place`` (x0, y0, x1, y1) there.
+        input: of the model, as long as the model has not seen it.
     """
 
     rgb: np.ndarray | None = None
     instances: Instances | None = None
     error: Exception | None = None
     nbytes: int = 0
-    _input: dict[str, Any] | None = None
+    frame: Frame | None = None
+    of: Examined | None = None
+    place: tuple[int, int, int, int] | None = None
+    input: dict[str, Any] | None = None
 
     @property
     def kind(self) -> Hashable:
         """Its size in the model."""
-        return tuple(self._input["image"].shape)
+        return tuple(self.input["image"].shape)
 
     @property
     def done(self) -> bool:
         """Whether the model has seen it, or will not."""
-        return self._input is None
+        return self.input is None
+
+    def finish(self, found: Instances) -> None:
+        """Takes what was found on it."""
+        of_video = self.frame is not None
+        self.instances = found.of_frame(self.frame.number, self.frame.time) if of_video else found
+        self.input = None

@@ -141,7 +141,7 @@ def _named(path: str, done: str) -> Iterator[None]:
 def _open(path: str | Path) -> Image.Image:
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("expected a file, found a folder, device or pipe")  # the latter two may never end
-    most = _most_pixels()
+    most = most_pixels()
     try:
         image = Image.open(path)
     except Image.DecompressionBombError as error:
@@ -154,7 +154,7 @@ def _open(path: str | Path) -> Image.Image:
     return image
 
 
-def _most_pixels() -> float:
+def most_pixels() -> float:
     """How many an image may have; where somebody asks for more than Pillow's own limit, that is raised."""
     given = os.environ.get(MOST_PIXELS)
     try:

@@ -271,7 +271,7 @@ def test_check_writes_coco_files_where_it_is_told(tmp_path, capsys):
         ("train --config-file small --data set --data-images no", "--data-images no: expected a folder of images"),
         ("train --config-file small --data empty", "--data .*empty: no data set is recognised\n  found no files"),
         ("train --config-file small --data alone", "images alone have no boxes; predict RUN DIR draws"),
-        ("predict run.pth", "predict: name images, a folder of them, or a data set by --data DIR"),
+        ("predict run.pth", "predict: name images, videos, a folder of them, or a data set by --data DIR"),
         ("predict run.pth a.png --data set", "without INPUT and --ground-truth"),
         ("check x.json --data set", "check --data DIR is without JSON and --fix"),
     ],

@@ -23,7 +23,7 @@ ORDER = [
     {"analysis"},
     {"engine", "evaluation", "inference", "testing", "benchmark", "report"},
     {"gpu_check"},
-    {"api", "predictor"},
+    {"api", "predictor", "predicting"},
     {"export"},
     {"cli", "__main__"},
 ]

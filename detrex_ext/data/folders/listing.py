@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from detrex_ext.data.file_names import parts_of, plain
 from detrex_ext.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
 DECISIONS = "decisions.txt"
 # So many files are looked through at most: a folder may be a whole disk.
 _MOST = 500_000
