@@ -96,13 +96,14 @@ def _cost_cell(row: dict | None, changes_model: bool) -> str:
 
 
 def short_table(costs: Costs) -> str:
-    """The table of README: what is added, what its authors gained, what a step costs here."""
-    lines = ["| overlay | strategy | added in training | gain, by its authors | step here |", "|---|---|---|---|---|"]
+    """The table of README: what is added, what its authors gained, and what a step costs here where that is known."""
+    rows = {name: costs.get(f"{name}, Deformable, fp32", {}) for name in IN_SHORT}
+    times = {name: f"x {row['seconds'] / row['bare_seconds']:.2f}" for name, row in rows.items() if "seconds" in row}
+    columns = ["overlay", "strategy", "added in training", "gain, by its authors", *(["step here"] if times else [])]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name, (title, adds) in IN_SHORT.items():
-        row = costs.get(f"{name}, Deformable, fp32", {})
-        times = f"x {row['seconds'] / row['bare_seconds']:.2f}" if "seconds" in row else ""
-        fact = FACTS.get(name, Fact())
-        lines.append(f"| `{name}` | {title} | {adds} | {fact.gain} | {times} |")
+        cells = [f"`{name}`", title, adds, FACTS[name].gain, *([times.get(name, "")] if times else [])]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ SAID_SINCE = (("inverse_sigmoid_eps", 1e-3), ("_target_", "builtins.dict"))
 # keys of train that were not there then
 SINCE = (
     "minutes early_stop teacher epochs non_finite scale_lr resume_override watchdog compile cuda_graphs fsdp "
-    "activation_checkpointing report overfit"
+    "activation_checkpointing report overfit eval_loss writers"
 ).split()
 THEN = {"small": ("sqr", "dac"), "dino_r50_4scale_12ep": ("ice",)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import re
 import sys
 from pathlib import Path
@@ -117,3 +118,10 @@ def test_every_overlay_is_laid_over_a_host_or_refused_with_a_reason(host):
     for name in pairs.strategies():
         outcome = pairs.attempt(host, [name])
         assert not outcome.refusal or not assert_says_why(outcome.refusal)
+
+
+def test_the_table_of_readme_is_the_script_s():
+    readme = page.README.read_text(encoding="utf-8")
+    costs = json.loads(page.COSTS.read_text(encoding="utf-8")) if page.COSTS.is_file() else {}
+    assert page.in_readme(readme, costs) == readme
+    assert readme.count(page.MARK) == 2 and set(facts.IN_SHORT) == set(pairs.strategies())
