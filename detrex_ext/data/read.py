@@ -21,6 +21,7 @@ from detrex_ext.runtime import machine
 _TURNED = {5, 6, 7, 8}
 _ORIENTATION_TAG = 0x0112
 _PROGRESS_EVERY = 2000
+_NEARLY_BLACK = 16  # what 12 bits in a file of 16 stay below
 MOST_PIXELS = "DETREX_EXT_MAX_MEGAPIXELS"
 """Environment variable: millions of pixels that an image may have. A file of kilobytes may stand for gigabytes."""
 _MEGAPIXELS = 100.0
@@ -85,13 +86,15 @@ def check_files(entries: Sequence[dict], report: Report, decode: bool) -> None:
         if not os.path.isfile(path):
             return "missing_file", ""
         try:
-            height, width = read_image(path).shape[:2] if decode else image_size(path)
+            pixels = read_image(path) if decode else None
+            height, width = image_size(path) if pixels is None else pixels.shape[:2]
         except UnreadableImage as error:
             return "unreadable_file", f"{path}: {error.reason}"
         wanted = entry["height"], entry["width"]
         if None not in wanted and wanted != (height, width):
             return "wrong_size", f"{path}: the file is {width} x {height}, the JSON says {wanted[1]} x {wanted[0]}"
-        return None
+        dark = pixels is not None and 0 < pixels.max() < _NEARLY_BLACK
+        return ("nearly_black", f"{path}: at most {pixels.max()}") if dark else None
 
     missing: list[str] = []
     # Decoding releases the interpreter's lock, so threads are enough.

@@ -37,9 +37,8 @@ _KINDS = {  # fmt: skip
     "duplicate_annotation_id": (_WARNING, "harmless here; other COCO tools need ids of their own"),
     "unknown_image": (_WARNING, "the image is not in the list; these boxes are left out"),
     "missing_category": (_ERROR, "every box needs a category_id; add it or remove the box"),
-    "unknown_category": (
-        _ERROR, "its categories are {}; add the missing ones to 'categories', or remove these annotations",
-    ),
+    "unknown_category": (_ERROR, "its categories are {}; add the missing ones to 'categories', or remove these "
+        "annotations"),
     "no_boxes": (_ERROR, "nothing to learn or measure; images alone are for train --eval-only and predict"),
     "malformed_box": (_ERROR, "a box is [x, y, width, height], four finite numbers in pixels"),
     "fractional_boxes": (
@@ -63,15 +62,16 @@ _KINDS = {  # fmt: skip
     "mixed_more_than_queries": (_WARNING, "{} queries ({}): up to {} of the samples that are mixed of {} images have "
         "more objects, and those beyond are not learned there; take {} or more, or mix fewer"),
     "more_objects_than_top_k": (_WARNING, "{} predictions an image ({}): {} objects are never found, take {} or more"),
-    "more_objects_than_max_dets": (
-        _WARNING, "{} detections an image and class are counted ({}): {} objects are never found, take {} or more",
-    ),
+    "more_objects_than_max_dets": (_WARNING, "{} detections an image and class are counted ({}): {} objects are never "
+        "found, take {} or more"),
     "misnamed_file": (_ERROR, "the folder holds it under another name"),
     "missing_file": (_ERROR, "{} of {} images are missing in {}; name the right folder or remove the entries"),
     "outside_file": (_ERROR, "outside of the folder; allowed by dataset.outside_images=true, check --outside-images"),
     "unreadable_file": (_ERROR, "the image cannot be used: replace it or remove the entry; "
         "dataloader.train.max_unreadable=N skips up to N of them"),
     "wrong_size": (_ERROR, "the boxes may belong to another version of the image (sizes are after EXIF rotation)"),
+    "nearly_black": (_WARNING, "no value is above 15 of 255, as where 12 bits lie in a file of 16, of which the upper "
+        "8 are read: multiply its values by 16 when it is written"),
 }
 # What `check --fix` can mend, some of it not always.
 MENDED = frozenset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from data_sets import BCCD, coco, write
 from PIL import Image
@@ -257,6 +258,16 @@ def test_images_missing_broken_and_of_another_size(tmp_path):
     assert "61 x 40, the JSON says 60 x 40" in report.findings["wrong_size"].examples[0]
     headers = check_dataset(path, images, decode=False)
     assert headers.findings["unreadable_file"].count == 1  # a cut file has a good header
+
+
+def test_twelve_bits_in_a_file_of_sixteen_are_told(tmp_path):
+    path = write(tmp_path, coco(num_images=3))
+    gray = np.linspace(0, 4095, 40 * 60).astype(np.uint16).reshape(40, 60)
+    for number, scale in enumerate((1, 16, 0)):  # 12 bits, all 16, and what is black is what it is
+        Image.fromarray(gray * scale).save(tmp_path / "images" / f"{number}.png")
+    report = check_dataset(path, tmp_path / "images")
+    assert not report.errors and report.findings["nearly_black"].count == 1
+    assert "0.png: at most 15" in report.findings["nearly_black"].examples[0]
 
 
 def test_quick_check_names_missing_images(tmp_path):
