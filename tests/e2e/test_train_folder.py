@@ -186,7 +186,7 @@ def evaluate_by_weights(path, data, out, *more):
     path.write_text(str(engine.evaluate(cfg, Flags())["bbox"]["AP"]))
 
 
-@pytest.mark.parametrize("average", [None, True, False])
+@pytest.mark.parametrize("average", [pytest.param(None, marks=pytest.mark.slow), True, False])
 @pytest.mark.parametrize("enabled", [True, False])
 def test_what_is_evaluated_is_chosen_by_loaded_and_predicted_with(shapes_data, tmp_path, enabled, average):
     out, part = tmp_path / "run", "ema_state" if enabled and average is not False else "model"

@@ -22,9 +22,12 @@ def _random_stats(model):
 @pytest.mark.parametrize("norm", ["FrozenBN", "EvalBN"])
 @pytest.mark.parametrize(
     ("depth", "dilate"),
-    [(18, False), (34, False), (50, False), (50, True), (101, False), (101, True)],
+    [
+        (18, False), (34, False), (50, False), (50, True),
+        pytest.param(101, False, marks=pytest.mark.slow), pytest.param(101, True, marks=pytest.mark.slow),
+    ],
     ids=["r18", "r34", "r50", "r50-dc5", "r101", "r101-dc5"],
-)
+)  # fmt: skip
 def test_features_equal_torchvision_bit_for_bit(depth, dilate, norm):
     kwargs = {"replace_stride_with_dilation": [False, False, True]} if dilate else {}
     reference = getattr(torchvision.models, f"resnet{depth}")(weights=None, **kwargs).eval()
