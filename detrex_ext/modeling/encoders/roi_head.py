@@ -35,7 +35,7 @@ class RoIHead(nn.Module):
         num_samples: of these, regions that are taken.
         positive_share: of these, how many may be of objects.
         pool_size: cells of each side of a region's features.
-        fc_dim: width of the linear layers.
+        fc_dim: width of the linear layers; None: four times C, which is the published 1024 for 256.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class RoIHead(nn.Module):
         num_samples: int = 512,
         positive_share: float = 0.25,
         pool_size: int = 7,
-        fc_dim: int = 1024,
+        fc_dim: int | None = None,
     ) -> None:
         super().__init__()
         sizes = [[stride * size for size in _SIZES] for stride in strides]
@@ -55,6 +55,7 @@ class RoIHead(nn.Module):
         self.rpn = RPN(dim, strides, sizes, num_convs=1, norm=None, **kept)
         self.sampler = RoISampler(num_samples, positive_share, token_keep=1.0, exact=True)
         self.pool_size, self.limit = pool_size, int(num_samples * positive_share)
+        fc_dim = fc_dim or 4 * dim
         widths = (dim * pool_size**2, fc_dim, fc_dim)
         layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
         self.fcs = nn.Sequential(layers[0], nn.ReLU(inplace=True), layers[1], nn.ReLU(inplace=True))
