@@ -67,8 +67,8 @@ def test_by_the_clock_the_parts_follow_its_progress(shapes_data, tmp_path, monke
     monkeypatch.setattr(Mixing, "__call__", spy)
     torch.set_num_threads(1)
     engine.train(config(shapes_data, tmp_path, *MIXED, "train.minutes=0.1", "train.log_period=50"), Flags())
-    # a busy machine makes few steps of the time; the last begins one step before the end
-    assert seen[0] == 0 and seen[-1] > 1 - 2 / len(set(seen)) and max(seen) <= 1
+    # how near to 1 the last step begins depends on how many a busy machine makes of six seconds
+    assert seen[0] == 0 and seen == sorted(seen) and 0.5 < seen[-1] <= 1
     assert {0.3 < p < 0.7 for p in seen} == {True, False}
 
 
