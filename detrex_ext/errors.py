@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 
-# A disk that is full, broken or closed to this person, or a name or size that it cannot hold: no fault of the program.
+# A disk that is full, broken or closed to this person, or a name or size that it cannot hold,
+# or a folder where a file should be, and the other way round: no fault of the program.
 _DISK = tuple(
     getattr(errno, name)
-    for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM ENAMETOOLONG EIO ESTALE".split()
+    for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM ENAMETOOLONG EISDIR ENOTDIR EIO ESTALE".split()
     if hasattr(errno, name)
 )
 

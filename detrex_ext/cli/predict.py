@@ -71,13 +71,12 @@ def _run(args: argparse.Namespace, output: Path, files: list[Path], ground_truth
     from detrex_ext.runtime import machine
 
     from .predict_truth import Truth
-    from .predict_work import Work, videos
+    from .predict_work import Work, targets, videos
 
     moving = videos(args, of_video)
-    called = names_of([*images, *(file for _, file, _ in moving)])
-    if not args.no_draw:
-        ends = [".png"] * len(images) + [".mp4"] * len(moving)
-        check_targets([output / f"{name}{end}" for name, end in zip(called, ends, strict=True)], files)
+    called = names_of(images, [file for _, file, _ in moving])
+    read = [*files, *([Path(ground_truth)] if ground_truth else [])]
+    check_targets([output / name for name in targets(args, called[: len(images)], called[len(images) :])], read)
     machine.fit_threads()
     truth = Truth(ground_truth, images) if ground_truth else None
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)

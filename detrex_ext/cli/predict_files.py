@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from detrex_ext.errors import UserError
 from detrex_ext.predicting.files import SUFFIXES, VIDEO_SUFFIXES, media
+
+_OF_FRAME = re.compile(r"_[0-9]{6,}$")
 
 
 def output_of(given: str | None, model: str) -> Path:
@@ -52,26 +55,31 @@ def find_images(inputs: list[str]) -> list[Path]:
     return list(found)
 
 
-def names_of(files: Iterable[Path]) -> list[str]:
+def names_of(images: Iterable[Path], moving: Iterable[Path] = ()) -> list[str]:
     """What is written of each file is called: its own name without the ending, numbered where two are named the same.
 
-    Names that differ in case alone are the same: some disks say so.
+    Names that differ in case alone are the same: some disks say so. What has frames is not called so that what is
+    written of one would be called as that of an image.
     """
     taken: set[str] = set()
-    names = []
-    for file in files:
-        stem = file.stem if file.stem.strip(".") else "frames"
-        name, number = stem, 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{stem}_{number}"
-        taken.add(name.lower())
-        names.append(name)
-    return names
+    names = [_free(file, taken) for file in images]
+    # crops of frame 12 of "a" are a_000012_1.png, as of an image a_000012; its labels lie in a folder named "a"
+    taken |= {_OF_FRAME.sub("", name) for name in taken} | {f"{name}.txt" for name in taken}
+    return names + [_free(file, taken) for file in moving]
+
+
+def _free(file: Path, taken: set[str]) -> str:
+    stem = file.stem if file.stem.strip(".") else "frames"
+    name, number = stem, 1
+    while name.lower() in taken:
+        number += 1
+        name = f"{stem}_{number}"
+    taken.add(name.lower())
+    return name
 
 
 def check_targets(targets: Iterable[Path], files: Iterable[Path]) -> None:
-    """Refuses to write over what is read.
+    """Refuses to write over what is read, and where a folder is.
 
     Raises:
         UserError: naming the first such file.
@@ -80,3 +88,5 @@ def check_targets(targets: Iterable[Path], files: Iterable[Path]) -> None:
     for target in targets:
         if target.resolve() in sources:
             raise UserError(f"{target} is an input and would be overwritten\n  choose another --output folder")
+        if target.is_dir():
+            raise UserError(f"{target} is to be a file, and a folder is there\n  choose another --output folder")

@@ -86,7 +86,7 @@ class JsonFormat:
             file.close()
         written = [Path(file.name) for file in self._lines.values()]
         if self._images:
-            written.insert(0, self.folder / "predictions.json")
+            written.insert(0, self.folder / FORMATS["json"])
             write_json(self._images, written[0])
         return written
 
@@ -102,7 +102,7 @@ class CocoFormat:
         id_of: Callable[[Path], int | str | None] = lambda _: None,
         next_id: int = 1,
     ) -> None:
-        self.path = folder / "coco.json"
+        self.path = folder / FORMATS["coco"]
         self.ids = list(category_ids) or list(range(1, len(class_names) + 1))
         self.names, self._id_of, self._next = class_names, id_of, next_id
         self._images: list[dict] = []
@@ -155,7 +155,7 @@ class YoloFormat:
 
     def close(self) -> list[Path]:
         """Writes the names of the classes."""
-        path = self.folder / "data.yaml"
+        path = self.folder / FORMATS["yolo"]
         about = {"nc": len(self.names), "names": dict(enumerate(self.names))}
         path.write_text(yaml.safe_dump(about, allow_unicode=True, sort_keys=False), encoding="utf-8")
         return [self.folder / "labels", path]
@@ -165,7 +165,7 @@ class CsvFormat:
     """`predictions.csv`: a line for each object; texts that a spreadsheet would compute begin with an apostrophe."""
 
     def __init__(self, folder: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
-        self.path = folder / "predictions.csv"
+        self.path = folder / FORMATS["csv"]
         # a name that is no text of Unicode, as disks may hold, must not end a run
         self._file = open(self.path, "w", encoding="utf-8", errors="backslashreplace", newline="")
         self._csv = csv.writer(self._file, quoting=csv.QUOTE_NONNUMERIC)

@@ -10,7 +10,8 @@ from detrex_ext.errors import UserError
 from . import data_folder
 from .arguments import Parser, add_weights, names
 
-FORMATS = ("json", "coco", "yolo", "csv")
+FORMATS = {"json": "predictions.json", "coco": "coco.json", "yolo": "data.yaml", "csv": "predictions.csv"}
+"""What each is written to, beside what it has of each image or video."""
 
 
 def build_parser() -> argparse.ArgumentParser:

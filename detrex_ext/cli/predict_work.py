@@ -16,10 +16,11 @@ from detrex_ext.errors import UserError
 from detrex_ext.predicting.drawn import DrawnVideo
 from detrex_ext.predicting.sources import Camera, Frames
 from detrex_ext.predicting.tiles import AUTO, Tiling
-from detrex_ext.predicting.video import UnreadableVideo, Video
+from detrex_ext.predicting.video import UnreadableVideo, Video, pyav
 
 from .predict_crops import Crops
 from .predict_formats import BY_NAME, CocoFormat, Row, frame_name, row_of
+from .predict_options import FORMATS
 from .predict_truth import Truth, draw
 
 if TYPE_CHECKING:
@@ -165,6 +166,23 @@ def tiling_of(args: argparse.Namespace, predictor: Predictor) -> Tiling | None:
         raise UserError(f"--tile {args.tile} --tile-overlap {args.tile_overlap}: {error}") from None
 
 
+def targets(args: argparse.Namespace, images: list[str], moving: list[str]) -> Iterator[str]:
+    """The files that will be written in the output folder, but for labels and crops.
+
+    Args:
+        args: of the verb.
+        images: what is written of each image is called.
+        moving: of each video.
+    """
+    formats = args.format or ["json"]
+    if not args.no_draw:
+        yield from (f"{name}.png" for name in images)
+        yield from (f"{name}.mp4" for name in moving)
+    if "json" in formats:
+        yield from (f"{name}.jsonl" for name in moving)
+    yield from (FORMATS[name] for name in formats)
+
+
 def videos(args: argparse.Namespace, files: list[Path]) -> list[tuple[Any, Path, int | None]]:
     """(frames, what they are of, how many) of each video, of each folder of frames with ``--fps``, of the camera."""
     every, most = args.every or 1, args.max_frames
@@ -173,6 +191,8 @@ def videos(args: argparse.Namespace, files: list[Path]) -> list[tuple[Any, Path,
         return [(camera, camera.path, most)]
     if args.fps is None:
         return [(Video(file, every, most), file, None) for file in files]
+    if not args.no_draw:
+        pyav()  # before anything is found
     folders: dict[Path, list[Path]] = {}
     for file in files:
         folders.setdefault(file.parent, []).append(file)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from detrex_ext.layers.strided import StridedConv
 from detrex_ext.modeling.decoders.set_head import SetHead
 from detrex_ext.modeling.encoders import ATSSHead, RoIHead
 from detrex_ext.modeling.encoders.atss import norm_groups
@@ -81,7 +82,7 @@ class CollaborativeHeads(nn.Module, Strategy):
                 "give_queries=false, for the heads alone"
             )
         strides = _strides(model)
-        self.coarser = nn.Sequential(nn.Conv2d(dim, dim, 3, 2, 1), nn.GroupNorm(norm_groups(dim), dim))
+        self.coarser = nn.Sequential(StridedConv(dim, dim, 3, 2, 1), nn.GroupNorm(norm_groups(dim), dim))
         self.heads = nn.ModuleDict({name: HEADS[name](model.num_classes, dim, strides) for name in self.names})
         given = self.names if self.give_queries else ()
         self.queries = nn.ModuleDict({n: PositiveQueries(dim, source.positioned, self.features) for n in given})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from detrex_ext.engine.evaluation import loss_evaluators, loss_names
 from detrex_ext.errors import UserError
 from detrex_ext.evaluation import inference_on_dataset
 from detrex_ext.evaluation.losses import LossEvaluator
+from detrex_ext.matching import FCOSMatcher, OneToManyMatcher, RoIMatcher
 from detrex_ext.runtime import Boxes, Instances, comm
 
 
@@ -146,3 +148,13 @@ def test_a_line_of_the_log_and_none_of_those_that_scripts_read(truth, caplog, mo
         "copypaste: Task: bbox", "copypaste: AP", "copypaste: 1.0000",
     ]  # fmt: skip
     json.dumps(results, allow_nan=False)
+
+
+@pytest.mark.parametrize("matcher", [FCOSMatcher(), RoIMatcher(), OneToManyMatcher(boxes="prior")])
+def test_rules_that_go_by_where_queries_began_have_losses_too(truth, matcher):
+    torch.manual_seed(0)
+    model = ALL_HOSTS["deformable, two-stage"]().eval()
+    rules = {"main": replace(model.rules["main"], matcher=matcher)}
+    evaluator = LossEvaluator(truth, rules, lambda: 0.0)
+    found = inference_on_dataset(model, [inputs()], evaluator)["val"]
+    assert found["total_loss"] > 0 and all(math.isfinite(v) for v in found.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,11 @@ from detrex_ext.cli import dispatch
 from detrex_ext.cli.predict_crops import Crops, folder_names
 from detrex_ext.cli.predict_files import find_images, names_of
 from detrex_ext.cli.predict_formats import COLUMNS, CocoFormat, CsvFormat, JsonFormat, YoloFormat, row_of
+from detrex_ext.cli.predict_options import build_parser
+from detrex_ext.cli.predict_work import Work
 from detrex_ext.data.folders import prepare
 from detrex_ext.predicting.found import Found
+from detrex_ext.predicting.sources import Frames
 from detrex_ext.runtime import Boxes
 
 HOSTILE = ["=cmd|'/c calc'!A1", "../x", "a/b", "'quoted", "+1", "@sum", "-2", "\tx", "猫", 'Straße, "A";B', "", "a\nb"]
@@ -171,6 +175,52 @@ def test_names_of_files_that_are_alike(tmp_path):
         (tmp_path / name).write_bytes(b"")
     assert [p.name for p in find_images([str(tmp_path)])] == ["1.JPG", "2.png", "10.png"]
     assert [p.name for p in find_images([str(tmp_path / "c*")])] == ["clip.mp4"]
+
+
+def test_what_is_written_of_frames_is_not_named_as_that_of_an_image(run, tmp_path):
+    assert names_of([Path("a_000012.png"), Path("a.png")], [Path("A.mp4"), Path("a.TXT.mp4"), Path("a_1.mp4")]) == [
+        "a_000012", "a", "A_2", "a.TXT_2", "a_1"]  # fmt: skip
+    (tmp_path / "a.txt").mkdir()
+    work = Work(bright(), build_parser().parse_args([str(run), "--no-draw", "--crops", "--format", "yolo"]), tmp_path,
+                None)  # fmt: skip
+    for name in ("0", "1"):
+        (run / f"{name}.png").rename(tmp_path / "a.txt" / f"{name}.png")
+    frames = Frames([tmp_path / "a.txt" / f"{name}.png" for name in "01"], 5)
+    images = [tmp_path / name for name in ("a.png", "a.txt_000001.png")]
+    for image in images:
+        shutil.copy(run / "2.png", image)
+    names = names_of(images, [tmp_path / "a.txt"])
+    work.on_images(images, names[:2])
+    work.on_video(frames, tmp_path / "a.txt", names[2])
+    work.close()
+    assert len(list((tmp_path / "crops").rglob("*.png"))) == 8 and len(list((tmp_path / "labels").rglob("*.txt"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("there", "more"),
+    [("predictions.json", ""), ("coco.json", "--format coco"), ("data.yaml", "--format yolo"),
+     ("predictions.csv", "--format csv"), ("0.png", ""), ("run.jsonl", "--fps 5 --no-draw")],
+)  # fmt: skip
+def test_a_folder_where_a_file_is_to_be_is_told_before_anything_is_found(run, tmp_path, capsys, there, more):
+    (tmp_path / "out" / there).mkdir(parents=True)
+    assert predict(run, tmp_path / "out", *more.split()) == 2
+    said = capsys.readouterr()
+    assert f"{there} is to be a file, and a folder is there" in said.err and "threshold" not in said.out
+
+
+def test_a_file_where_a_folder_is_to_be_is_told(run, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "crops").touch()
+    assert predict(run, tmp_path / "out", "--crops") == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_the_ground_truth_is_not_written_over(run, tmp_path, capsys):
+    (tmp_path / "coco.json").write_text("{}")
+    more = ["--ground-truth", str(tmp_path / "coco.json"), "--format", "coco"]
+    assert predict(run, tmp_path, *more) == 2
+    assert "coco.json is an input and would be overwritten" in capsys.readouterr().err
+    assert (tmp_path / "coco.json").read_text() == "{}"
 
 
 def test_the_command_writes_several_formats_and_crops(run, tmp_path, capsys):

@@ -274,7 +274,7 @@ def test_a_camera_that_is_not_there(av, monkeypatch):
 def test_without_pyav_the_line_to_install_it_is_told(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "film.mp4").write_bytes(b"x")
-    for more in ([tmp_path / "film.mp4"], ["--webcam", "0"]):
+    for more in ([tmp_path / "film.mp4"], ["--webcam", "0"], [run, "--fps", "5"]):
         assert predict(run, *more, "--output", tmp_path / "out") == 2
         assert capsys.readouterr().err == (
             "video needs PyAV, which is not installed\n  pip install 'detrex_ext[video]'\n"

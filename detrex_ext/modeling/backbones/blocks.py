@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d, misc
 
+from detrex_ext.layers.strided import StridedConv
+
 from .sync_bn import SyncBatchNorm2d
 
 Norm = str | Callable[[int], nn.Module] | None
@@ -66,7 +68,7 @@ def make_norm(norm: Norm, channels: int) -> nn.Module | None:
     return known[norm](channels)
 
 
-class ConvNorm(nn.Conv2d):
+class ConvNorm(StridedConv):
     """Convolution without bias, "same" padding, and its norm under the key ``norm``; MSRA initialization."""
 
     def __init__(
@@ -161,7 +163,7 @@ class Bottleneck(nn.Module):
         first, stride = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = ConvNorm(in_channels, inner, 1, first, norm=norm)
         if deform:
-            self.conv2_offset = nn.Conv2d(inner, 2 * 3 * 3, 3, stride, dilation, dilation)
+            self.conv2_offset = StridedConv(inner, 2 * 3 * 3, 3, stride, dilation, dilation)
             nn.init.zeros_(self.conv2_offset.weight)
             nn.init.zeros_(self.conv2_offset.bias)
         self.deform = deform

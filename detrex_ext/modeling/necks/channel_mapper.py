@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from detrex_ext.layers.strided import StridedConv
+
 from ..backbones.blocks import Norm, make_norm
 
 
@@ -60,7 +62,7 @@ class ChannelMapper(nn.Module):
 class _Level(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, norm: Norm) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2)
+        self.conv = StridedConv(in_channels, out_channels, kernel_size, stride, kernel_size // 2)
         self.norm = make_norm(norm, out_channels)
         nn.init.xavier_uniform_(self.conv.weight)
         nn.init.zeros_(self.conv.bias)

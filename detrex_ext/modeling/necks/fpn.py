@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
+from detrex_ext.layers.strided import StridedConv
+
 from ..backbones.blocks import Norm, make_norm
 
 
@@ -66,7 +68,7 @@ class _Extra(ExtraFPNBlock):
 class _Level(nn.Module):
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, 2, 1)
+        self.conv = StridedConv(channels, channels, 3, 2, 1)
         self.norm = make_norm(norm, channels)
 
     def forward(self, x: Tensor) -> Tensor:
