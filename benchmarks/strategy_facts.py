@@ -141,7 +141,7 @@ IN_SHORT = {
         "[selective query recollection](projects/sqr/README.md)",
         "the query sets of earlier stages, supervised again by later ones",
     ),
-    "dqr": ("dense query recollection", "those of all earlier stages"),
+    "dqr": ("dense query recollection", "as `sqr`, with the sets of all earlier stages"),
     "stochastic_depth": ("stages skipped at random", "nothing: some stages are left out"),
     "dac": (
         "[divide attention and conquer](projects/dac/README.md)",
@@ -150,11 +150,11 @@ IN_SHORT = {
     "ice": ("IoU-aware classification, alone or after `dac`", "nothing: class targets grow with the box's IoU"),
     "hybrid": (
         "[hybrid queries](projects/hybrid/README.md)",
-        "queries apart from the host's, several for each object, with parameters of theirs",
+        "queries apart from the host's, several for each object, with parameters of their own",
     ),
     "group": (
         "[group queries](projects/group/README.md)",
-        "groups of queries, each one-to-one, with parameters of theirs",
+        "groups of queries, each one-to-one, with parameters of their own",
     ),
     "co": (
         "[collaborative heads](projects/co_detr/README.md) (Co-DETR)",
@@ -175,7 +175,7 @@ IN_SHORT = {
     "deta": ("DETA's assignment, two-stage hosts", "as `one_to_many`"),
     "fcos_rule": (
         "[matching restricted](projects/tsp/README.md) by FCOS's rule, two-stage hosts",
-        "nothing: an object is matched among the queries at its place",
+        "nothing: an object is matched among the queries that lie in it",
     ),
     "roi_rule": ("matching restricted by overlap, two-stage hosts", "nothing: as `fcos_rule`"),
     "distill": (
@@ -184,23 +184,26 @@ IN_SHORT = {
     ),
     "dense_o2o": (
         "[DEIM's data and schedule](projects/deim/README.md)",
-        "mosaic, mixup, copy-blend in a part of the training, flat-cosine",
+        "nothing: mosaic, mixup and copy-blend in part of the training, flat-cosine schedule",
     ),
     "mal": (
         "[DEIM's matchability-aware loss](projects/deim/README.md)",
-        "nothing: a class learns how good its box is",
+        "nothing: class targets grow with the quality of the box",
     ),
     "stable": (
         "[Stable-DINO's loss and cost](projects/stable_dino/README.md)",
-        "nothing: class targets and costs go by the place of the box",
+        "nothing: class targets and costs depend on how well the box is placed",
     ),
     "high_order": (
         "[Rank-DETR's loss and late matching](projects/rank_detr/README.md)",
-        "nothing: class targets by GIoU, late in the training matched by p x IoU^4",
+        "nothing: class targets by GIoU; late in training, matching by p x IoU^4",
     ),
-    "mosaic": ("four images in one, two blended", "only the images of the first 80 % of the training"),
+    "mosaic": (
+        "mosaic and mixup: four images in one, two blended",
+        "nothing: the images of the first 80 % of the training",
+    ),
     "any_orientation": (
-        "images without an up, as of cells or from the air",
-        "flips from top to bottom, x exchanged with y on squares",
+        "images without an upright direction: cells, aerial views",
+        "nothing: images are flipped vertically, square ones transposed too",
     ),
 }

@@ -20,7 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "benchmark": ("benchmark", "measure time and memory on this machine"),
     "report": ("report", "one HTML page about a run: metrics, curves, errors, worst images, what is wrong"),
     "plot": ("plot", "draw the curves of runs"),
-    "zoo": ("zoo", "models that come with this package: list, check, build"),
+    "zoo": ("zoo", "trained models by name: list, check, build"),
     "doctor": ("doctor", "what this machine is, what was chosen for it, what is missing"),
 }
 

@@ -84,7 +84,7 @@ def _list() -> int:
              f"  file       {file}")  # fmt: skip
     if not found:
         show("zoo.json holds no model yet")
-    show("\npredict by one:   python -m detrex_ext predict zoo:NAME IMAGES --output DIR\n"
+    show("\npredict with one: python -m detrex_ext predict zoo:NAME IMAGES --output DIR\n"
          "start from one:   python -m detrex_ext train --config-file CONFIG train.init_checkpoint=zoo:NAME\n"
          f"build one:        python -m detrex_ext zoo build NAME --output DIR   ({', '.join(RECIPES)})")  # fmt: skip
     return 0

@@ -179,7 +179,8 @@ def _short(facts: RunFacts, look: StageLook | None) -> list[Cause]:
     known = look is not None and look.looked
     near = f"; a query is at {100 * look.recall_L()[-1]:.0f} % of the objects" if known else ""
     if len(loss) < 3:
-        return [Cause("hardly trained", f"{len(loss)} lines of metrics{near}", "train longer")]
+        lines = "1 line" if len(loss) == 1 else f"{len(loss)} lines"
+        return [Cause("hardly trained", f"metrics.json has {lines} of losses{near}", "train longer")]
     fall = 1 - float(np.median(loss[-3:])) / loss[0]
     return [Cause("not trained for long enough", f"the loss fell by {100 * fall:.0f} % from {loss[0]:.3g}{near}",
                   "train longer; train.overfit=8 shows in minutes whether the model can learn at all")]  # fmt: skip

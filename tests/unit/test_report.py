@@ -185,7 +185,8 @@ def test_causes_are_named(tmp_path):
     assert named(facts(losses=[20, 15, 12, 9]), None, None, None) == "not trained for long enough"
     diverged.non_finite = tmp_path / "non_finite.pth"
     assert named(diverged, None, None, None) == "a loss was not finite"
-    assert named(facts(losses=[20]), None, None, None) == "hardly trained"
+    (cause,) = find_causes(facts(losses=[20]), None, None, None)
+    assert cause.what == "hardly trained" and cause.shown_by == "metrics.json has 1 line of losses"
     assert named(facts(70, [20, 9, 5, 3]), None, None, None, least_ap=90.0) == "not trained for long enough"
 
 
