@@ -39,9 +39,19 @@ class _AsOnGPU(TorchFunctionMode):
             return _attention(*args, **kwargs)
         if func is F.dropout:
             return _dropout(*args, **kwargs)
+        if func is Tensor.backward:
+            with self:  # which is off in here: what is computed again in a backward pass is of a GPU too
+                return _backward(*args)
         if func in _IN_FP32 and args and args[0].dtype in _HALF:
             args = (args[0].float(), *args[1:])
         return func(*args, **kwargs)
+
+
+def _backward(total: Tensor) -> None:
+    """Of a scalar, by the engine itself: whatever leads to it in Python asks the mode again."""
+    ones = (torch.ones_like(total),)
+    engine = torch.autograd.Variable._execution_engine
+    engine.run_backward((total,), ones, False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
