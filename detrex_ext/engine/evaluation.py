@@ -18,6 +18,8 @@ from detrex_ext.checkpoint.threshold import KEY, from_results, put_threshold
 from detrex_ext.checkpoint.weights import AVERAGE_KEY
 from detrex_ext.config.options import check_options
 from detrex_ext.errors import UserError
+from detrex_ext.matching import RestrictedMatcher
+from detrex_ext.modeling.decoders.set_head import SetHead
 from detrex_ext.runtime import comm
 from detrex_ext.structures import strip_training_only
 
@@ -62,6 +64,13 @@ def loss_evaluators(
         raise UserError(
             "train.eval_loss=true needs a detrex_ext model, and an evaluator that has the objects (truth), as "
             "CocoEvaluator\n  leave it out: train.eval_loss=false"
+        )
+    matcher = getattr(model.rules.get("main"), "matcher", None)
+    by_prior = isinstance(matcher, RestrictedMatcher) or getattr(matcher, "boxes", "") == "prior"
+    if by_prior and not isinstance(model.decoder, SetHead):
+        raise UserError(
+            f"train.eval_loss=true: {type(matcher).__name__} matches by where queries began, which two-stage queries "
+            "say in training only\n  leave it out: train.eval_loss=false"
         )
     return [LossEvaluator(truth, model.rules, progress)]
 
