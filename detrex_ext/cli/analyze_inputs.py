@@ -12,7 +12,7 @@ from detrex_ext.errors import UserError
 
 from . import data_folder
 from .arguments import names
-from .outputs import make_folder
+from .outputs import in_run, make_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -100,7 +100,7 @@ def output_of(cfg: DictConfig, args: argparse.Namespace, name: str) -> Path:
     run = os.path.dirname(args.run) or "." if _is_checkpoint(args) else args.run
     if args.output or os.path.isdir(run):  # a run folder may have been moved since it was written
         cfg.train.output_dir = args.output or run
-    return make_folder(args.output or os.path.join(cfg.train.output_dir, name))
+    return make_folder(args.output or in_run(cfg.train.output_dir, name))
 
 
 def take_data(cfg: DictConfig, args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from detrex_ext.errors import UserError
 
 from .arguments import Parser, add_weights
 from .export_data import data_of, folder_of, records_of, to_calibrate
-from .outputs import check_file
+from .outputs import check_file, in_run
 
 if TYPE_CHECKING:
     from detrex_ext.export.compare import Comparison
@@ -121,7 +121,9 @@ def _checked(args: argparse.Namespace) -> tuple[Path, tuple[int, int] | None]:
     if not args.output and "://" in args.model:
         raise UserError("--output FILE: name the file to write")
     run = args.model if os.path.isdir(args.model) else os.path.dirname(args.model)
-    target = Path(args.output or os.path.join(run, f"model.{args.format}"))
+    target = Path(args.output) if args.output else in_run(run, f"model.{args.format}")
+    if args.int8 and not args.output:
+        in_run(run, "model_int8.onnx")
     if target.suffix != f".{args.format}":
         raise UserError(f"--output {target}: expected a name that ends with .{args.format}")
     check_file(target, "--output")

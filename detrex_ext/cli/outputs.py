@@ -27,6 +27,22 @@ def make_folder(path: str | os.PathLike, option: str = "--output") -> Path:
     return folder
 
 
+def in_run(run: str | os.PathLike, name: str) -> Path:
+    """Where a verb writes that is told no other place: a file or folder of a run, which may be a stranger's.
+
+    Raises:
+        UserError: it is a link or holds one, so that what is written would go elsewhere.
+    """
+    path = Path(run) / name
+    link = path if path.is_symlink() else next((found for found in path.rglob("*") if found.is_symlink()), None)
+    if link is not None:
+        raise UserError(
+            f"{link} is a link, and what is written would go to {link.resolve()}\n"
+            "  take it away, or name another place by --output"
+        )
+    return path
+
+
 def check_file(path: str | os.PathLike | None, option: str) -> None:
     """Checks that a file can be written; None is none, "-" standard output.
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .arguments import Parser
+from .outputs import in_run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     from detrex_ext.visualization import plot_curves
 
     first = Path(args.runs[0])
-    output = args.output or (first if first.is_dir() else first.parent) / "curves.png"
+    output = args.output or in_run(first if first.is_dir() else first.parent, "curves.png")
     drawn = plot_curves(args.runs, output, args.metrics)
     print(f"{output}: {', '.join(drawn)}")
     return 0

@@ -11,6 +11,8 @@ from pathlib import Path
 from detrex_ext.errors import UserError
 from detrex_ext.predicting.files import SUFFIXES, VIDEO_SUFFIXES, media
 
+from .outputs import in_run
+
 _OF_FRAME = re.compile(r"_[0-9]{6,}$")
 
 
@@ -18,12 +20,12 @@ def output_of(given: str | None, model: str) -> Path:
     """The folder to write to; made when there is something to write.
 
     Raises:
-        UserError: something else is there, or none is named for a model from elsewhere.
+        UserError: something else is there, a link, or none is named for a model from elsewhere.
     """
     if not given and "://" in model:
         raise UserError("--output DIR: name a folder for what is written")
     run = model if os.path.isdir(model) else os.path.dirname(model)
-    output = Path(given or os.path.join(run, "predictions"))
+    output = Path(given) if given else in_run(run, "predictions")
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: expected a folder, found a file")
     return output

@@ -13,7 +13,7 @@ from detrex_ext.errors import UserError
 
 from .analyze_inputs import truth_of
 from .arguments import Parser, check_overrides
-from .outputs import check_file, show
+from .outputs import check_file, in_run, show
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from detrex_ext.checkpoint import RunFolder
     from detrex_ext.report import Material, read_run, write_report
 
-    output = args.output or str(RunFolder(args.run).report)
+    output = args.output or str(in_run(args.run, RunFolder(args.run).report.name))
     check_file(output, "--output")
     facts = read_run(args.run)
     if not (facts.config or facts.series or facts.results):
