@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import io
 import itertools
 import statistics
@@ -40,6 +39,7 @@ from detrex_ext.engine import (
 )
 from detrex_ext.engine.optim import clipping
 from detrex_ext.engine.schedule import build_schedule
+from detrex_ext.runtime.peers import detectron2_loader
 
 STEPS = 40  # of a turn
 Works = dict[str, Callable[[], float]]
@@ -110,8 +110,10 @@ def _alone(cfg, batches: list) -> float:
 def loader(file: str, folder: str, workers: int = 2, count: int = 256) -> Works:
     """Images per second, resized to a short side of 480 and flipped, by two workers."""
     works = {"ours": lambda: _rate(_ours(file, folder, workers), count)}
-    if importlib.util.find_spec("detectron2"):
-        works["detectron2"] = lambda: _rate(_detectron2(file, folder, workers), count)
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = detectron2_loader(file, folder, 4, workers)
+    if theirs is not None:
+        works["detectron2"] = lambda: _rate(theirs, count)
     return works
 
 
@@ -128,18 +130,6 @@ def _rate(loader, count: int) -> float:
 def _ours(file: str, folder: str, workers: int):
     mapper = DetrMapper(augmentation=[ResizeShortestEdge(480, 800), RandomFlip()], is_train=True)
     return build_train_loader(dataset=CocoDataset(file, folder), mapper=mapper, total_batch_size=4, num_workers=workers)
-
-
-def _detectron2(file: str, folder: str, workers: int):
-    from detectron2.data import DatasetMapper, build_detection_train_loader
-    from detectron2.data import transforms as T
-    from detectron2.data.datasets import load_coco_json
-
-    augmentations = [T.ResizeShortestEdge(480, 800), T.RandomFlip()]
-    mapper = DatasetMapper(is_train=True, augmentations=augmentations, image_format="RGB")
-    with contextlib.redirect_stdout(io.StringIO()):
-        records = load_coco_json(file, folder)
-    return build_detection_train_loader(records, mapper=mapper, total_batch_size=4, num_workers=workers)
 
 
 def evaluation() -> Works:

@@ -174,11 +174,11 @@ class RunFolder:
         return sorted(path for path in self._found(*_RESULTS) if path.lstat().st_size)
 
     def obstacle(self) -> str:
-        """Why no run can be written here: a folder, a pipe or a dead link has the name of a file. "" = it can."""
-        odd = sorted(path.name for path in self._found(*_RESULTS, *_OTHERS) if not path.is_file())
-        if not odd:
-            return ""
-        return f"{self.path / odd[0]}: expected a file, found a folder, a pipe or a link to nothing\n  move it away"
+        """Why no run can be written here: something else has the name of a file, as a link to be appended to; or ""."""
+        odd = {path.name for path in self._found(*_RESULTS, *_OTHERS) if not path.is_file()}
+        odd |= {path.name for path in self._found("metrics.*", *_LOGS) if path.is_symlink()}
+        told = "expected a file, found a folder, a pipe or a link\n  move it away"
+        return f"{self.path / min(odd)}: {told}" if odd else ""
 
     def remove_results(self) -> None:
         """Deletes checkpoints, metrics, the report and TensorBoard's events; config and logs stay."""

@@ -1,10 +1,10 @@
-"""The one door to detrex: what of it is used where it is installed."""
+"""The one door to detrex, and to what of detectron2 is measured beside ours: used where they are installed."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 def detrex_msda_op() -> Callable | None:
@@ -21,3 +21,14 @@ def detrex_msda_op() -> Callable | None:
         return importlib.import_module("detrex.layers.multi_scale_deform_attn").MultiScaleDeformableAttnFunction.apply
     except (ImportError, AttributeError):
         return None
+
+
+def detectron2_loader(json: str, images: str, batch: int, workers: int) -> Iterable | None:
+    """detectron2's loader of a COCO file, without end, short sides of 480 and flips; None without detectron2."""
+    if importlib.util.find_spec("detectron2") is None:
+        return None
+    data, sets = (importlib.import_module(f"detectron2.data{name}") for name in ("", ".datasets"))
+    steps = [data.transforms.ResizeShortestEdge(480, 800), data.transforms.RandomFlip()]
+    mapper = data.DatasetMapper(is_train=True, augmentations=steps, image_format="RGB")
+    records = sets.load_coco_json(json, images)
+    return data.build_detection_train_loader(records, mapper=mapper, total_batch_size=batch, num_workers=workers)

@@ -11,6 +11,7 @@ from training import config, in_process, overrides, train
 
 from detrex_ext.checkpoint import RunFolder
 from detrex_ext.cli import dispatch
+from detrex_ext.engine import evaluate
 from detrex_ext.engine.writers import TensorboardXWriter
 from detrex_ext.errors import UserError
 
@@ -44,6 +45,15 @@ def test_what_is_no_file_is_refused_before_anything_is_done(shapes_data, tmp_pat
         with pytest.raises(UserError, match=rf"{re.escape(name)}: expected a file, found a folder, a pipe or a link"):
             train(shapes_data, tmp_path, more, resume)
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_an_evaluation_writes_to_no_folder_that_a_link_leads_to(shapes_data, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "evaluation").symlink_to(tmp_path / "mine")
+    (tmp_path / "model_final.pth").touch()
+    with pytest.raises(UserError, match="evaluation: expected a folder, found a link"):
+        evaluate(config(shapes_data, tmp_path, f"train.init_checkpoint={tmp_path / 'model_final.pth'}"))
+    assert not list((tmp_path / "mine").iterdir())
 
 
 def test_pipes_are_no_checkpoints(tmp_path, in_time):

@@ -261,6 +261,18 @@ with Claim(RunFolder(sys.argv[1]), True, False):
 """
 
 
+@pytest.mark.parametrize("name", ["log.txt", "log.txt.rank1", "metrics.json", "metrics.csv"])
+def test_nothing_is_appended_to_what_a_link_leads_to(tmp_path, name):
+    """A stranger's run may hold one to a file that is read at the next login."""
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    for resume in (True, False):
+        with pytest.raises(UserError, match=f"{name}: expected a file, found a folder, a pipe or a link"):
+            claimed(tmp_path / "run", resume, not resume).__enter__()
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 class TestLock:
     @pytest.mark.parametrize("end", ["kill", "by itself"])
     def test_a_second_training_waits_for_the_first_to_end_and_no_longer(self, tmp_path, end):
