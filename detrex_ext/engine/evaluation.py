@@ -117,10 +117,10 @@ def evaluate(cfg: DictConfig, args: Any = None) -> dict[str, Any]:
     source = RunFolder(output_dir) if getattr(args, "resume", False) else cfg.train.init_checkpoint
     if not source:
         raise UserError("--eval-only: which weights? name them by train.init_checkpoint=PATH, or add --resume")
+    if os.path.islink(folder := os.path.join(output_dir, "evaluation")):
+        raise UserError(f"{folder}: expected a folder, found a link\n  move it away")
     weights = find_weights(source, None if OmegaConf.select(cfg, AVERAGE_KEY, default=True) else False)
-    cfg.train.output_dir = os.path.join(output_dir, "evaluation")
-    if os.path.islink(cfg.train.output_dir):
-        raise UserError(f"{cfg.train.output_dir}: expected a folder, found a link\n  move it away")
+    cfg.train.output_dir = folder
     if obstacle := RunFolder(cfg.train.output_dir).obstacle():
         raise UserError(obstacle)
     default_setup(cfg, args)
