@@ -47,8 +47,8 @@ class BoxTable:
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """The millions of objects of a large file hold no circles: looking for some would take half of the time."""
+def uncollected() -> Iterator[None]:
+    """No search for circles: among millions of rows that hold none, it would take half of the time."""
     on = gc.isenabled()
     gc.disable()
     try:
@@ -78,7 +78,7 @@ class GroundTruth:
         UserError: the file is missing, no JSON, or not shaped as COCO's ({"images", "annotations", "categories"}).
     """
 
-    @_uncollected()
+    @uncollected()
     def __init__(self, json: str | Path) -> None:
         self.json = str(json)
         data = read_json(json)

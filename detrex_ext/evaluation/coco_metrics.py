@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from ..data.ground_truth import BoxTable
+from ..data.ground_truth import BoxTable, uncollected
 from .best_f1 import BestF1, best_f1
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,10 @@ def coco_metrics(
         max_dets: detections counted per image and class, best first.
         fast: use faster-coco-eval (True), pycocotools (False), or the first if installed (None). Both give the same.
     """
-    evaluator = _evaluate(truth, found, num_images, num_classes, max_dets, fast_available() if fast is None else fast)
+    with uncollected():
+        fast = fast_available() if fast is None else fast
+        evaluator = _evaluate(truth, found, num_images, num_classes, max_dets, fast)
+        f1 = best_f1(truth, found, num_classes, max_dets, evaluator.ious)
     precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
     thresholds = np.asarray(evaluator.params.iouThrs)
     at50, at75 = (np.isclose(thresholds, t) for t in (0.5, 0.75))
@@ -84,7 +87,7 @@ def coco_metrics(
     ar = [recall[:, :, 0, limit] for limit in range(3)] + [recall[:, :, area, -1] for area in (1, 2, 3)]
     per_class = [precision[:, :, k, 0, -1] for k in range(num_classes)]
     means = (np.array([_mean(x) for x in parts]) for parts in (ap, ar, per_class))
-    return CocoMetrics(*means, best_f1(truth, found, num_classes, max_dets, evaluator.ious))
+    return CocoMetrics(*means, f1)
 
 
 def _evaluate(

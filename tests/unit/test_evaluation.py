@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ import torch
 from detrex_ext.errors import UserError
 from detrex_ext.evaluation import CocoEvaluator, inference_on_dataset, print_csv_format
 from detrex_ext.evaluation import coco as coco_module
+from detrex_ext.evaluation import coco_metrics as coco_metrics_module
 from detrex_ext.evaluation.coco_metrics import coco_metrics
 from detrex_ext.runtime import Boxes, Instances
 
@@ -111,6 +113,22 @@ def test_both_libraries_agree_on_recall_too(coco):
     a, b = (coco_metrics(evaluator.truth.boxes, found, 12, 3, 100, fast) for fast in (False, True))
     assert np.allclose(a.ar, b.ar, atol=1e-12) and np.allclose(a.class_ap_K, b.class_ap_K, atol=1e-12)
     assert (np.diff(a.ar[:3]) >= 0).all()
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_collector_is_afterwards_as_it_was(coco, monkeypatch, on):
+    path, data = coco
+    evaluator, during = CocoEvaluator(path), []
+    evaluator.process(*_predictions(data))
+    monkeypatch.setattr(coco_metrics_module, "best_f1", lambda *_: during.append(gc.isenabled()) or 1 / 0)
+    (gc.enable if on else gc.disable)()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            evaluator.evaluate()
+        assert gc.isenabled() is on
+    finally:
+        gc.enable()
+    assert during == [False]
 
 
 def test_perfect_predictions_score_100_and_results_file_has_the_files_own_ids(coco, tmp_path):
