@@ -40,7 +40,7 @@ class TimeBudget(HookBase):
         clock: seconds that only go on.
 
     Attributes:
-        progress: share of the training that is done, 0 to 1.
+        progress: share of the training that is done, 0 to 1; set back by a first plan longer than the guess.
         max_iter: planned last.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -68,7 +69,9 @@ def test_by_the_clock_the_parts_follow_its_progress(shapes_data, tmp_path, monke
     torch.set_num_threads(1)
     engine.train(config(shapes_data, tmp_path, *MIXED, "train.minutes=0.1", "train.log_period=50"), Flags())
     # how near to 1 the last step begins depends on how many a busy machine makes of six seconds
-    assert seen[0] == 0 and seen == sorted(seen) and 0.5 < seen[-1] <= 1
+    assert seen[0] == 0 and 0.5 < seen[-1] <= 1
+    # once: the first plan may be longer than what was guessed before a step was measured
+    assert sum(after < before for before, after in pairwise(seen)) <= 1
     assert {0.3 < p < 0.7 for p in seen} == {True, False}
 
 

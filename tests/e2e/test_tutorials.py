@@ -11,22 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import CUT, ROOT
 
 from detrex_ext.data import shapes
 from detrex_ext.data.folders import prepare
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-TRAINING = (
-    "train.minutes=null train.max_iter=2 train.eval_period=0 train.report=false dataset.short_edge=64 "
-    "dataset.long_edge=64 dataloader.train.total_batch_size=2 dataloader.train.num_workers=0 "
-    "dataloader.test.num_workers=0 train.amp.enabled=false train.device=cpu"
-)
 # stands for python and torchrun: what is typed, and behind it what cuts it short
 SHIM = f"""#!/bin/bash
 more=()
 case " $* " in
-  *" -m detrex_ext train "*) more=({TRAINING}) ;;
+  *" -m detrex_ext train "*) more=({' '.join(CUT)}) ;;
   *" -m detrex_ext.data.shapes "*) more=(--num-train 6 --num-val 2 --size 64) ;;
   *" -m detrex_ext export "*) more=(--size 64 --count 2 --tolerance 100) ;;
   *" -m detrex_ext predict "*) more=(--device cpu) ;;
