@@ -108,6 +108,17 @@ def test_runs_that_cannot_be_compared_end_in_one_message(six, tmp_path, capsys):
     assert read_runs([six[0], empty]).text()
 
 
+def test_an_evaluation_after_the_last_step_is_of_that_step(tmp_path):
+    folder = run(tmp_path / "a", [10, 20])
+    with (folder / "metrics.json").open("w", encoding="utf-8") as file:
+        step = {"total_loss": 2, "time": 1}
+        rows = [{"iteration": 9, **step, "bbox/AP": 5}, {"iteration": 19, **step}, {"iteration": 20, "bbox/AP": 6}]
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    found = read_runs([folder])
+    assert found.runs[0].metric == [(10, 5.0), (20, 6.0)]
+    assert found.figures(found.runs[0])["in equal time"] == 6 and found.runs[0].steps == 20
+
+
 def test_without_times_there_is_no_equal_time(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "metrics.json").write_text('{"iteration": 4, "bbox/AP": 3.0}\n', encoding="utf-8")

@@ -156,7 +156,10 @@ def _run(name: str, group: str, series: Series, metric: str) -> Run:
         spent += max(seconds, 0.0) * max(done - before, 0) / 60
         minutes.append((done, spent))
         before = done
-    metrics, loss = ([(i + 1, v) for i, v in series.get(key, ())] for key in (metric, "total_loss"))
+    loss = [(iteration + 1, value) for iteration, value in series.get("total_loss", ())]
+    # what is evaluated after the last iteration has the number of steps for its iteration
+    ended = max((steps for steps, _ in (*loss, *minutes)), default=0)
+    metrics = [(i if i == ended else i + 1, value) for i, value in series[metric]]
     return Run(name, group, metrics, loss, minutes)
 
 
