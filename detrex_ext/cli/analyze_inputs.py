@@ -103,11 +103,18 @@ def output_of(cfg: DictConfig, args: argparse.Namespace, name: str) -> Path:
     return make_folder(args.output or in_run(cfg.train.output_dir, name))
 
 
-def take_data(cfg: DictConfig, args: argparse.Namespace) -> None:
-    """Sets the validation data, in place, to that of ``--data``, where it is given; see :mod:`.data_folder`."""
+def take_data(cfg: DictConfig, args: argparse.Namespace, train: bool = False) -> None:
+    """Sets the validation data, in place, to that of ``--data``, where it is given; see :mod:`.data_folder`.
+
+    Args:
+        cfg: of the run.
+        args: of the verb; ``--output`` is a folder, or with ``train`` a file.
+        train: the training data is needed too.
+    """
     run = os.path.dirname(args.run) or "." if _is_checkpoint(args) else args.run
     folder = run if os.path.isdir(run) else ""
-    data_folder.use(cfg, args, args.output or folder or cfg.train.output_dir, folder)
+    out = folder or cfg.train.output_dir if train else args.output or folder or cfg.train.output_dir
+    data_folder.use(cfg, args, out, folder, train)
 
 
 def truth_of(cfg: DictConfig) -> str:

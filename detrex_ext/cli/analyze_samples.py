@@ -8,7 +8,8 @@ from typing import Any
 
 from detrex_ext.errors import UserError
 
-from .analyze_inputs import add_config, config_of
+from . import data_folder
+from .analyze_inputs import add_config, config_of, take_data
 from .outputs import check_file, show
 
 _TEXT = """\
@@ -29,6 +30,7 @@ def add_parser(verbs: Any) -> None:
     add("--progress", type=float, default=0.3, metavar="P", help="of the training, 0 to 1 (default 0.3)")
     add("--epoch", type=int, default=0, metavar="N", help="another one, other random numbers (default 0)")
     add("--output", default="samples.png", metavar="FILE", help="the image (default samples.png)")
+    data_folder.add_data(parser, "draw the training images of")
     parser.set_defaults(main=_samples)
 
 
@@ -42,7 +44,9 @@ def _samples(args: argparse.Namespace) -> dict[str, Any]:
     from detrex_ext.engine.setup import build_train_loader
     from detrex_ext.visualization import below, beside, draw_boxes
 
-    loader = build_train_loader(config_of(args))
+    cfg = config_of(args)
+    take_data(cfg, args, train=True)
+    loader = build_train_loader(cfg)
     samples, names = getattr(loader, "samples", None), getattr(getattr(loader, "dataset", None), "class_names", None)
     if samples is None or names is None:
         raise UserError(f"dataloader.train gives {type(loader).__name__}: samples are drawn of build_train_loader's")

@@ -25,15 +25,22 @@ def read_metrics(run: str | Path) -> Series:
     Raises:
         UserError: no such file, or nothing in it.
     """
+    return {name: points for name, points in _read(run).items() if points}
+
+
+def _read(run: str | Path) -> Series:
+    """As `read_metrics`, with those that have no value yet, such as a share of objects found before one is."""
     path = Path(run) if Path(run).is_file() else RunFolder(run).metrics
     if not path.is_file():
         raise UserError(f"{run}: no {path.name} there\n  name run folders that train_net.py wrote")
     points: dict[str, dict[int, float]] = {}
     for row in metric_lines(path):
         for name, value in row.items():
-            if name != "iteration" and isinstance(value, int | float) and math.isfinite(value):
-                points.setdefault(name, {})[row["iteration"]] = float(value)
-    if not points:
+            if name != "iteration" and isinstance(value, int | float | None):
+                known = points.setdefault(name, {})
+                if value is not None and math.isfinite(value):
+                    known[row["iteration"]] = float(value)
+    if not any(points.values()):
         raise UserError(f"{path}: holds no metrics yet; the first are written after train.log_period steps")
     return {name: sorted(values.items()) for name, values in points.items()}
 
@@ -53,17 +60,18 @@ def plot_curves(runs: Sequence[str | Path], output: str | Path, names: Sequence[
         UserError: matplotlib is absent, a run has no metrics, none has one of ``names``, or ``output`` is no image.
     """
     require_matplotlib()
-    series = {label: read_metrics(run) for label, run in zip(labels(runs), runs, strict=True)}
+    series = {label: _read(run) for label, run in zip(labels(runs), runs, strict=True)}
     known = sorted({name for metrics in series.values() for name in metrics})
     for name in names or ():
         if name not in known:
             raise UserError(f"no run has '{name}'; there are: {', '.join(known)}")
-    panels = [[name] for name in names] if names else _panels(known)
+    valued = [name for name in known if any(metrics.get(name) for metrics in series.values())]
+    panels = [[name] for name in names] if names else _panels(valued)
     figure, axes = new_panels(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         for name, style in zip(panel, ("-", "--"), strict=False):
             for i, (label, metrics) in enumerate(series.items()):
-                steps, values = zip(*metrics.get(name, [(math.nan, math.nan)]), strict=True)
+                steps, values = zip(*(metrics.get(name) or [(math.nan, math.nan)]), strict=True)
                 shown = label if len(panel) == 1 else f"{label} {name.removeprefix('bbox/')}"
                 mark = "o" if len(steps) < 25 else ""
                 axis.plot(steps, values, style, color=f"C{i}", marker=mark, markersize=3, label=shown)

@@ -18,6 +18,7 @@ from detrex_ext.config import build, load_config, save_config
 from detrex_ext.data import CocoDataset, CopyBlend, DetrMapper, During, MixUp, Mosaic, RandomFlip, build_train_loader
 from detrex_ext.data.limits import limits_of
 from detrex_ext.data.mixed_limits import crowding, mixing_parts, too_crowded
+from detrex_ext.data.shapes import write as write_shapes
 from detrex_ext.data.transforms import Sample
 from detrex_ext.engine import setup
 from detrex_ext.engine.schedule import constant_then_cosine
@@ -243,6 +244,10 @@ def test_analyze_samples_draws_what_a_training_sees(tmp_path, capsys, monkeypatc
                   ["--output", str(tmp_path / "no" / "x.png")]):  # fmt: skip
         assert dispatch([*words, *wrong]) == 2
         assert "expected" in capsys.readouterr().err
+    write_shapes(tmp_path / "my", 3, 1, 64, 0)
+    ours = ["analyze", "samples", "quickstart", "--data", str(tmp_path / "my"), "--output", str(image)]
+    assert dispatch([*ours, f"train.output_dir={tmp_path / 'out'}"]) == 0
+    assert "3 samples" in capsys.readouterr().out
     for name in ("dataset", "samples"):  # a loader of one's own
         monkeypatch.setattr(setup, "build_train_loader", lambda cfg, name=name: SimpleNamespace(**{name: []}))
         assert dispatch(words) == 2

@@ -116,6 +116,9 @@ def test_curves_of_two_runs(tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path}/two.png: lr, bbox/AP\n"
     assert plot_curves(runs, tmp_path / "new" / "lr.png", ["lr"]) == ["lr"]
     assert (tmp_path / "new" / "lr.png").stat().st_size > 1000
+    found = _run(tmp_path / "three", [{**row, "stages/TPF": None} for row in rows])  # nothing has faded yet
+    assert plot_curves([found], tmp_path / "x.png", ["stages/TPF"]) == ["stages/TPF"]
+    assert "stages/TPF" not in read_metrics(found)
     with pytest.raises(UserError, match="no run has 'losss'; there are: bbox/AP, "):
         plot_curves(runs, tmp_path / "x.png", ["losss"])
 
