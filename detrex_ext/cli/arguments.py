@@ -20,7 +20,8 @@ class Parser(argparse.ArgumentParser):
         flag = re.search(r"unrecognized arguments:.*?(--[\w-]+)", message)
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message, re.DOTALL)
         if flag:
-            message += did_you_mean(flag[1], self._flags())
+            elsewhere = flag[1] in self._flags()
+            message += "; it belongs to another of the verbs" if elsewhere else did_you_mean(flag[1], self._flags())
         elif choice:
             message += did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
         super().error(message)

@@ -42,6 +42,7 @@ def refused(capsys):
         ("benchmark", "arguments are required: SUITE\n"),
         ("analyze stagse small", "did you mean stages?"),
         ("analyze stages small --imges 3", "did you mean --images"),
+        ("analyze model small --data x", "unrecognized arguments: --data x; it belongs to another of the verbs"),
         ("train --config-fiel small", "did you mean --config-file?"),
         ("predict a b --treshold 3", "did you mean --threshold"),
         ("train old", "no config given; did you mean --config-file old?"),
