@@ -47,7 +47,10 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
     from detrex_ext.api import load
     from detrex_ext.checkpoint.files import write_json
     from detrex_ext.predictor import as_rgb
+    from detrex_ext.runtime.devices import usable_device
 
+    if args.device:
+        usable_device(args.device, "--device")
     (image,), cfg = args.about, config_of(args)
     weights = weights_of(cfg.train.init_checkpoint, args)
     average = False if args.no_average else None

@@ -69,6 +69,7 @@ def _run(args: argparse.Namespace, output: Path, files: list[Path], ground_truth
 
     from detrex_ext.api import load
     from detrex_ext.runtime import machine
+    from detrex_ext.runtime.devices import usable_device
 
     from .predict_truth import Truth
     from .predict_work import Work, targets, videos
@@ -77,6 +78,8 @@ def _run(args: argparse.Namespace, output: Path, files: list[Path], ground_truth
     called = names_of(images, [file for _, file, _ in moving])
     read = [*files, *([Path(ground_truth)] if ground_truth else [])]
     check_targets([output / name for name in targets(args, called[: len(images)], called[len(images) :])], read)
+    if args.device:
+        usable_device(args.device, "--device")
     machine.fit_threads()
     truth = Truth(ground_truth, images) if ground_truth else None
     source, weights = (args.config_file, args.model) if args.config_file else (args.model, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from detrex_ext.errors import UserError
 
 from . import data_folder
 from .arguments import check_overrides, default_argument_parser, is_run
+from .outputs import show
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+_LENGTHS = ("minutes", "epochs", "max_iter")  # what each is in place of comes after it
 EPILOG = """\
 examples:
   train on your own data (COCO, YOLO, Pascal VOC, exports of Label Studio, CVAT, Roboflow):
@@ -85,6 +88,7 @@ def _config(args: argparse.Namespace) -> DictConfig:
     _check(args)
     average = ["++train.model_ema.average=false"] if args.no_average else []
     cfg = load_config(args.config_file, args.overlay, [*args.opts, *average])
+    _take_typed_length(cfg, args.opts)
     if args.data is None:
         _check_data(cfg, args)
     if (args.resume or args.eval_only) and is_run(args, "train.output_dir"):
@@ -95,6 +99,18 @@ def _config(args: argparse.Namespace) -> DictConfig:
     run = folder if args.resume or args.eval_only else ""
     data_folder.use(cfg, args, folder, run, train=not args.eval_only)
     return cfg
+
+
+def _take_typed_length(cfg: DictConfig, opts: Sequence[str]) -> None:
+    """A length that was typed counts before one of the config that would go first, as of a run by the clock."""
+    from omegaconf import OmegaConf
+
+    typed = [name for name in _LENGTHS if any(re.match(rf"\+*train\.{name}=", opt) for opt in opts)]
+    for name in _LENGTHS[: _LENGTHS.index(typed[0])] if typed else ():
+        if (before := OmegaConf.select(cfg, f"train.{name}")) is not None:
+            cfg.train[name] = None
+            if os.environ.get("RANK", "0") == "0":
+                show(f"train.{typed[0]} is typed: train.{name}={before:g} of the config does not count")
 
 
 def _check(args: argparse.Namespace) -> None:

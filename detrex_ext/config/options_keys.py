@@ -43,7 +43,7 @@ KEYS: dict[str, Option] = {
         most=10**6,
         unit="minutes",
         meaning="time for the whole training, evaluations included, in place of max_iter, eval_period and "
-        "checkpointer.period; null = as long as these say",
+        "checkpointer.period; null = as long as these say. A max_iter or epochs that is typed sets it to null",
     ),
     "train.device": Option(str, meaning="where the model runs: cpu, cuda, or cuda:1 with one process"),
     "train.seed": Option(

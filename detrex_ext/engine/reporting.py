@@ -28,7 +28,9 @@ _SECONDS = 2.0  # for images that are looked at stage by stage
 _MOST_IMAGES, _LOOKED = 2000, 16
 
 
-def report_training(cfg: DictConfig, config_file: str, model: nn.Module, evaluation: tuple[Any, Any] | None) -> None:
+def report_training(
+    cfg: DictConfig, config_file: str, model: nn.Module, evaluation: tuple[Any, Any] | None, steps: int
+) -> None:
     """Writes ``report.html``, where it is wanted, and says in the log what is wrong where next to nothing is found.
 
     Whatever fails here is one line of warning: the training has ended well.
@@ -38,9 +40,14 @@ def report_training(cfg: DictConfig, config_file: str, model: nn.Module, evaluat
         config_file: that the training was started with, "" = not known.
         model: with the weights that were evaluated.
         evaluation: loader and evaluator, if there are any.
+        steps: that were made, in earlier runs too.
     """
     train, path = cfg.train, RunFolder(cfg.train.output_dir).report
-    if not (train.report and train.max_iter >= LEAST_STEPS and comm.is_main_process()):
+    if not (train.report and comm.is_main_process()):
+        return
+    if steps < LEAST_STEPS:
+        what = "report.html is of before" if path.is_file() else "no report"
+        logger.info("%s: fewer than %d steps; python -m detrex_ext report %s", what, LEAST_STEPS, train.output_dir)
         return
     began = time.monotonic()
     try:

@@ -95,7 +95,7 @@ def _train(cfg: DictConfig, args: Any, claim: Claim, resume: bool, began: float)
         run.trainer.register_hooks(writer_hooks(cfg))
     run.trainer.train(start, ended or length)
     with run.applied(), gathered(model):
-        report_training(cfg, getattr(args, "config_file", "") or "", model, evaluation)
+        report_training(cfg, getattr(args, "config_file", "") or "", model, evaluation, run.trainer.iter)
     return run.results
 
 

@@ -26,7 +26,8 @@ def usable_device(name: str | torch.device, option: str) -> torch.device:
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= found:
         few = f"only {found} GPU{'s' if found > 1 else ''}" if found else "no GPU"
-        raise UserError(f"{option}={name}: there is {few} that torch can use\n  for the CPU: {option}=cpu")
+        raise UserError(f"{option}={name}: there is {few} that torch can use\n"
+                        f"  for the CPU: {option}{' ' if option.startswith('--') else '='}cpu")  # fmt: skip
     return device
 
 

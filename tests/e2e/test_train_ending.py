@@ -10,10 +10,11 @@ import time
 
 import pytest
 import torch
-from training import Flags, assert_equal, config, die, in_process, metrics, train
+from training import Flags, assert_equal, config, die, in_process, metrics, overrides, train
 
 from detrex_ext import load
 from detrex_ext.checkpoint import find_weights, read_checkpoint
+from detrex_ext.cli import dispatch
 from detrex_ext.engine.evaluation_record import as_record
 
 EARLY = ("train.early_stop.patience=1", "train.best_checkpoint.restore=true", "train.checkpointer.max_to_keep=10")
@@ -164,3 +165,19 @@ def test_what_goes_by_the_best_needs_it(shapes_data, tmp_path):
     with pytest.raises(UserError, match="train.early_stop.patience goes by the best checkpoint"):
         engine.train(config(shapes_data, tmp_path, *more), Flags())
     assert not list(tmp_path.glob("model_*"))
+
+
+def test_a_length_that_is_typed_counts_before_the_clock_of_the_config(shapes_data, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    (tmp_path / "clock.py").write_text("def apply(cfg):\n    cfg.train.minutes = 600\n    return cfg\n")
+    words = ["train", "--config-file", "small", "--overlay", "clock.py", *overrides(shapes_data, tmp_path / "run")]
+    assert dispatch([*words, "train.max_iter=3"]) == 0
+    said = capfd.readouterr().out
+    assert "train.max_iter is typed: train.minutes=600 of the config does not count\n" in said
+    assert metrics(tmp_path / "run")[-1]["iteration"] == 3
+    assert f"no report: fewer than 100 steps; python -m detrex_ext report {tmp_path / 'run'}" in said
+    run = ["train", "--config-file", str(tmp_path / "run"), "--resume", "train.max_iter=5", "train.minutes=0.001"]
+    assert dispatch(run) == 0  # both are typed: the clock goes first, as the option says
+    said = capfd.readouterr().out
+    assert "is typed" not in said and "train.minutes=0.001: " in said

@@ -38,16 +38,18 @@ def test_a_training_ends_with_a_report(shapes_data, tmp_path, monkeypatch):
 
 def test_what_fails_in_a_report_is_one_line_and_a_trial_has_none(shapes_data, tmp_path, monkeypatch, caplog):
     cfg = training.config(shapes_data, tmp_path)
-    for more in ({"max_iter": 99}, {"max_iter": 100, "report": False}):
-        cfg.train.update(more)
-        reporting.report_training(cfg, "", nn.Linear(1, 1), None)
-        assert not list(tmp_path.iterdir()) and not caplog.records
-    cfg.train.report = True
-    reporting.report_training(cfg, "", nn.Linear(1, 1), None)
+    with caplog.at_level(logging.INFO):
+        for report, steps, told in ((False, 100, 0), (True, 99, 1)):
+            cfg.train.report = report
+            reporting.report_training(cfg, "", nn.Linear(1, 1), None, steps)
+            assert not list(tmp_path.iterdir()) and len(caplog.records) == told
+    assert caplog.messages == [f"no report: fewer than 100 steps; python -m detrex_ext report {tmp_path}"]
+    caplog.clear()
+    reporting.report_training(cfg, "", nn.Linear(1, 1), None, 100)
     assert "Nothing was evaluated" in check_page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     monkeypatch.setattr(reporting, "write_report", lambda *_: 1 / 0)
     with caplog.at_level(logging.WARNING):
-        reporting.report_training(cfg, "", nn.Linear(1, 1), None)
+        reporting.report_training(cfg, "", nn.Linear(1, 1), None, 100)
     assert [record.getMessage() for record in caplog.records] == ["no report: ZeroDivisionError: division by zero"]
 
 
