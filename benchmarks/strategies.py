@@ -165,8 +165,8 @@ speaks of it.
 
 Gains are those that the authors published, on COCO with R50 where nothing else is said, each over their own host and
 recipe; none was measured here. What was measured here is in [benchmarks](../benchmarks/README.md): in 600 steps on
-generated shapes `roi_rule` alone has gained over the bare model in as much time, over one host of two. `python benchmarks/value.py` compares them
-after trainings that are long enough.
+generated shapes `roi_rule` alone has gained over the bare model in as much time, and over one host of two.
+`python benchmarks/value.py` compares them after trainings that are long enough.
 
 {what}
 

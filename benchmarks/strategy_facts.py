@@ -57,7 +57,7 @@ FACTS = {
     "fcos_rule": Fact(
         "",
         "TSP-FCOS, arXiv 2011.10881",
-        "for comparison with roi_rule: it gained nothing over four hosts and sets (benchmarks/tsp.md)",
+        "for comparison with roi_rule: no gain beyond the spread of seeds (benchmarks/tsp.md)",
     ),
     "group": Fact(
         "DINO 49.0 -> 49.8, as DAC-DETR's paper has it",
