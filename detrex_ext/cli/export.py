@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import re
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -159,9 +160,10 @@ def _told(args: argparse.Namespace, found: Comparison, written: dict[str, Path])
     """Prints what was found; 1 where it is too much."""
     wrong = []
     for name, path in written.items():
-        scores, boxes = found.scores[name], found.boxes[name]
+        scores, boxes = max(found.scores[name], default=0.0), found.boxes[name] or [0.0]
+        half = f"{statistics.median_low(boxes):.2g} on half of them"
         on = f"{name} against torch on {found.images} images"
-        print(f"{on}: scores differ by up to {scores:.2g}, boxes by {boxes:.2g} pixels")
+        print(f"{on}: scores differ by up to {scores:.2g}, boxes by {max(boxes):.2g} pixels, {half}")
         most = args.tolerance if args.tolerance is not None else _LOSS_INT8 if name == "int8" else _LOSS
         loss = found.ap["torch"] - found.ap[name] if found.ap else math.nan
         if abs(loss) > most:

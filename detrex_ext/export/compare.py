@@ -34,14 +34,14 @@ class Comparison:
 
     Attributes:
         images: how many.
-        scores, boxes: largest difference of scores, and of corners in pixels, by the name of a file.
+        scores, boxes: of each image the largest difference of scores, and of corners in pixels, by the name of a file.
         ap: AP x 100 by name, the model's own under ``torch`` (in the frame) and ``predict`` (each image at its own
             size); empty without annotations.
     """
 
     images: int = 0
-    scores: dict[str, float] = field(default_factory=dict)
-    boxes: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    boxes: dict[str, list[float]] = field(default_factory=dict)
     ap: dict[str, float] = field(default_factory=dict)
 
 
@@ -66,15 +66,15 @@ def compare(
     if truth:
         ways["predict"] = lambda rgb: predictor.predict(rgb, threshold=0.0)
         evaluators = {name: CocoEvaluator(truth) for name in ways}
-    found.scores, found.boxes = dict.fromkeys(runs, 0.0), dict.fromkeys(runs, 0.0)
+    found.scores, found.boxes = {name: [] for name in runs}, {name: [] for name in runs}
     for image in images:
         rgb = image["image"] if "image" in image else read_image(image["file_name"])
         answers = {name: predict(rgb) for name, predict in ways.items()}
         found.images += 1
         for name in runs:
             scores, boxes = differences(answers["torch"], answers[name])
-            found.scores[name] = max(found.scores[name], scores)
-            found.boxes[name] = max(found.boxes[name], boxes)
+            found.scores[name].append(scores)
+            found.boxes[name].append(boxes)
         for name, evaluator in evaluators.items():
             evaluator.process([image], [{"instances": answers[name]}])
     for name, evaluator in evaluators.items():

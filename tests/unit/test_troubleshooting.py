@@ -116,7 +116,7 @@ def memory(folder, capsys):
 
 @produces
 def tolerance(folder, capsys):
-    found = SimpleNamespace(scores={"onnx": 0.2}, boxes={"onnx": 14.0}, images=100)
+    found = SimpleNamespace(scores={"onnx": [0.2, 0.01]}, boxes={"onnx": [0.5, 14.0]}, images=100)
     found.ap = {"torch": 41.2, "onnx": 38.9, "predict": 41.3}
     assert _told(Namespace(tolerance=None), found, {"onnx": Path("model.onnx")}) == 1
     shown = capsys.readouterr()
