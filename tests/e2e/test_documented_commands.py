@@ -203,4 +203,6 @@ def test_a_documents_commands_run_as_they_are_typed(page, world, tmp_path):
             ran += 1
         except AssertionError as error:
             wrong.append(str(error))
+    if not (ran or wrong):
+        pytest.skip("no command of it runs here")
     assert not wrong, f"{ran} ran, {len(wrong)} did not\n" + "\n\n".join(wrong)
