@@ -110,7 +110,7 @@ def _take_typed_length(cfg: DictConfig, opts: Sequence[str]) -> None:
         if (before := OmegaConf.select(cfg, f"train.{name}")) is not None:
             cfg.train[name] = None
             if os.environ.get("RANK", "0") == "0":
-                show(f"train.{typed[0]} is typed: train.{name}={before:g} of the config does not count")
+                show(f"train.{typed[0]} is typed: train.{name}={before} of the config does not count")
 
 
 def _check(args: argparse.Namespace) -> None:
