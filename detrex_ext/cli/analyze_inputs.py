@@ -113,8 +113,7 @@ def take_data(cfg: DictConfig, args: argparse.Namespace, train: bool = False) ->
     """
     run = os.path.dirname(args.run) or "." if _is_checkpoint(args) else args.run
     folder = run if os.path.isdir(run) else ""
-    out = folder or cfg.train.output_dir if train else args.output or folder or cfg.train.output_dir
-    data_folder.use(cfg, args, out, folder, train)
+    data_folder.use(cfg, args, (not train and args.output) or folder or cfg.train.output_dir, folder, train)
 
 
 def truth_of(cfg: DictConfig) -> str:
