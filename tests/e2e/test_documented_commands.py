@@ -152,10 +152,12 @@ def cut(folder: Path, arguments: list[str]) -> list[str]:
         at = arguments.index("--num-gpus")
         arguments = arguments[:at] + arguments[at + 2 :]
     arguments = [re.sub(r"^(train\.max_iter)=.*", r"\1=15", word) for word in arguments]
+    arguments = [re.sub(r"^(train\.minutes)=.*", r"\1=0.001", word) for word in arguments]
     if arguments[1].startswith("output/"):
         return [*arguments, *ENDS[1:]]  # a run by the clock
-    arguments += [] if value(arguments, "train.max_iter") else ["train.max_iter=2"]
-    arguments = [*with_data(arguments), *IMAGES, *ENDS]
+    clock = value(arguments, "train.minutes") is not None
+    arguments += [] if clock or value(arguments, "train.max_iter") else ["train.max_iter=2"]
+    arguments = [*with_data(arguments), *IMAGES, *(ENDS[1:] if clock else ENDS)]
     weights = value(arguments, "train.init_checkpoint")
     if weights is not None and "--eval-only" in arguments and not (folder / weights).exists():
         of = without(arguments, "train.init_checkpoint", "--eval-only", "--overlay", *IMAGES[1:])
