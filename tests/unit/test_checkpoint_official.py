@@ -274,37 +274,79 @@ def test_files_with_and_without_further_queries(kind, source):
     assert report.missing == further and not report.unexpected
 
 
-@pytest.mark.parametrize("kind", ["plain", "refine", "two_stage"])
-def test_mmdetection_has_no_bias_in_its_neck(kind, tmp_path):
-    model, other, theirs = model_of(kind), model_of(kind), {}
+def mmdetection(model, kind, head="bbox_head"):
+    """The model's tensors as mmdetection 2.x writes them; its neck's convolutions have no bias."""
+    out = {}
     with torch.no_grad():
         for level in (*model.neck.convs, *model.neck.extra_convs):
             level.conv.bias.zero_()
     for key, value in model.state_dict().items():
+        key = key.replace("queries.source.", "queries.")
         if key.startswith("neck."):
-            theirs[key.replace(".norm.", ".gn.")] = value
+            out[key.replace(".norm.", ".gn.")] = value
         elif key.startswith("backbone."):
-            theirs[torchvision_name(key)] = value
-        elif head := re.match(r"(decoder|queries)\.(class|bbox)_embed\.(.+)$", key):
-            index, rest = (LAYERS, head[3]) if head[1] == "queries" else head[3].split(".", 1)
+            out[torchvision_name(key)] = value
+        elif found := re.match(r"(decoder|queries)\.(class|bbox)_embed\.(.+)$", key):
+            index, rest = (LAYERS, found[3]) if found[1] == "queries" else found[3].split(".", 1)
             for i in range(LAYERS) if kind == "plain" else [index]:
-                if head[2] == "class":
-                    theirs[f"bbox_head.cls_branches.{i}.{rest}"] = value
+                if found[2] == "class":
+                    out[f"{head}.cls_branches.{i}.{rest}"] = value
                 else:
-                    layer, what = rest.removeprefix("layers.").split(".")
-                    theirs[f"bbox_head.reg_branches.{i}.{2 * int(layer)}.{what}"] = value
-        elif key.startswith("queries.query_embedding"):
-            theirs[key.replace("queries.", "bbox_head.")] = value
+                    out[f"{head}.reg_branches.{i}.{in_sequence(rest)}"] = value
         else:
-            name = key.replace("queries.", "").replace("encoder.level_embeds", "level_embeds")
-            theirs[f"bbox_head.transformer.{name}"] = value
-    theirs = {k: v for k, v in theirs.items() if not re.match(r"neck.*conv\.bias", k)}
+            out[f"{head}.{mmdetection_name(key, kind)}"] = value
+    return {k: v for k, v in out.items() if not re.match(r"neck.*conv\.bias", k)}
+
+
+def in_sequence(rest):
+    """``layers.1.weight`` of a perceptron whose activations are layers too."""
+    layer, what = rest.removeprefix("layers.").split(".")
+    return f"{2 * int(layer)}.{what}"
+
+
+def mmdetection_name(key, kind):
+    simple = {"queries.query_embedding": "query_embedding", "queries.label_enc": "label_embedding"}
+    simple |= {"queries.tgt_embed": "transformer.query_embed" if kind == "dino" else "query_embedding"}
+    simple |= {"encoder.level_embeds": "transformer.level_embeds", "queries.": "transformer."}
+    simple |= {"encoder.": "transformer.encoder.", "decoder.": "transformer.decoder."}
+    ours = next(name for name in simple if key.startswith(name))
+    head, found, rest = key.replace(ours, simple[ours], 1).partition("ref_point_head.")
+    return head + found + (in_sequence(rest) if found else "")
+
+
+@pytest.mark.parametrize("kind", ["plain", "refine", "two_stage"])
+def test_mmdetection_has_no_bias_in_its_neck(kind, tmp_path):
+    model, other = model_of(kind), model_of(kind)
+    theirs = mmdetection(model, kind)
     theirs["backbone.bn1.num_batches_tracked"] = torch.tensor(3)
     torch.save({"meta": {"CLASSES": COCO_NAMES, "epoch": 50}, "state_dict": theirs}, tmp_path / "epoch_50.pth")
     report = load_weights(other, tmp_path / "epoch_50.pth")
     assert report.complete and equal(model, other) and report.layout == "mmdetection Deformable-DETR"
     assert report.dropped == ["backbone.bn1.num_batches_tracked"]
     assert len(report.sliced) == 4 and "zeros" in str(report)
+
+
+IN_TRAINING = (
+    "rpn_head.rpn_conv.weight", "rpn_head.rpn_cls.bias", "roi_head.0.bbox_head.fc_cls.weight",
+    "bbox_head.0.atss_reg.bias", "bbox_head.0.scales.0.scale", "query_head.downsample.0.weight",
+    "query_head.transformer.aux_pos_trans.1.weight", "query_head.transformer.aux_pos_trans_norm.0.bias",
+    "query_head.transformer.head_pos_embed.weight", "query_head.transformer.pos_feats_trans.0.bias",
+    "query_head.transformer.pos_feats_norm.1.weight",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind, classes", [("mixed", 80), ("dac", 80), ("dino", 80), ("dino", 1203)])
+def test_the_host_within_co_detr(kind, classes, tmp_path):
+    """Its heads of training are told as left out; classes are as many as the model's, of COCO or of another set."""
+    model, other = (model_of(kind, classes) for _ in range(2))
+    theirs = mmdetection(model, kind, "query_head") | {key: torch.randn(4) for key in IN_TRAINING}
+    torch.save({"meta": {"epoch": 12}, "state_dict": theirs}, tmp_path / "co.pth")
+    with torch.no_grad():
+        for value in other.state_dict().values():
+            value.zero_()
+    report = load_weights(other, tmp_path / "co.pth")
+    assert report.complete and equal(model, other) and report.layout == "Co-DETR" and not report.unexpected
+    assert set(IN_TRAINING) <= set(report.dropped)
 
 
 def swin_detector():

@@ -18,6 +18,7 @@ from .detrex_deformable import DETREX_DEFORMABLE
 from .detrex_detr import DETREX_DETR, DETREX_DETR_DC5
 from .detrex_dino import DETREX_DINO
 from .mmdet_adamixer import MMDET_ADAMIXER
+from .mmdet_co_detr import MMDET_CO_DETR
 from .mmdet_deformable import MMDET_DEFORMABLE
 from .mobilenet import FLAT_MOBILENET, TORCHVISION_MOBILENET
 from .mr_detr import MR_DETR
@@ -69,6 +70,7 @@ LAYOUTS: list[Layout] = [
     OFFICIAL_MIXED,
     OFFICIAL_DEFORMABLE,
     OFFICIAL_DETR,
+    MMDET_CO_DETR,
     MMDET_DEFORMABLE,
     MMDET_ADAMIXER,
     TSP_FCOS,

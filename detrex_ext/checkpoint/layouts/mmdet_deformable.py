@@ -19,7 +19,8 @@ _BOX_LAYERS = re.compile(r"^reg_branches\.(\d+)\.([024])\.")  # a linear layer, 
 _NECK = re.compile(r"^neck\.(?:extra_)?convs\.\d+\.")
 
 
-def _to_detrex(key: str, keys: Collection[str]) -> str:
+def to_detrex(key: str, keys: Collection[str]) -> str:
+    """One of these names as detrex has it, but for the backbone's."""
     key = key.removeprefix(_HEAD).replace("cls_branches.", "class_embed.")
     key = _BOX_LAYERS.sub(lambda m: f"bbox_embed.{m[1]}.layers.{int(m[2]) // 2}.", key)
     found = _NECK.match(key)
@@ -41,6 +42,6 @@ def _adapt(state: State, own: Mapping[str, Tensor]) -> list[Sliced]:
 MMDET_DEFORMABLE = Layout(
     "mmdetection Deformable-DETR",
     recognize=lambda keys: {"bbox_head.transformer.level_embeds", "bbox_head.cls_branches.0.weight"} <= set(keys),
-    rename=through_detrex(_to_detrex, DETREX_DEFORMABLE),
+    rename=through_detrex(to_detrex, DETREX_DEFORMABLE),
     adapt=_adapt,
 )
