@@ -6,8 +6,8 @@
     python benchmarks/strategies.py --cost --overlay sqr --repeats 1 --costs costs.json --output page.md
 
 Overlays are found in `configs/overlays`; pairs and hosts are tried by `pairs.py`, published gains and cases for which
-to choose one stand in `strategy_facts.py`. A cost is a forward and a backward pass of two images of 480 pixels, and
-its peak memory in a process of its own, each in turn with the bare host. One that is in the file of costs is not
+to choose one stand in `strategy_facts.py`. A cost is a forward and a backward pass of two images of 480 pixels, in
+turn with the bare host's, and the peak memory of a process of its own. One that is in the file of costs is not
 measured again; delete its row for that.
 """
 
@@ -18,7 +18,7 @@ import ast
 import json
 import os
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -62,15 +62,21 @@ def measure(names: Sequence[str], file: Path, repeats: int) -> Costs:
 def cost(name: str, config: str, dtype: str, repeats: int) -> dict:
     """Seconds and peak memory of a step with an overlay and without; or why there are none."""
     options = Options()
-    works = [partial(step, config, chosen, SIDE, options, dtype) for chosen in ((), (name,))]
+    built = [partial(step, config, chosen, SIDE, options, dtype) for chosen in ((), (name,))]
     row = {"repeats": repeats, "commit": commit()}
     row["machine"] = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__.partition('+')[0]}"
     try:
-        bare, own = medians([work() for work in works], repeats)
+        bare, own = medians([work() for work in built], repeats)
     except (UserError, ValueError) as error:
         return {**row, "refusal": str(error).splitlines()[0]}
-    mib = [peak_alone(work) for work in works]
-    return {**row, "seconds": own, "bare_seconds": bare, "mib": mib[1], "bare_mib": mib[0]}
+    mib = {"mib": peak_alone(built[1]), "bare_mib": _bare_peak(config, dtype)}
+    return {**row, "seconds": own, "bare_seconds": bare, **mib}
+
+
+@cache
+def _bare_peak(config: str, dtype: str) -> float:
+    """Memory does not depend on what else the machine does: once is enough."""
+    return peak_alone(partial(step, config, (), SIDE, Options(), dtype))
 
 
 def cost_table(names: Sequence[str], costs: Costs) -> str:
