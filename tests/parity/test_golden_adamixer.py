@@ -57,6 +57,14 @@ def test_written_layout_is_the_one_that_was_read():
     assert all(torch.equal(written[name], value) for name, value in state.items())
 
 
+def test_second_values_of_mmcvs_averaging_are_left_out():
+    state = reference.random_state(DIMS, dtype=torch.float32)
+    model = our_model(DIMS, state, torch.float32)
+    report = load_state(model, state | {"ema_" + k.replace(".", "_"): v + 1 for k, v in state.items()}, strict=True)
+    assert report.complete and len([k for k in report.dropped if k.startswith("ema_")]) == len(state)
+    assert all(torch.equal(to_layout(model, "mmdet")[name], value) for name, value in state.items())
+
+
 def test_published_model_takes_the_published_names():
     """All of them: the backbone's are torchvision's."""
     with torch.device("meta"):

@@ -326,6 +326,25 @@ def test_mmdetection_has_no_bias_in_its_neck(kind, tmp_path):
     assert len(report.sliced) == 4 and "zeros" in str(report)
 
 
+def with_twins(state):
+    """Beside averages, mmcv's ``EMAHook`` keeps what is trained, as buffers."""
+    return state | {"ema_" + key.replace(".", "_"): value + 1 for key, value in state.items()}
+
+
+@pytest.mark.parametrize("kind, head", [("two_stage", "bbox_head"), ("dino", "query_head")])
+def test_mmcv_keeps_second_values_beside_averages(kind, head):
+    model, other = model_of(kind), model_of(kind)
+    theirs = mmdetection(model, kind, head)
+    with torch.no_grad():
+        for value in other.state_dict().values():
+            value.zero_()
+    report = load_state(other, with_twins(theirs))
+    assert report.complete and not report.unexpected and equal(model, other)
+    assert len(report.dropped) == len(theirs) and all(key.startswith("ema_") for key in report.dropped)
+    stranger = {"ema_head_weight": torch.zeros(2)}  # no name of the model
+    assert load_state(other, with_twins(theirs) | stranger, strict=False).unexpected == ["ema_head_weight"]
+
+
 IN_TRAINING = (
     "rpn_head.rpn_conv.weight", "rpn_head.rpn_cls.bias", "roi_head.0.bbox_head.fc_cls.weight",
     "bbox_head.0.atss_reg.bias", "bbox_head.0.scales.0.scale", "query_head.downsample.0.weight",

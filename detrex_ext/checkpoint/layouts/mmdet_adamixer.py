@@ -11,6 +11,7 @@ from collections.abc import Collection
 import torch
 
 from .base import Layout, Names, State
+from .mmcv_twins import without_twins
 from .resnet import torchvision_name, torchvision_names
 
 _STAGE = "roi_head.bbox_head."
@@ -84,7 +85,7 @@ def _write(state: State) -> State:
 MMDET_ADAMIXER = Layout(
     "mmdetection AdaMixer",
     recognize=lambda keys: f"{_STAGE}0.iof_tau" in set(keys),
-    rename=_names,
+    rename=without_twins(_names),
     write=_write,
     family="mmdet",
     fits=lambda keys: "decoder.layers.0.iof_tau" in set(keys) and "queries.content.weight" in set(keys),

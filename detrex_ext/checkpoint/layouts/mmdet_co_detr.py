@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from .base import Names
 from .detrex_deformable import DETREX_DEFORMABLE
+from .mmcv_twins import without_twins
 from .mmdet_deformable import MMDET_DEFORMABLE, to_detrex
 from .official import through_detrex
 
@@ -42,5 +43,5 @@ MMDET_CO_DETR = replace(
     MMDET_DEFORMABLE,
     name="Co-DETR",
     recognize=lambda keys: {"query_head.transformer.level_embeds", "query_head.cls_branches.0.weight"} <= set(keys),
-    rename=_rename,
+    rename=without_twins(_rename),
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .base import Layout, Sliced, State
 from .detrex_deformable import DETREX_DEFORMABLE
+from .mmcv_twins import without_twins
 from .official import through_detrex
 
 _HEAD = "bbox_head."
@@ -42,6 +43,6 @@ def _adapt(state: State, own: Mapping[str, Tensor]) -> list[Sliced]:
 MMDET_DEFORMABLE = Layout(
     "mmdetection Deformable-DETR",
     recognize=lambda keys: {"bbox_head.transformer.level_embeds", "bbox_head.cls_branches.0.weight"} <= set(keys),
-    rename=through_detrex(to_detrex, DETREX_DEFORMABLE),
+    rename=without_twins(through_detrex(to_detrex, DETREX_DEFORMABLE)),
     adapt=_adapt,
 )
