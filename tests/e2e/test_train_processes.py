@@ -55,7 +55,7 @@ def assert_same_losses_and_figures(a, b):
     for x, y in zip(one, two, strict=True):
         assert x.keys() == y.keys()
         for name in x:
-            if name.startswith("bbox"):
+            if x[name] is None or (name.startswith("bbox") and not name.endswith("threshold")):  # which is a score
                 assert x[name] == y[name], name
             else:
                 assert math.isclose(x[name], y[name], rel_tol=1e-5, abs_tol=1e-6), (name, x[name], y[name])
@@ -187,3 +187,27 @@ def test_ranks_without_a_common_file_system_go_on_from_the_file_of_the_first(sha
     assert metrics(first) == metrics(common) and metrics(first)[-1]["iteration"] == 4
     assert "Starting training from iteration 2" in (none / "log.txt.rank1").read_text()
     assert not list(none.glob("*.pth"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overlay, without_chance",
+    [
+        # a group has as many queries as the fullest image of a process asks for, and others at random
+        ("co", "model.strategies.co.give_queries=false"),
+        ("mr", "train.seed=0"),
+        # which of an image's candidates are looked at
+        ("ms", "model.strategies.ms.matcher.cap=null"),
+    ],
+)
+def test_strategies_with_parameters_of_their_own(shapes_data, tmp_path, overlay, without_chance):
+    """Losses, those of heads for training only too, and what is trained do not depend on how a batch is cut."""
+    runs = [tmp_path / name for name in ("alone", "two")]
+    for out, more in zip(runs, ((), ("--num-gpus", "2")), strict=True):
+        argv = (*command(shapes_data, out, without_chance), "--overlay", overlay, *more)
+        assert in_process(by_command, *argv) == 0, out
+    assert_same_losses_and_figures(*runs)
+    one, two = (read_checkpoint(out / "model_final.pth")["model"] for out in runs)
+    own = [key for key in one if key.startswith("training_only.")]
+    assert own and one.keys() == two.keys()
+    assert all(torch.allclose(one[key], two[key], rtol=1e-4, atol=1e-5) for key in own)
