@@ -18,25 +18,18 @@ import ast
 import json
 import os
 from collections.abc import Sequence
-from functools import cache, partial
 from pathlib import Path
 
 import torch
 from compare import ROOT, commit
-from pairs import HOST, HOSTS, OVERLAYS, Outcome, attempt, laid, narrow, strategies
+from pairs import HOST, HOSTS, OVERLAYS, Outcome, attempt, strategies
+from strategy_costs import MODELS, SIDE, TYPES, Costs, changes_model, measure
 from strategy_facts import FACTS, IN_SHORT, Fact
 
-from detrex_ext.benchmark.measure import Options, medians, peak_alone
-from detrex_ext.benchmark.models import step
-from detrex_ext.errors import UserError
 from detrex_ext.runtime.machine import processor
 
 COSTS, PAGE, README = ROOT / "benchmarks/strategies_cost.json", ROOT / "docs/strategies.md", ROOT / "README.md"
-MODELS = {"Deformable": "deformable_detr_r50_50ep", "DINO": HOST}
-TYPES = ("fp32", "bf16")
-SIDE = 480
 MARK = "<!-- made by python benchmarks/strategies.py -->"
-Costs = dict[str, dict]
 
 
 def overlay_doc(name: str) -> str:
@@ -45,46 +38,12 @@ def overlay_doc(name: str) -> str:
     return text.split("\n\n")[0].replace("\n", " ").partition(": `--overlay")[0].rstrip(".")
 
 
-def measure(names: Sequence[str], file: Path, repeats: int) -> Costs:
-    """Costs of the overlays, those in the file as they are; each is kept as soon as it is known."""
-    known: Costs = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for name in names:
-        for title, config in MODELS.items():
-            for dtype in TYPES:
-                key = f"{name}, {title}, {dtype}"
-                if key not in known and laid(HOST, [name]).model != narrow(HOST).model:
-                    known[key] = cost(name, config, dtype, repeats)
-                    print(key, known[key], flush=True)
-                    file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    return known
-
-
-def cost(name: str, config: str, dtype: str, repeats: int) -> dict:
-    """Seconds and peak memory of a step with an overlay and without; or why there are none."""
-    options = Options()
-    built = [partial(step, config, chosen, SIDE, options, dtype) for chosen in ((), (name,))]
-    row = {"repeats": repeats, "commit": commit()}
-    row["machine"] = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__.partition('+')[0]}"
-    try:
-        bare, own = medians([work() for work in built], repeats)
-    except (UserError, ValueError) as error:
-        return {**row, "refusal": str(error).splitlines()[0]}
-    mib = {"mib": peak_alone(built[1]), "bare_mib": _bare_peak(config, dtype)}
-    return {**row, "seconds": own, "bare_seconds": bare, **mib}
-
-
-@cache
-def _bare_peak(config: str, dtype: str) -> float:
-    """Memory does not depend on what else the machine does: once is enough."""
-    return peak_alone(partial(step, config, (), SIDE, Options(), dtype))
-
-
 def cost_table(names: Sequence[str], costs: Costs) -> str:
     """Time and memory as multiples of the bare step's."""
     columns = [(title, dtype) for title in MODELS for dtype in TYPES]
     lines = ["| overlay | " + " | ".join(f"{t} {d}" for t, d in columns) + " |", "|---|" + "---|" * len(columns)]
     for name in names:
-        model = laid(HOST, [name]).model != narrow(HOST).model
+        model = changes_model(name)
         cells = (_cost_cell(costs.get(f"{name}, {t}, {d}"), model) for t, d in columns)
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-pairs, page, facts = map(importlib.import_module, ("pairs", "strategies", "strategy_facts"))
+NAMES = ("pairs", "strategies", "strategy_costs", "strategy_facts")
+pairs, page, costs, facts = map(importlib.import_module, NAMES)
 sys.path.pop(0)
 Outcome = pairs.Outcome
 PAGE = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
@@ -87,10 +88,10 @@ def test_costs_are_told_as_times_of_the_bare_step():
 
 def test_costs_that_are_known_are_not_measured_again(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(page, "cost", lambda *given: asked.append(given) or {"refusal": "none"})
+    monkeypatch.setattr(costs, "cost", lambda *given: asked.append(given) or {"refusal": "none"})
     file = tmp_path / "costs.json"
     for _ in range(2):
-        assert len(page.measure(["sqr", "mosaic"], file, 1)) == 4
+        assert len(costs.measure(["sqr", "mosaic"], file, 1)) == 4
     assert [(name, dtype) for name, _, dtype, _ in asked] == [("sqr", "fp32"), ("sqr", "bf16")] * 2
 
 
