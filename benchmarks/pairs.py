@@ -95,6 +95,11 @@ def strategies() -> list[str]:
     return found
 
 
+def reason(error: Exception) -> str:
+    """The first line of a refusal, without where on this machine it was raised."""
+    return _PLACE.sub("", str(error).splitlines()[0])
+
+
 def attempt(host: str, overlays: Sequence[str]) -> Outcome:
     """Builds a host under overlays, makes a step, and says what happened.
 
@@ -105,7 +110,7 @@ def attempt(host: str, overlays: Sequence[str]) -> Outcome:
         cfg = laid(host, overlays)
         step(cfg, host)
     except (UserError, ValueError) as error:
-        return Outcome(refusal=_PLACE.sub("", str(error).splitlines()[0]))
+        return Outcome(refusal=reason(error))
     if len(overlays) < 2:
         return Outcome()
     bare, first, last = (plain(laid(host, names)) for names in ((), overlays[:1], overlays[-1:]))

@@ -147,6 +147,9 @@ python benchmarks/strategies.py --cost --repeats 5
 
 {costs}
 
+Extra queries cost Deformable more than DINO, although it has fewer: its recipe has dropout in attention, for which a CPU
+has no fused kernel.
+
 ## Pairs
 
 The overlay of the row is laid first, that of the column over it; over `{host}`, narrow, with one step made.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from compare import commit
-from pairs import HOST, laid, narrow
+from pairs import HOST, laid, narrow, reason
 
 from detrex_ext.benchmark.measure import Options, medians, peak_alone
 from detrex_ext.benchmark.models import step
@@ -50,7 +50,7 @@ def cost(name: str, config: str, dtype: str, repeats: int) -> dict:
     try:
         bare, own = medians([work() for work in built], repeats)
     except (UserError, ValueError) as error:
-        return {**row, "refusal": str(error).splitlines()[0]}
+        return {**row, "refusal": reason(error)}
     mib = {"mib": peak_alone(built[1]), "bare_mib": _bare_peak(config, dtype)}
     return {**row, "seconds": own, "bare_seconds": bare, **mib}
 

@@ -95,6 +95,19 @@ def test_costs_that_are_known_are_not_measured_again(tmp_path, monkeypatch):
     assert [(name, dtype) for name, _, dtype, _ in asked] == [("sqr", "fp32"), ("sqr", "bf16")] * 2
 
 
+def test_a_cost_that_is_refused_says_why(monkeypatch):
+    monkeypatch.setattr(costs, "peak_alone", lambda work: pytest.fail("nothing is measured of what is refused"))
+    found = costs.cost("deta", costs.MODELS["Deformable"], "fp32", 1)["refusal"]
+    assert "needs a two-stage host" in found
+    for refusal in (found, *(row["refusal"] for row in costs_of_page().values() if "refusal" in row)):
+        assert_says_why(refusal)
+
+
+def costs_of_page():
+    """The committed file of costs."""
+    return json.loads(page.COSTS.read_text(encoding="utf-8")) if page.COSTS.is_file() else {}
+
+
 def test_the_page_is_of_the_overlays_that_there_are():
     shown = re.findall(r"^\| `(\w+)` \| .* \| .* \| .* \|$", PAGE.partition("## Cost")[0], re.MULTILINE)
     assert {"sqr", "dac", "mal", "stable", "high_order", "dense_o2o"} <= set(shown) <= set(facts.FACTS)
@@ -123,6 +136,5 @@ def test_every_overlay_is_laid_over_a_host_or_refused_with_a_reason(host):
 
 def test_the_table_of_readme_is_the_script_s():
     readme = page.README.read_text(encoding="utf-8")
-    costs = json.loads(page.COSTS.read_text(encoding="utf-8")) if page.COSTS.is_file() else {}
-    assert page.in_readme(readme, costs) == readme
+    assert page.in_readme(readme, costs_of_page()) == readme
     assert readme.count(page.MARK) == 2 and set(facts.IN_SHORT) == set(pairs.strategies())
