@@ -129,9 +129,10 @@ speaks of it.
 `benchmarks/strategy_facts.py`.*
 
 Gains are those that the authors published, on COCO with R50 where nothing else is said, each over their own host and
-recipe; none was measured here. What was measured here is in [benchmarks](../benchmarks/README.md): in 600 steps on
-generated shapes `roi_rule` alone has gained over the bare model in as much time, and over one host of two.
-`python benchmarks/value.py` compares them after trainings that are long enough.
+recipe; none was measured here. What was measured here, on small sets and a small model, is in
+[value.md](../benchmarks/value.md): of all that were tried `dense_o2o,mal` gained most, and was ahead at equal time;
+`python benchmarks/value.py` makes such a table for other data. More, of short trainings:
+[benchmarks](../benchmarks/README.md).
 
 {what}
 

@@ -26,18 +26,19 @@ FACTS = {
     "co": Fact(
         "DINO 5 scales 49.4 -> 52.1",
         "Co-DETR's README, arXiv 2211.12860",
-        "where a step may cost the most of all; not shown here",
+        "over a published host, whose step it hardly lengthens; a small one's it nearly doubles (benchmarks/value.md)",
     ),
     "dac": Fact(
         "Deformable++ 47.6 -> 49.3; with ice over DINO's recipe 50.9",
         "DAC-DETR, NeurIPS 2023",
-        "where a fifth of a step more is no matter; on generated shapes it gave 0.5 AP in 600 steps, less than as "
+        "where a tenth of a step more is no matter; on generated shapes it gave 0.5 AP in 600 steps, less than as "
         "much time for the bare model (benchmarks/dac.md)",
     ),
     "dense_o2o": Fact(
         "RT-DETRv2-R50 53.4 -> 54.3 with mal, at half its epochs",
         "DEIM, arXiv 2412.04234",
-        "with few objects an image, and a training that is long enough for its phases; not shown here",
+        "with mal, and first of all where images are few: over the small model from random weights the largest gain of "
+        "all, at equal time too (benchmarks/value.md)",
     ),
     "deta": Fact(
         "",
@@ -83,7 +84,7 @@ FACTS = {
     "mal": Fact(
         "DEIM +0.2 to +1.3 with dense_o2o",
         "DEIM, arXiv 2412.04234",
-        "among the first to try, for it adds no queries; not shown here",
+        "among the first to try, for it adds no queries; most with dense_o2o (benchmarks/value.md)",
     ),
     "any_orientation": Fact(
         "",
@@ -104,7 +105,7 @@ FACTS = {
     "ms": Fact(
         "Deformable++ 47.0 -> 48.8",
         "MS-DETR, arXiv 2401.03989",
-        "on hosts with cross-attention first; not shown here",
+        "on hosts with cross-attention first; its step costs next to nothing",
     ),
     "one_to_many": Fact(
         "",
@@ -115,13 +116,13 @@ FACTS = {
         "",
         "TSP-RCNN, arXiv 2011.10881",
         "on a two-stage host that learns too slowly at first: 2.5 AP over a small DINO in 500 steps, three seeds "
-        "(benchmarks/tsp.md)",
+        "(benchmarks/tsp.md), nothing after 3,000 of the small model (benchmarks/value.md)",
     ),
     "sqr": Fact(
         "50 epochs: Deformable 44.5 -> 45.8, DAB 42.2 -> 44.5; AdaMixer 42.5 -> 44.5",
         "SQR, arXiv 2212.07593",
         "where the decoder is small beside the backbone; with six stages it lost in 600 steps on generated shapes "
-        "(benchmarks/sqr.md)",
+        "(benchmarks/sqr.md), and late and light as well (benchmarks/value.md)",
     ),
     "stable": Fact(
         "DINO 49.0 -> 50.4",
