@@ -148,8 +148,8 @@ python benchmarks/strategies.py --cost --repeats 5
 
 {costs}
 
-Extra queries cost Deformable more than DINO, although it has fewer: its recipe has dropout in attention, for which a CPU
-has no fused kernel.
+Extra queries cost Deformable more than DINO, although it has fewer: its recipe has dropout in attention, for which a
+CPU has no fused kernel.
 
 ## Pairs
 
