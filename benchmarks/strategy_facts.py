@@ -38,7 +38,7 @@ FACTS = {
         "RT-DETRv2-R50 53.4 -> 54.3 with mal, at half its epochs",
         "DEIM, arXiv 2412.04234",
         "with mal, and first of all where images are few: over the small model from random weights the largest gain of "
-        "all, at equal time too (benchmarks/value.md)",
+        "all, ahead at equal time (benchmarks/value.md)",
     ),
     "deta": Fact(
         "",
@@ -122,7 +122,7 @@ FACTS = {
         "50 epochs: Deformable 44.5 -> 45.8, DAB 42.2 -> 44.5; AdaMixer 42.5 -> 44.5",
         "SQR, arXiv 2212.07593",
         "where the decoder is small beside the backbone; with six stages it lost in 600 steps on generated shapes "
-        "(benchmarks/sqr.md), and late and light as well (benchmarks/value.md)",
+        "(benchmarks/sqr.md); begun late, with the weight of one set, it gained nothing (benchmarks/value.md)",
     ),
     "stable": Fact(
         "DINO 49.0 -> 50.4",
