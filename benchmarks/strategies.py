@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 import torch
 from compare import ROOT, commit
 from pairs import HOST, HOSTS, OVERLAYS, Outcome, attempt, strategies
-from strategy_costs import MODELS, SIDE, TYPES, Costs, changes_model, measure
+from strategy_costs import MODELS, SIDE, TYPES, Costs, changes_model, measure, read
 from strategy_facts import FACTS, IN_SHORT, Fact
 
 from detrex_ext.runtime.machine import processor
@@ -176,10 +175,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PAGE, metavar="FILE")
     args = parser.parse_args()
     names = args.overlay or strategies()
-    if args.cost:
-        costs = measure(names, args.costs, args.repeats)
-    else:
-        costs = json.loads(args.costs.read_text(encoding="utf-8")) if args.costs.is_file() else {}
+    costs = measure(names, args.costs, args.repeats) if args.cost else read(args.costs)
     args.output.write_text(page(names, costs), encoding="utf-8")
     if args.output == PAGE:
         README.write_text(in_readme(README.read_text(encoding="utf-8"), costs), encoding="utf-8")

@@ -22,6 +22,11 @@ SIDE = 480
 Costs = dict[str, dict]
 
 
+def read(file: Path) -> Costs:
+    """Costs that were measured before; none where there is no file."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def changes_model(name: str) -> bool:
     """Whether an overlay changes more than data."""
     return laid(HOST, [name]).model != narrow(HOST).model
@@ -29,7 +34,7 @@ def changes_model(name: str) -> bool:
 
 def measure(names: Sequence[str], file: Path, repeats: int) -> Costs:
     """Costs of the overlays, those in the file as they are; each is kept as soon as it is known."""
-    known: Costs = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known = read(file)
     for name in names:
         for title, config in MODELS.items():
             for dtype in TYPES:

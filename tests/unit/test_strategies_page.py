@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import json
 import re
 import sys
 from pathlib import Path
@@ -99,13 +98,8 @@ def test_a_cost_that_is_refused_says_why(monkeypatch):
     monkeypatch.setattr(costs, "peak_alone", lambda work: pytest.fail("nothing is measured of what is refused"))
     found = costs.cost("deta", costs.MODELS["Deformable"], "fp32", 1)["refusal"]
     assert "needs a two-stage host" in found
-    for refusal in (found, *(row["refusal"] for row in costs_of_page().values() if "refusal" in row)):
+    for refusal in (found, *(row["refusal"] for row in costs.read(page.COSTS).values() if "refusal" in row)):
         assert_says_why(refusal)
-
-
-def costs_of_page():
-    """The committed file of costs."""
-    return json.loads(page.COSTS.read_text(encoding="utf-8")) if page.COSTS.is_file() else {}
 
 
 def test_the_page_is_of_the_overlays_that_there_are():
@@ -136,5 +130,5 @@ def test_every_overlay_is_laid_over_a_host_or_refused_with_a_reason(host):
 
 def test_the_table_of_readme_is_the_script_s():
     readme = page.README.read_text(encoding="utf-8")
-    assert page.in_readme(readme, costs_of_page()) == readme
+    assert page.in_readme(readme, costs.read(page.COSTS)) == readme
     assert readme.count(page.MARK) == 2 and set(facts.IN_SHORT) == set(pairs.strategies())
