@@ -44,7 +44,8 @@ def official(project: str, *names: str) -> list[types.ModuleType]:
     if not folder.is_dir():
         pytest.skip(f"comparison with {project} needs {variable} to name a checkout of it")
     if project != "DEIM":
-        pytest.importorskip("detrex.modeling", reason=f"{project} needs detrex", exc_type=ImportError)
+        # its own message names what is missing: detrex itself, or what it imports
+        pytest.importorskip("detrex.modeling", exc_type=ImportError)
     package = "official_" + project.replace("-", "_").lower()
     if package not in sys.modules:
         _package(package, folder.parent if project == "DEIM" else folder)
