@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,6 +85,28 @@ class Rule:
             return 1.0
         return self.stage_weights[min(stage, len(self.stage_weights) - 1)]
 
+    def weighted(
+        self,
+        factor: float = 1.0,
+        class_weight: float | None = None,
+        by: Callable[[Normalizer], Normalizer] | None = None,
+        **changes: Any,
+    ) -> Rule:
+        """This rule with other weights, as a strategy derives its own from the host's.
+
+        Args:
+            factor: of all losses.
+            class_weight: weight of the term ``class`` instead of its own, before ``factor``.
+            by: from a term's normalizer to the one that takes its place.
+            changes: of other fields.
+        """
+
+        def term(name: str, own: Term) -> Term:
+            weight = own.weight if name != "class" or class_weight is None else class_weight
+            return replace(own, weight=weight * factor, normalizer=own.normalizer if by is None else by(own.normalizer))
+
+        return replace(self, terms={name: term(name, own) for name, own in self.terms.items()}, **changes)
+
     def __str__(self) -> str:
         when = ", ".join(f"{tag} in {values}" for tag, values in (self.when or {}).items())
         return f"{when or 'any set'} -> {type(self.matcher).__name__}"
@@ -159,13 +181,10 @@ def hybrid_rule(main: Rule, times: int = 6, weight: float = 1.0) -> Rule:
         weight: factor of all losses (lambda).
     """
 
-    def repeated(term: Term) -> Term:
-        by = term.normalizer
-        by = NumObjects(by.factor * times) if isinstance(by, NumObjects) else by
-        return replace(term, weight=term.weight * weight, normalizer=by)
+    def repeated(own: Normalizer) -> Normalizer:
+        return NumObjects(own.factor * times) if isinstance(own, NumObjects) else own
 
-    terms = {name: repeated(term) for name, term in main.terms.items()}
-    return replace(main, matcher=RepeatedMatcher(main.matcher, times), terms=terms, when=None)
+    return main.weighted(weight, by=repeated, matcher=RepeatedMatcher(main.matcher, times), when=None)
 
 
 def _values(value: Any) -> tuple:

@@ -20,6 +20,11 @@ def with_parts(module: _Module, **parts: nn.Module) -> _Module:
     return view
 
 
+def with_first(module: _Module, **parts: nn.Module) -> _Module:
+    """:func:`with_parts` where the module has lists: each part in place of the first of the list of its name."""
+    return with_parts(module, **{n: nn.ModuleList([part, *getattr(module, n)[1:]]) for n, part in parts.items()})
+
+
 def copied(module: _Module) -> _Module:
     """A module of the same form and weights with parameters of its own."""
     # as copies of tensors, for a deep copy of one without values (a model that is only traced) reads memory

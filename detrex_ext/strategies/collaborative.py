@@ -25,6 +25,7 @@ from .base import Strategy
 
 if TYPE_CHECKING:
     from detrex_ext.criterion import Rule
+    from detrex_ext.criterion.normalizers import Normalizer
     from detrex_ext.modeling.detector import Detector
 
 HEADS = {"atss": ATSSHead, "roi": RoIHead}
@@ -138,12 +139,15 @@ class CollaborativeHeads(nn.Module, Strategy):
             "atss": {"head": atss_rule(factor, 2 * factor, factor)},
             "roi": {"proposals": rpn_rule(256, factor, factor), "head": region_rule(factor, 10 * factor)},
         }
-        by = {name: pairs if isinstance(t.normalizer, NumObjects) else t.normalizer for name, t in main.terms.items()}
-        terms = {n: replace(t, weight=t.weight * self.weight, normalizer=by[n]) for n, t in main.terms.items()}
+
+        def divisor(own: Normalizer) -> Normalizer:
+            return pairs if isinstance(own, NumObjects) else own
+
         rules = []
         for name in self.names:
             rules += [replace(r, when={"group": name, "path": path}) for path, r in of_heads[name].items()]
-            rules.append(replace(main, matcher=RoIMatcher("all"), terms=terms, when={"group": name, "path": "plain"}))
+            when = {"group": name, "path": "plain"}
+            rules.append(main.weighted(self.weight, by=divisor, matcher=RoIMatcher("all"), when=when))
         return rules
 
 

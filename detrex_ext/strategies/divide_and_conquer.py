@@ -14,7 +14,8 @@ from detrex_ext.structures import Queries, SupervisedSet, cat
 from .base import Strategy
 
 if TYPE_CHECKING:
-    from detrex_ext.criterion import Rule, Term
+    from detrex_ext.criterion import Rule
+    from detrex_ext.criterion.normalizers import Normalizer
     from detrex_ext.matching import Matcher
 
 
@@ -121,17 +122,12 @@ class DivideAndConquer(Strategy):
 
         many = NumObjects(self.norm_factor)
 
-        def auxiliary(name: str, term: Term) -> Term:
-            weight = term.weight if name != "class" or self.class_weight is None else self.class_weight
-            by = term.normalizer if isinstance(term.normalizer, Mean) else many
-            return replace(term, weight=weight * self.weight, normalizer=by)
+        def divisor(own: Normalizer) -> Normalizer:
+            return own if isinstance(own, Mean) else many
 
-        def rule(group: str, **changes: object) -> Rule:
-            return replace(host_rules[group], when={"group": group, "path": "aux"}, **changes)
+        def rule(group: str, *weights: float | None, **changes: object) -> Rule:
+            return host_rules[group].weighted(*weights, when={"group": group, "path": "aux"}, **changes)
 
-        terms = {name: auxiliary(name, term) for name, term in host_rules["main"].terms.items()}
-        rules = [rule("main", matcher=self.matcher or OneToManyMatcher(), terms=terms)]
-        if "dn" in host_rules:
-            dn = host_rules["dn"].terms
-            rules.append(rule("dn", terms={n: replace(t, weight=t.weight * self.dn_weight) for n, t in dn.items()}))
-        return rules
+        matcher = self.matcher or OneToManyMatcher()
+        rules = [rule("main", self.weight, self.class_weight, by=divisor, matcher=matcher)]
+        return [*rules, rule("dn", self.dn_weight)] if "dn" in host_rules else rules

@@ -91,7 +91,5 @@ class MixedSupervision(nn.Module, Strategy):
         from detrex_ext.matching import OneToManyMatcher
 
         many = self.matcher or OneToManyMatcher(cap=0.25, conflict="one_class")
-        weights = {name: term.weight for name, term in host_rules["main"].terms.items()}
-        weights |= {} if self.class_weight is None else {"class": self.class_weight}
-        terms = {n: replace(t, weight=weights[n] * self.weight) for n, t in host_rules["main"].terms.items()}
-        return [replace(host_rules["main"], matcher=many, terms=terms, when={"group": "main", "path": "mixed"})]
+        when = {"group": "main", "path": "mixed"}
+        return [host_rules["main"].weighted(self.weight, self.class_weight, matcher=many, when=when)]

@@ -15,7 +15,7 @@ from torch import nn
 from detrex_ext.layers.instructed_attention import InstructedAttention
 from detrex_ext.modeling.decoders import StagedDecoder
 from detrex_ext.modeling.queries import TwoStageQueries, host_source
-from detrex_ext.modeling.views import another, copied, require_layers, with_parts
+from detrex_ext.modeling.views import another, copied, require_layers, with_first, with_parts
 from detrex_ext.structures import Memory, Queries, SupervisedSet, Targets, cat
 
 from .base import Strategy
@@ -64,26 +64,23 @@ class MultiRoute(nn.Module, Strategy):
     def attach(self, model: Detector) -> None:
         """See :meth:`Strategy.attach`."""
         layers = require_layers(model.decoder, "multi-route training")
-        width = layers[0].norms[0].normalized_shape[0]
+        size = self.num_tokens, model.dim
         for name in ("tokens", "places"):
-            rows = [nn.init.xavier_uniform_(torch.empty(self.num_tokens, width)) for _ in layers]
-            setattr(self, name, nn.ParameterList(rows))
+            setattr(self, name, nn.ParameterList(nn.init.xavier_uniform_(torch.empty(size)) for _ in layers))
         self.norms = nn.ModuleList(another(layer.norms[0]) for layer in layers)
         self.ffns = nn.ModuleList(another(layer.ffns[0]) for layer in layers)
         source = host_source(model.queries)
         heads = ("class_embed", "bbox_embed") if isinstance(source, TwoStageQueries) else ()
         self.heads = nn.ModuleDict({name: copied(getattr(source, name)) for name in heads})
-        self.sources = (with_parts(source, **self.heads),) if heads else ()  # in a tuple, for it is no part of this
 
     def routes(self, decoder: StagedDecoder) -> Mapping[str, StagedDecoder]:
         """See :meth:`Strategy.routes`."""
-        instructed, separate = nn.ModuleList(), nn.ModuleList()
+        layers = {path: nn.ModuleList() for path in PATHS}
         for layer, *own, norm, ffn in zip(decoder.layers, self.tokens, self.places, self.norms, self.ffns, strict=True):
-            first = InstructedAttention(layer.attentions[0], *own)
-            parts = {"attentions": [first, *layer.attentions[1:]], "norms": [norm, *layer.norms[1:]]}
-            instructed.append(with_parts(layer, **{name: nn.ModuleList(of) for name, of in parts.items()}))
-            separate.append(with_parts(layer, ffns=nn.ModuleList([ffn])))
-        return {p: with_parts(decoder, layers=of) for p, of in zip(PATHS, (instructed, separate), strict=True)}
+            attention = InstructedAttention(layer.attentions[0], *own)
+            layers["instructed"].append(with_first(layer, attentions=attention, norms=norm))
+            layers["separate"].append(with_first(layer, ffns=ffn))
+        return {path: with_parts(decoder, layers=of) for path, of in layers.items()}
 
     def begin(
         self, model: Detector, q: Queries, mem: Memory, targets: Targets | None
@@ -91,9 +88,8 @@ class MultiRoute(nn.Module, Strategy):
         """See :meth:`Strategy.begin`."""
         host = first = q.take(self.groups, "plain")
         sets: list[SupervisedSet] = []
-        for source in self.sources:
-            source.training = model.training
-            found, sets = source(mem, targets)
+        if self.heads:
+            found, sets = with_parts(host_source(model.queries), **self.heads)(mem, targets)
             # denoising queries come before the main ones, in their domain and under its mask
             known = [host.take("dn")] if "dn" in host.given else []
             first = cat(*known, found.take("main")).replace(slots=host.slots, masks=host.masks)
@@ -105,11 +101,6 @@ class MultiRoute(nn.Module, Strategy):
         from detrex_ext.matching import OneToManyMatcher
 
         many = self.matcher or OneToManyMatcher(cap=225, conflict="one_class")
-        rules = []
-        for group, changes in {"main": {"matcher": many}, "enc": {}, "dn": {}}.items():
-            if group in host_rules:
-                factor = self.weight / (self.norm_factor if group == "main" else 1)
-                terms = {n: replace(t, weight=t.weight * factor) for n, t in host_rules[group].terms.items()}
-                changes = {**changes, "terms": terms, "when": {"group": group, "path": PATHS}}
-                rules.append(replace(host_rules[group], **changes))
-        return rules
+        own = {"main": {"factor": self.weight / self.norm_factor, "matcher": many}, "enc": {}, "dn": {}}
+        own = {g: {"factor": self.weight, **of} for g, of in own.items() if g in host_rules}
+        return [host_rules[g].weighted(**of, when={"group": g, "path": PATHS}) for g, of in own.items()]

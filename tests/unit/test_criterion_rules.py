@@ -15,6 +15,7 @@ from detrex_ext.criterion import (
     detr_rules,
     rules_by_group,
 )
+from detrex_ext.criterion.normalizers import Mean, NumObjects
 from detrex_ext.errors import UserError
 from detrex_ext.matching import GivenMatcher, HungarianMatcher, L1Cost
 from detrex_ext.runtime import LazyCall as L
@@ -64,6 +65,21 @@ def test_the_rules_of_detr_hosts():
     softmax = detr_rule(softmax=True)
     assert isinstance(softmax.terms["class"].loss, SoftmaxLoss)
     assert [c.weight for c in softmax.matcher.costs] == [1.0, 5.0, 2.0]
+
+
+def test_a_rule_of_other_weights():
+    host = detr_rule(HungarianMatcher(), 3.0, 5.0, 7.0, softmax=True, when={"group": "main"}, stage_weights=[0, 1])
+    own = host.weighted(0.5, matcher=GivenMatcher(), when={"group": "dn"})
+    assert {name: term.weight for name, term in own.terms.items()} == {"class": 1.5, "bbox": 2.5, "giou": 3.5}
+    assert isinstance(own.matcher, GivenMatcher) and own.fits(one("dn")) and own.stage_weights == (0.0, 1.0)
+    weighed = host.weighted(2.0, class_weight=0.0)
+    assert {name: term.weight for name, term in weighed.terms.items()} == {"class": 0.0, "bbox": 10.0, "giou": 14.0}
+    many = NumObjects(3.0)
+    divided = host.weighted(by=lambda own: own if isinstance(own, Mean) else many).terms
+    assert isinstance(divided["class"].normalizer, Mean) and divided["bbox"].normalizer is many
+    # the host's is as it was
+    assert {name: term.weight for name, term in host.terms.items()} == {"class": 3.0, "bbox": 5.0, "giou": 7.0}
+    assert isinstance(host.matcher, HungarianMatcher) and host.terms["bbox"].normalizer is not many
 
 
 def test_a_config_states_rules_and_overrides_a_weight():
