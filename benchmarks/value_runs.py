@@ -16,7 +16,7 @@ from threading import Lock
 
 from compare import ROOT, commit, figures
 from value_data import Data
-from value_tables import Trained
+from value_tables import Trained, read
 from variants import split
 
 from detrex_ext.checkpoint import RunFolder
@@ -30,14 +30,8 @@ class Book:
     """What is finished, in a file to which each result is added at once; a later line of a run replaces the earlier."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.lock, self.runs = file, Lock(), {}
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        for line in text.splitlines():
-            try:
-                run = Trained(**json.loads(line))
-            except (ValueError, TypeError):  # cut off when the machine went
-                continue
-            self.runs[run.key] = run
+        self.file, self.lock, self.runs = file, Lock(), read(text)
         if text and not text.endswith("\n"):
             with file.open("a", encoding="utf-8") as out:
                 out.write("\n")

@@ -1,11 +1,18 @@
-"""Arithmetic of benchmarks/value.py: which length is best, whether a difference is one, and the tables."""
+#!/usr/bin/env python
+"""Arithmetic of benchmarks/value.py: which length is best, whether a difference is one, and the tables.
+
+    python benchmarks/value_tables.py benchmarks/value_results.jsonl       # the tables of value.md, from its results
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from scipy.stats import t as student
 
@@ -42,6 +49,18 @@ class Trained:
     def key(self) -> tuple[str, str, int, int]:
         """What tells it from all others."""
         return self.data, self.variant, self.steps, self.seed
+
+
+def read(text: str) -> dict[tuple[str, str, int, int], Trained]:
+    """Results from the lines of a file, by key; a later line of a run replaces the earlier."""
+    runs = {}
+    for line in text.splitlines():
+        try:
+            run = Trained(**json.loads(line))
+        except (ValueError, TypeError):  # cut off when the machine went
+            continue
+        runs[run.key] = run
+    return runs
 
 
 @dataclass(frozen=True)
@@ -149,3 +168,19 @@ def tables(data: str, runs: Sequence[Trained], seeds: Sequence[int], grid: int) 
             figures = spread([r.report for r in own])
             lines.append(f"| {name} | {equal} | {steps} | x {price:.2f} | {figures} | {gain} | {shown}{few} |")
     return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("results", type=Path, help="results.jsonl of benchmarks/value.py")
+    parser.add_argument("--grid", type=int, default=50, metavar="N", help="as it was given there")
+    args = parser.parse_args()
+    runs = read(args.results.read_text(encoding="utf-8")).values()
+    seeds = {run.seed for run in runs}
+    for data in dict.fromkeys(run.data for run in runs):
+        print(tables(data, [run for run in runs if run.data == data], sorted(seeds), args.grid), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
