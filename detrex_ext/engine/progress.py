@@ -45,12 +45,16 @@ class ProgressPrinter(EventWriter):
         images: in a batch of all processes.
         metric: of the evaluation, shown as the last and the best so far.
         window: steps that medians are taken over.
+        mode: ``max`` or ``min``, which of the metric is best.
     """
 
     early = True
 
-    def __init__(self, max_iter: int, images: int, metric: str = "bbox/AP", window: int = 20) -> None:
+    def __init__(
+        self, max_iter: int, images: int, metric: str = "bbox/AP", window: int = 20, mode: str = "max"
+    ) -> None:
         self.max_iter, self._images, self._metric, self._window = max_iter, images, metric, window
+        self._best_of = {"max": max, "min": min}[mode]
 
     def write(self) -> None:
         """Log the line, on the console only; nothing at the write that follows a finished training."""
@@ -105,8 +109,8 @@ class ProgressPrinter(EventWriter):
         if self._metric not in found:
             return []
         values = [value for value, _ in found[self._metric].values()]
-        name = self._metric.rpartition("/")[2]
-        return [f"{name} {values[-1]:.1f}" + (f" (best {max(values):.1f})" if max(values) > values[-1] else "")]
+        name, best = self._metric.rpartition("/")[2], self._best_of(values)
+        return [f"{name} {values[-1]:.1f}" + (f" (best {best:.1f})" if best != values[-1] else "")]
 
 
 class ProgressBar(HookBase):
@@ -151,7 +155,8 @@ def writer_hooks(cfg: DictConfig) -> list[HookBase]:
     share = DataShare(period)
     if not train.writers.console:
         return [share, PeriodicWriter(writers, period)]
-    printer = ProgressPrinter(train.max_iter, cfg.dataloader.train.total_batch_size, train.best_checkpoint.metric)
+    best, images = train.best_checkpoint, cfg.dataloader.train.total_batch_size
+    printer = ProgressPrinter(train.max_iter, images, best.metric, mode=best.mode)
     if on_terminal():
         return [share, ProgressBar(printer, period), PeriodicWriter(writers, period)]
     return [share, PeriodicWriter([writers[0], printer, *writers[1:]], period)]

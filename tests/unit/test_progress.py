@@ -50,6 +50,9 @@ def test_a_line_tells_the_last_score_and_the_best():
         storage.put_scalar("bbox/AP", value, smoothing_hint=False)
     assert "AP 40.0 (best 41.3)" in ProgressPrinter(10, 8).line(storage)
     assert "AP" not in ProgressPrinter(10, 8, "bbox/AP50").line(storage)
+    assert "AP 40.0 (best 3.0)" in ProgressPrinter(10, 8, mode="min").line(storage)
+    storage.put_scalar("bbox/AP", 2.0, smoothing_hint=False)
+    assert ProgressPrinter(10, 8, mode="min").line(storage).endswith("AP 2.0")
 
 
 class Steps(TrainerBase):
