@@ -6,7 +6,8 @@ from the objects on them (`dataset.short_edge=256 dataset.long_edge=352` sets it
 A training that gains nothing more ends earlier, and `model_final.pth` is the best evaluated one.
 
 Four images in one on half of the samples: `dataset.mosaic=0.5`; two blended: `dataset.mixup=0.5`; both end at 80 % of
-the training: `dataset.plain_from=0.8`. Of cells, or from the air: `--overlay any_orientation`.
+the training: `dataset.plain_from=0.8`. DEIM's shares, schedule and loss: `--overlay dense_o2o,mal`
+(benchmarks/value.md). Of cells, or from the air: `--overlay any_orientation`.
 
 A run that can be repeated to the bit: `train.minutes=null`, as long as the number of images asks for (60 epochs, within
 1,000 and 5,000 steps); or `train.minutes=null train.epochs=100`, or `train.minutes=null train.max_iter=1000`.

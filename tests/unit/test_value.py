@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import statistics
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
 value, runs, tables, data = map(importlib.import_module, ("value", "value_runs", "value_tables", "value_data"))
 sys.path.pop(0)
 Trained = tables.Trained
@@ -196,3 +198,28 @@ def test_nothing_outlasts_the_minutes(bench, tmp_path):
 def test_overlays_and_overrides_are_laid_over_those_of_the_base():
     assert value._over("tiny a=1", "sqr,dac b=2") == "tiny,sqr,dac a=1 b=2"
     assert value._over("", "c=3") == "c=3" and value._over("tiny", "") == "tiny"
+
+
+RESULTS = tables.read((BENCHMARKS / "value_results.jsonl").read_text(encoding="utf-8"))
+
+
+def words(*parts):
+    """A page as one line of words."""
+    return " ".join(BENCHMARKS.parent.joinpath(*parts).read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize("name", sorted({run.data for run in RESULTS.values()}))
+def test_the_page_has_the_tables_of_its_results(name):
+    page = BENCHMARKS.joinpath("value.md").read_text(encoding="utf-8")
+    assert tables.tables(name, [run for run in RESULTS.values() if run.data == name], (0, 1, 2), 50) in page
+
+
+def test_other_pages_tell_of_the_same_gains():
+    shapes = [run for run in RESULTS.values() if run.data == "shapes"]
+    bare, *own = (tables.by_seed([r for r in shapes if (r.variant, r.steps) == of], "report")
+                  for of in (("bare", 3000), ("deim", 3000), ("deim", 2350)))  # fmt: skip
+    steps, time = (str(tables.difference(each, bare)).removeprefix("+") for each in own)
+    assert f"`dense_o2o,mal` gained {steps} AP at equal steps and {time} at equal time" in words("README.md")
+    means = [f"{statistics.fmean(each.values()):.1f}" for each in (own[0], bare, own[1])]
+    said = "3,000 steps: {} AP, bare {}, three seeds each; in the bare model's time {}".format(*means)
+    assert said in words("projects", "deim", "README.md")
