@@ -129,7 +129,8 @@ speaks of it.
 
 Gains are those that the authors published, on COCO with R50 where nothing else is said, each over their own host and
 recipe; none was measured here. What was measured here, on small sets and a small model, is in
-[value.md](../benchmarks/value.md): of all that were tried `dense_o2o,mal` gained most, and was ahead at equal time;
+[value.md](../benchmarks/value.md): of all that were tried `dense_o2o,mal` gained most, and was ahead at equal time
+on generated shapes, photographs and blood cells;
 `python benchmarks/value.py` makes such a table for other data. More, of short trainings:
 [benchmarks](../benchmarks/README.md).
 
