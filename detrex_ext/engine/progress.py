@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import sys
 from collections import defaultdict
 from typing import Any
@@ -109,8 +110,10 @@ class ProgressPrinter(EventWriter):
         if self._metric not in found:
             return []
         values = [value for value, _ in found[self._metric].values()]
-        name, best = self._metric.rpartition("/")[2], self._best_of(values)
-        return [f"{name} {values[-1]:.1f}" + (f" (best {best:.1f})" if best != values[-1] else "")]
+        name = self._metric.rpartition("/")[2]
+        # an AP of data without objects is not a number, and not the best
+        best = self._best_of((value for value in values if not math.isnan(value)), default=values[-1])
+        return [f"{name} {values[-1]:.1f}" + (f" (best {best:.1f})" if best not in values[-1:] else "")]
 
 
 class ProgressBar(HookBase):

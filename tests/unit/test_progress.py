@@ -53,6 +53,9 @@ def test_a_line_tells_the_last_score_and_the_best():
     assert "AP 40.0 (best 3.0)" in ProgressPrinter(10, 8, mode="min").line(storage)
     storage.put_scalar("bbox/AP", 2.0, smoothing_hint=False)
     assert ProgressPrinter(10, 8, mode="min").line(storage).endswith("AP 2.0")
+    storage.put_scalar("bbox/AP", float("nan"), smoothing_hint=False)
+    assert ProgressPrinter(10, 8).line(storage).endswith("AP nan (best 41.3)")
+    assert ProgressPrinter(10, 8, "none").line(stored(none=float("nan"))).endswith("none nan")
 
 
 class Steps(TrainerBase):
